@@ -1,0 +1,1 @@
+"""Adapters, named by the technology they stand on."""

@@ -1,0 +1,479 @@
+"""What the use cases need from the world. Adapters implement these; contract suites hold them to it.
+
+Every read and write of what belongs to a user takes `owner`, the user's id: what is somebody else's
+is absent. Text is stored as given. Times are aware and in UTC.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Protocol, Self, TypeAlias
+
+from luxx.domain.conversation import Conversation
+from luxx.domain.message import Json, Message, Usage
+from luxx.domain.tool import ToolCall, ToolSpec
+from luxx.domain.turn import End, Step, TurnEvent
+from luxx.domain.user import NewUser, Session, User
+
+Clock: TypeAlias = Callable[[], datetime]
+"""Now, aware and in UTC."""
+
+NewId: TypeAlias = Callable[[str], str]
+"""A new id with the given prefix (`conv`, `msg`, `sess`): unique, and later ones sort after earlier ones."""
+
+
+# --- accounts ---------------------------------------------------------------------------------------
+
+
+class PasswordHasher(Protocol):
+    """Hash passwords, slowly on purpose; off the event loop, and no more at once than there are cores."""
+
+    async def hash(self, password: str) -> str:
+        """Give a salted hash with its parameters in it."""
+        ...
+
+    async def verify(self, password: str, hashed: str | None) -> bool:
+        """Tell whether `password` made `hashed`. With None, do the same work and give False."""
+        ...
+
+    def outdated(self, hashed: str) -> bool:
+        """Tell whether `hashed` was made with other parameters than `hash` uses now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenClaims:
+    """What a token says: whose it is, and which session it belongs to."""
+
+    user_id: int
+    session_id: str
+    issued_at: datetime
+    expires_at: datetime
+
+
+class TokenCodec(Protocol):
+    """Make and read access tokens (RFC 9068)."""
+
+    def encode(self, claims: TokenClaims) -> str: ...
+
+    def decode(self, token: str, *, now: datetime) -> TokenClaims:
+        """Read a token; raises `Unauthenticated` (`unauthenticated`, or `token_expired` by `now`)."""
+        ...
+
+
+class Users(Protocol):
+    async def add(self, user: NewUser) -> User:
+        """Store a new user under the next number.
+
+        Raises `Conflict` `username_taken` or `email_taken`, compared by `comparison_key`.
+        """
+        ...
+
+    async def get(self, user_id: int) -> User | None: ...
+
+    async def by_username(self, username: str) -> User | None:
+        """Find by name, compared by `comparison_key`."""
+        ...
+
+    async def update(self, user: User) -> None:
+        """Store the password hash, role and `is_active` of a user that exists."""
+        ...
+
+
+class Sessions(Protocol):
+    async def add(self, session: Session) -> None: ...
+
+    async def with_user(self, session_id: str) -> tuple[Session, User] | None:
+        """Read a session and its user in one go: this runs on every request."""
+        ...
+
+    async def revoke(self, session_id: str, at: datetime) -> None:
+        """Revoke for good; the first time counts."""
+        ...
+
+
+# --- conversations and messages ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationPlace:
+    """A place in the list of conversations: just behind the one with these two."""
+
+    updated_at: datetime
+    id: str
+
+
+class Conversations(Protocol):
+    async def add(self, conversation: Conversation) -> None: ...
+
+    async def get(self, owner: int, conversation_id: str) -> Conversation:
+        """Read one; raises `NotFound` `conversation_not_found`."""
+        ...
+
+    async def page(
+        self,
+        owner: int,
+        *,
+        project_id: str | None,
+        limit: int,
+        offset: int = 0,
+        behind: ConversationPlace | None = None,
+    ) -> Sequence[Conversation]:
+        """List by latest activity, newest first, then by id, highest first; skip `offset` from `behind` on.
+
+        `project_id` None means all.
+        """
+        ...
+
+    async def count(self, owner: int, *, project_id: str | None) -> int: ...
+
+    async def update(self, conversation: Conversation) -> None:
+        """Store all fields but `id`, `user_id` and `created_at`.
+
+        Raises `NotFound` `conversation_not_found` where `user_id` has no such conversation.
+        """
+        ...
+
+    async def delete(self, owner: int, conversation_id: str) -> None:
+        """Delete with all messages and turns; raises `NotFound` `conversation_not_found`."""
+        ...
+
+
+class Messages(Protocol):
+    async def get(self, owner: int, message_id: str) -> Message:
+        """Read one; raises `NotFound` `message_not_found`."""
+        ...
+
+    async def newest(
+        self, owner: int, conversation_id: str, *, limit: int, before: str | None = None
+    ) -> Sequence[Message]:
+        """Read the newest `limit` messages (older than `before`, if given), oldest first.
+
+        The order is that in which they were accepted. Raises `NotFound` (`conversation_not_found`;
+        `message_not_found` if `before` is no message of this conversation).
+        """
+        ...
+
+    async def count(self, owner: int, conversation_id: str) -> int: ...
+
+    async def delete(self, owner: int, message_id: str) -> None:
+        """Delete one, and if it is an answer its turn and log; raises `NotFound` `message_not_found`."""
+        ...
+
+
+# --- turns ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to write a turn's log. Whoever takes a turn over gets a higher `fence`; the old lease is then void."""
+
+    message_id: str
+    conversation_id: str
+    owner: int
+    holder: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTurn:
+    """All that accepting a user's message stores, besides the activity of the conversation."""
+
+    owner: int
+    conversation_id: str
+    user_message: Message
+    answer: Message
+    holder: str
+    lease_for: timedelta
+    key: "IdempotencyKey | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyKey:
+    """A client's name for one send. `fingerprint` stands for what was sent."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What an idempotency key stands for."""
+
+    fingerprint: str
+    message_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """How a turn stands."""
+
+    message_id: str
+    user_message_id: str
+    conversation_id: str
+    running: bool
+    cancel_requested: bool
+
+
+class Turns(Protocol):
+    async def begin(self, turn: NewTurn) -> Lease:
+        """Store both messages (in this order), the turn, its first event and the key, and touch the conversation.
+
+        The conversation's `updated_at` becomes the user message's `created_at`. Raises `NotFound`
+        `conversation_not_found`; `Conflict` `generation_in_progress` while another turn of the
+        conversation runs; `KeyTaken` where the owner used the key before. Concurrent calls are
+        put in an order; of those in one conversation or with one key, one succeeds.
+        """
+        ...
+
+    async def get(self, owner: int, message_id: str) -> Turn | None:
+        """Read the turn that writes (or wrote) the answer `message_id`."""
+        ...
+
+    async def running_in(self, owner: int, conversation_id: str) -> Turn | None:
+        """Read the running turn of a conversation."""
+        ...
+
+    async def recall(self, owner: int, key: str) -> Remembered | None:
+        """Look an idempotency key up."""
+        ...
+
+    async def request_cancel(self, owner: int, message_id: str) -> None:
+        """Mark a running turn as to be cancelled; does nothing to one that has ended."""
+        ...
+
+
+class KeyTaken(Exception):
+    """The idempotency key is in use: the transaction is lost, and `Turns.recall` tells what the key stands for."""
+
+
+class UnitOfWork(Protocol):
+    """One transaction, as an async context manager. Leaving without `commit()` undoes everything.
+
+    A read-only unit sees one consistent state and refuses `commit()` with `RuntimeError`. Keep units
+    short: never wait for a model, a tool or a client inside one.
+    Raises `StorageUnavailable` where the database cannot be reached.
+    """
+
+    @property
+    def users(self) -> Users: ...
+    @property
+    def sessions(self) -> Sessions: ...
+    @property
+    def conversations(self) -> Conversations: ...
+    @property
+    def messages(self) -> Messages: ...
+    @property
+    def turns(self) -> Turns: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def commit(self) -> None: ...
+
+
+class NewUnit(Protocol):
+    """Open a unit of work; `async with new_unit() as unit: …; await unit.commit()`."""
+
+    def __call__(self, *, read_only: bool = False) -> UnitOfWork: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """An event with its place in the turn's log; the first is 1, and there are no gaps."""
+
+    seq: int
+    event: TurnEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """What a heartbeat found: the turns still held, and those of them that somebody asked to cancel."""
+
+    held: frozenset[str]
+    to_cancel: frozenset[str]
+
+
+class LeaseLost(Exception):
+    """The lease is void: another process took the turn over, or the turn is gone."""
+
+
+class TurnLog(Protocol):
+    """The events of turns: committed first, then seen.
+
+    `append` gathers; a writer commits what has gathered, of all turns of this process, in one
+    transaction, and then wakes whoever watches. `read` gives committed events only.
+    """
+
+    async def append(self, lease: Lease, step: Step) -> None:
+        """Take a step of a turn, to be committed soon. Neighbouring deltas may be merged.
+
+        Returns at once as long as there is room, else waits for the writer. Raises `LeaseLost`, at
+        this or a later call, once the lease is found void.
+        """
+        ...
+
+    async def end(self, lease: Lease, end: End, answer: Message) -> None:
+        """Commit what has gathered, the last event and the stored answer, and set the conversation free.
+
+        All of it in one transaction; returns when it is committed. Raises `LeaseLost`, and then
+        nothing was stored.
+        """
+        ...
+
+    async def read(self, message_id: str, *, after: int = 0, limit: int = 256) -> Sequence[LoggedEvent]:
+        """Read committed events with a `seq` above `after`, in order, at most `limit`. Empty where there is none."""
+        ...
+
+    def watch(self, message_id: str) -> AbstractContextManager["Wakeup"]:
+        """Be woken after commits to this turn, by whichever process.
+
+        A wake-up may come without cause, and may rarely be lost: wait with a timeout, then read.
+        """
+        ...
+
+    async def renew(self, holder: str, lease_for: timedelta) -> Renewal:
+        """Heartbeat: extend all leases of `holder` that are not void."""
+        ...
+
+    async def take_expired(self, holder: str, lease_for: timedelta, *, limit: int = 32) -> Sequence[Lease]:
+        """Take over turns whose lease ran out, as `holder`; the old leases are void from here on.
+
+        Of processes that try at once, one gets a turn.
+        """
+        ...
+
+    async def announce_cancel(self, message_id: str) -> None:
+        """Wake the process that runs this turn, wherever it is, to look at its `cancel_requested`."""
+        ...
+
+    def on_cancel(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with a message id whenever a cancel is announced, here or elsewhere."""
+        ...
+
+    async def forget(self, *, ended_before: datetime) -> int:
+        """Delete the events of turns that ended before; the messages stay. Gives the number of turns.
+
+        Idempotency keys made before that time are deleted too.
+        """
+        ...
+
+
+class Wakeup(Protocol):
+    """A watch on a turn. Cancelling `wait` loses no wake-up."""
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a commit since the last `wait` returned, at most so many seconds; tells whether there was one."""
+        ...
+
+
+# --- the model --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemEntry:
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserEntry:
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssistantEntry:
+    """What the model said in one round; `thinking` is there only for rounds of the present turn."""
+
+    text: str = ""
+    thinking: str = ""
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolEntry:
+    """What a tool answered to the call `call_id`, as text."""
+
+    call_id: str
+    name: str
+    text: str
+
+
+Entry: TypeAlias = SystemEntry | UserEntry | AssistantEntry | ToolEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One round: the transcript so far, and how to go on. Every `ToolEntry` follows the entry that called it."""
+
+    model: str
+    entries: tuple[Entry, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    temperature: float
+    max_tokens: int
+    thinking_enabled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelText:
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelThinking:
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelToolCall:
+    """One complete call. The provider's id, or one made up where it gave none; unique within the round."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEnd:
+    """The round is whole. `reason` is the provider's word (`stop`, `length`, `tool_calls` …)."""
+
+    reason: str
+    usage: Usage | None = None
+
+
+ModelEvent: TypeAlias = ModelText | ModelThinking | ModelToolCall | ModelEnd
+
+
+class ChatModel(Protocol):
+    """A language model."""
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        """Answer one round, event by event as it arrives.
+
+        A whole answer ends with exactly one `ModelEnd`; anything else raises a `ModelError`, within
+        the adapter's deadlines. Deltas are never empty. Closing the iterator (`aclose`) or
+        cancelling the task that reads it closes the request upstream. The iterator is an async
+        generator or has `aclose`.
+        """
+        ...
+
+
+# --- tools ------------------------------------------------------------------------------------------
+
+
+class Tool(Protocol):
+    """Something a model or a user can call."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def run(self, arguments: Mapping[str, Json]) -> Json:
+        """Run with these arguments and give a JSON value.
+
+        Raises `InvalidInput` where they break the schema (dotted paths), `ToolRefused`, `ToolBroken`,
+        `ToolTimeout`. Never blocks the event loop. Cancelling stops the work.
+        """
+        ...

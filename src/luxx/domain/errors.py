@@ -1,0 +1,206 @@
+"""Everything that can go wrong, in the words of the domain.
+
+    LuxxError
+    ├── InvalidInput            well-formed but against the rules; every fault at once
+    ├── Unauthenticated         no, a bad, an expired or a revoked token; wrong credentials
+    ├── Forbidden               known, but not allowed
+    ├── NotFound                absent, or somebody else's
+    ├── Conflict                against the present state
+    ├── RateLimited             too often; carries when to try again
+    ├── Overloaded              this process takes no more work now
+    ├── StorageUnavailable      the database cannot be reached
+    ├── ToolError
+    │   ├── ToolRefused         the tool cannot work with these arguments
+    │   ├── ToolBroken          the tool's back end failed
+    │   └── ToolTimeout         the tool was too slow
+    ├── ModelError
+    │   ├── ModelUnavailable    not reachable, broken off, or not understood
+    │   ├── ModelTimeout        reachable, but too slow
+    │   ├── ModelRateLimited    the provider asks for a pause
+    │   └── ModelRejected       the provider refuses the request as it is
+    ├── Interrupted             the process that wrote an answer ended before the answer did
+    └── InternalError           a fault of ours
+
+`code` is for programs and never changes; the text is for people.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+RULES: Final[Mapping[str, str]] = {
+    "required": "is required",
+    "unknown": "is not a known field",
+    "duplicate": "is given more than once",
+    "type": "must be {expected}",
+    "too_short": "must have at least {limit} characters",
+    "too_long": "must have at most {limit} characters",
+    "too_few": "must have at least {limit} items",
+    "too_many": "must have at most {limit} items",
+    "too_small": "must be at least {limit}",
+    "too_large": "must be at most {limit}",
+    "choice": "must be one of: {choices}",
+    "characters": "may hold only letters, digits and _ - .",
+    "nul": "must not hold the character U+0000",
+    "email": "is not a valid e-mail address",
+    "common": "is one of the most common passwords; choose another",
+    "invalid": "is not valid: {reason}",
+}
+"""What a fault says, by rule; the parameters of a `Fault` fill the braces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing wrong with one field. `field` is a dotted path; the empty path is the whole input."""
+
+    field: str
+    rule: str
+    parameters: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return RULES[self.rule].format_map(self.parameters)
+
+
+class LuxxError(Exception):
+    """The root of all that Luxx raises on purpose."""
+
+    code: str = "internal_error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class InvalidInput(LuxxError):
+    """Input that breaks rules; `faults` holds all of them."""
+
+    code = "validation_failed"
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__("; ".join(f"{fault.field} {fault}".strip() for fault in faults))
+        self.faults = faults
+
+
+class Unauthenticated(LuxxError):
+    """Codes: `unauthenticated`, `token_expired`, `token_revoked`, `invalid_credentials`."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(LuxxError):
+    """Codes: `forbidden`, `account_disabled`."""
+
+    code = "forbidden"
+
+
+class NotFound(LuxxError):
+    """Codes: `not_found`, `conversation_not_found`, `message_not_found`, `tool_not_found`."""
+
+    code = "not_found"
+
+
+class Conflict(LuxxError):
+    """Codes: `username_taken`, `email_taken`, `generation_in_progress`, `idempotency_conflict`."""
+
+    code = "conflict"
+
+
+class RateLimited(LuxxError):
+    """Too often; `retry_after` is in seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Overloaded(LuxxError):
+    """This process takes no more work now; another one may. `retry_after` is in seconds."""
+
+    code = "overloaded"
+    retry_after: float = 1.0
+
+
+class ToolError(LuxxError):
+    """A tool call without a result. The text is shown to the model and to the caller."""
+
+    code = "tool_failed"
+
+
+class ToolRefused(ToolError):
+    """The tool cannot work with these arguments: another call may do."""
+
+
+class ToolBroken(ToolError):
+    """The tool's back end failed: the same call may do later."""
+
+
+class ToolTimeout(ToolError):
+    """The tool took longer than it may."""
+
+    code = "tool_timeout"
+
+
+class ModelError(LuxxError):
+    """The model gave no whole answer."""
+
+    code = "model_unavailable"
+
+
+class ModelUnavailable(ModelError):
+    """Not reachable, broken off in the middle, or an answer nobody can read."""
+
+
+class ModelTimeout(ModelError):
+    """A deadline passed: connecting, the first token, a pause between tokens, or all of it."""
+
+    code = "model_timeout"
+
+
+class ModelRateLimited(ModelError):
+    """The provider asks for a pause; `retry_after` is in seconds, None where it did not say."""
+
+    code = "model_rate_limited"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelRejected(ModelError):
+    """The provider refuses the request as it is: a wrong key, an unknown model, too long a prompt."""
+
+    code = "model_rejected"
+
+
+class Interrupted(LuxxError):
+    """The process that wrote an answer ended before the answer did."""
+
+    code = "interrupted"
+
+
+class InternalError(LuxxError):
+    """A fault of ours; its text never names the cause."""
+
+    code = "internal_error"
+
+
+class StorageUnavailable(LuxxError):
+    """The database cannot be reached now."""
+
+    code = "overloaded"
+    retry_after: ClassVar[float] = 1.0
+
+
+def turn_error(code: str, message: str) -> LuxxError:
+    """Give the error that a turn ended with, as something to raise."""
+    kinds: tuple[type[LuxxError], ...] = (ModelUnavailable, ModelTimeout, ModelRejected, Interrupted)
+    for kind in kinds:
+        if kind.code == code:
+            return kind(message)
+    if code == ModelRateLimited.code:
+        return ModelRateLimited(message)
+    return InternalError(message)

@@ -1,0 +1,115 @@
+"""Messages, and the parts an answer is made of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+from luxx.domain.errors import Fault
+
+CONTENT_LIMIT: Final = 200_000
+"""Characters in one user message, at most."""
+
+Json: TypeAlias = Any
+"""A JSON value: None, bool, int, float, str, list or dict of such."""
+
+
+class Role(StrEnum):
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class Status(StrEnum):
+    """How far a message has come; all but `STREAMING` are for good."""
+
+    STREAMING = "streaming"
+    COMPLETE = "complete"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens, as the provider counts them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What went wrong: `code` for programs, `message` for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallPart:
+    """A tool call and, once it is there, its outcome: `success` is None until then."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Json]
+    result: Json = None
+    success: bool | None = None
+    error: Problem | None = None
+    duration_ms: int | None = None
+
+
+Part: TypeAlias = TextPart | ThinkingPart | ToolCallPart
+
+
+def text_of(parts: Sequence[Part]) -> str:
+    """All text of the parts, joined; thinking and tool calls are not text."""
+    return "".join(part.text for part in parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation. `model` is the one that answered; None on a user's message."""
+
+    id: str
+    conversation_id: str
+    role: Role
+    parts: tuple[Part, ...]
+    status: Status
+    model: str | None = None
+    usage: Usage | None = None
+    error: Problem | None = None
+    created_at: datetime
+
+    @property
+    def content(self) -> str:
+        return text_of(self.parts)
+
+
+def content_faults(content: str) -> tuple[Fault, ...]:
+    """Check what a user sends: 1 to `CONTENT_LIMIT` characters, no U+0000."""
+    if not content:
+        return (Fault(field="content", rule="too_short", parameters={"limit": 1}),)
+    if len(content) > CONTENT_LIMIT:
+        return (Fault(field="content", rule="too_long", parameters={"limit": CONTENT_LIMIT}),)
+    if "\0" in content:
+        return (Fault(field="content", rule="nul"),)
+    return ()

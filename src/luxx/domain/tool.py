@@ -1,0 +1,33 @@
+"""Tools: what a model may call, and what a call comes to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from luxx.domain.message import Json
+
+CATEGORIES: Final = ("crawler", "code", "data", "weather")
+"""The categories of the built-in tools, in the order in which they are listed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """What is known of a tool without running it. `parameters` is JSON Schema 2020-12 of an object."""
+
+    name: str
+    description: str
+    category: str
+    parameters: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that a model asked for; `id` is unique within the turn.
+
+    `arguments` is None where the model's text was no JSON object; `malformed` holds that text then.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Json] | None
+    malformed: str = ""

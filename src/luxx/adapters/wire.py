@@ -1,14 +1,13 @@
 """The JSON forms of domain objects, in one place: what HTTP clients get is what the log stores."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
-from luxx.domain.message import Json, Message, Part, Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart, Usage
+from luxx.domain.message import Message, Part, Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart, Usage
 from luxx.domain.turn import (
     Done,
     Failed,
@@ -151,3 +150,149 @@ def message_of(json: MessageJson) -> Message:
         error=problem_of(json.error),
         created_at=json.created_at,
     )
+
+
+class StartData(Struct, frozen=True):
+    user_message: MessageJson
+    message_id: str
+
+
+class DeltaData(Struct, frozen=True):
+    delta: str
+
+
+class ToolCallData(Struct, frozen=True):
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToolResultData(Struct, frozen=True):
+    id: str
+    name: str
+    success: bool
+    result: Any
+    error: ProblemJson | None
+    duration_ms: int
+
+
+class DoneData(Struct, frozen=True):
+    message: MessageJson
+
+
+class ErrorData(Struct, frozen=True):
+    code: str
+    message: str
+    message_id: str
+
+
+EventData: TypeAlias = StartData | DeltaData | ToolCallData | ToolResultData | DoneData | ErrorData
+
+EVENTS: Final[Mapping[str, type[EventData]]] = {
+    "start": StartData,
+    "thinking": DeltaData,
+    "text": DeltaData,
+    "tool_call": ToolCallData,
+    "tool_result": ToolResultData,
+    "done": DoneData,
+    "error": ErrorData,
+}
+"""The data of each event of a stream, by the event's name."""
+
+
+def event_json(event: TurnEvent) -> tuple[str, EventData]:
+    """Give an event's name and data."""
+    match event:
+        case Text(delta=delta):
+            return "text", DeltaData(delta)
+        case Thinking(delta=delta):
+            return "thinking", DeltaData(delta)
+        case ToolCalled():
+            return "tool_call", ToolCallData(event.id, event.name, dict(event.arguments))
+        case ToolReturned():
+            return "tool_result", ToolResultData(
+                id=event.id,
+                name=event.name,
+                success=event.success,
+                result=event.result,
+                error=problem_json(event.error),
+                duration_ms=event.duration_ms,
+            )
+        case Started():
+            return "start", StartData(message_json(event.user_message), event.message_id)
+        case Done(message=message):
+            return "done", DoneData(message_json(message))
+        case Failed():
+            return "error", ErrorData(event.code, event.message, event.message_id)
+
+
+def event_of(name: str, data: EventData) -> TurnEvent:
+    """Give the event back; `name` tells text from thinking."""
+    match data:
+        case DeltaData(delta=delta):
+            return Text(delta=delta) if name == "text" else Thinking(delta=delta)
+        case ToolCallData():
+            return ToolCalled(id=data.id, name=data.name, arguments=data.arguments)
+        case ToolResultData():
+            return ToolReturned(
+                id=data.id,
+                name=data.name,
+                success=data.success,
+                result=data.result,
+                error=problem_of(data.error),
+                duration_ms=data.duration_ms,
+            )
+        case StartData():
+            return Started(user_message=message_of(data.user_message), message_id=data.message_id)
+        case DoneData():
+            return Done(message=message_of(data.message))
+        case ErrorData():
+            return Failed(code=data.code, message=data.message, message_id=data.message_id)
+
+
+_encoder: Final = msgspec.json.Encoder()
+_part_decoder: Final = msgspec.json.Decoder(list[PartJson])
+_usage_decoder: Final = msgspec.json.Decoder(UsageJson)
+_problem_decoder: Final = msgspec.json.Decoder(ProblemJson)
+_event_decoders: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
+    name: msgspec.json.Decoder(data) for name, data in EVENTS.items()
+}
+
+
+def encode(value: Any) -> bytes:
+    """Encode Structs and plain JSON values, compactly, as UTF-8 (RFC 8259); integers of any size."""
+    return _encoder.encode(value)
+
+
+def encode_parts(parts: Sequence[Part]) -> str:
+    return encode([part_json(part) for part in parts]).decode()
+
+
+def decode_parts(text: str) -> tuple[Part, ...]:
+    return tuple(part_of(part) for part in _part_decoder.decode(text))
+
+
+def encode_usage(usage: Usage | None) -> str | None:
+    return None if usage is None else encode(usage_json(usage)).decode()
+
+
+def decode_usage(text: str | None) -> Usage | None:
+    return None if text is None else usage_of(_usage_decoder.decode(text))
+
+
+def encode_problem(problem: Problem | None) -> str | None:
+    return None if problem is None else encode(problem_json(problem)).decode()
+
+
+def decode_problem(text: str | None) -> Problem | None:
+    return None if text is None else problem_of(_problem_decoder.decode(text))
+
+
+def encode_event(event: TurnEvent) -> tuple[str, str]:
+    """Give an event's name and its data as JSON text."""
+    name, data = event_json(event)
+    return name, encode(data).decode()
+
+
+def decode_event(name: str, data: str) -> TurnEvent:
+    return event_of(name, _event_decoders[name].decode(data))

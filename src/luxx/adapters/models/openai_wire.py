@@ -1,0 +1,424 @@
+"""Chat completions on the wire: the body of a request, and the chunks of an answer.
+
+Written to what compatible servers do rather than to one provider's page: unknown and null fields are
+read over, and tool calls may come in any fragments.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from luxx.application.ports import (
+    AssistantEntry,
+    Entry,
+    ModelEvent,
+    ModelRequest,
+    ModelText,
+    ModelThinking,
+    ModelToolCall,
+    SystemEntry,
+    ToolEntry,
+    UserEntry,
+)
+from luxx.domain.message import Usage
+from luxx.domain.tool import ToolCall
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_HIGH_SURROGATES: Final = ("\ud800", "\udbff")
+_REPLACEMENT: Final = "\ufffd"
+
+
+class ThinkingStyle(StrEnum):
+    """How a provider is asked to think.
+
+    `GLM`: `thinking: {"type": "enabled" | "disabled"}`, and earlier thinking of the turn is sent back.
+    `ENABLE_THINKING`: `enable_thinking: true | false`. `REASONING_EFFORT`: `reasoning_effort: "medium"`,
+    left out where thinking is off. `NONE`: the provider is not told.
+    """
+
+    GLM = "glm"
+    ENABLE_THINKING = "enable_thinking"
+    REASONING_EFFORT = "reasoning_effort"
+    NONE = "none"
+
+
+# --- the request ------------------------------------------------------------------------------------
+
+
+def request_body(request: ModelRequest, style: ThinkingStyle) -> bytes:
+    """Give the JSON body that asks for a streamed answer."""
+    body: dict[str, Any] = {
+        "model": request.model,
+        "messages": [_message(entry, style) for entry in request.entries],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+    }
+    if request.tools:
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": dict(tool.parameters),
+                },
+            }
+            for tool in request.tools
+        ]
+    match style:
+        case ThinkingStyle.GLM:
+            body["thinking"] = {"type": "enabled" if request.thinking_enabled else "disabled"}
+        case ThinkingStyle.ENABLE_THINKING:
+            body["enable_thinking"] = request.thinking_enabled
+        case ThinkingStyle.REASONING_EFFORT:
+            if request.thinking_enabled:
+                body["reasoning_effort"] = "medium"
+        case ThinkingStyle.NONE:
+            pass
+    return msgspec.json.encode(body)
+
+
+def _message(entry: Entry, style: ThinkingStyle) -> dict[str, Any]:
+    match entry:
+        case SystemEntry(text=text):
+            return {"role": "system", "content": mended(text)}
+        case UserEntry(text=text):
+            return {"role": "user", "content": mended(text)}
+        case ToolEntry(call_id=call_id, text=text):
+            return {"role": "tool", "tool_call_id": call_id, "content": mended(text)}
+        case AssistantEntry(text=text, thinking=thinking, calls=calls):
+            message: dict[str, Any] = {"role": "assistant", "content": mended(text)}
+            if thinking and style is ThinkingStyle.GLM:
+                message["reasoning_content"] = mended(thinking)
+            if calls:
+                message["tool_calls"] = [
+                    {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _sent(call)}}
+                    for call in calls
+                ]
+            return message
+
+
+def _sent(call: ToolCall) -> str:
+    if call.arguments is not None:
+        return mended(json.dumps(dict(call.arguments), ensure_ascii=False))
+    try:
+        msgspec.json.decode(call.malformed)
+    except (ValueError, RecursionError):
+        # Strict servers refuse a transcript whose arguments are no JSON.
+        return "{}"
+    return mended(call.malformed)
+
+
+# --- the answer -------------------------------------------------------------------------------------
+
+
+class FunctionFragment(Struct):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class CallFragment(Struct):
+    index: int | float | None = None
+    id: str | None = None
+    function: FunctionFragment | None = None
+
+
+class Delta(Struct):
+    """A piece of an answer, or all of it: `message` of an unstreamed answer has the same fields."""
+
+    content: str | list[dict[str, Any]] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[CallFragment] | None = None
+
+
+class Choice(Struct):
+    index: int | float | None = None
+    delta: Delta | None = None
+    message: Delta | None = None
+    finish_reason: str | None = None
+
+
+class UsageFigures(Struct):
+    prompt_tokens: int | float | None = None
+    completion_tokens: int | float | None = None
+    total_tokens: int | float | None = None
+
+
+class Chunk(Struct):
+    """One event of a stream. An error comes as `error`, or as the whole object (`object: "error"`)."""
+
+    choices: list[Choice] | None = None
+    usage: UsageFigures | None = None
+    error: Any = None
+    object: str | None = None
+    code: Any = None
+    message: Any = None
+    type: Any = None
+
+
+_chunks: Final = msgspec.json.Decoder(Chunk)
+_arguments: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+def chunk_of(data: bytes) -> Chunk:
+    """Read one chunk; raises ValueError or RecursionError where it is none.
+
+    Halves of surrogate pairs, which have no UTF-8, stay in the texts as they are; `Texts` joins them.
+    """
+    try:
+        return _chunks.decode(data)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.convert(json.loads(data.decode(errors="replace")), Chunk)
+
+
+def mended(text: str) -> str:
+    """Join the surrogate pairs in `text`, and put U+FFFD for halves without their other half."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+class Texts:
+    """A run of deltas; a surrogate half at the end of one is kept for the next."""
+
+    __slots__ = ("_half",)
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def take(self, delta: str) -> str:
+        """Give what of the text so far can be given; U+0000, which no store takes, becomes U+FFFD."""
+        text = self._half + delta
+        self._half = ""
+        if text and _HIGH_SURROGATES[0] <= text[-1] <= _HIGH_SURROGATES[1]:
+            self._half = text[-1]
+            text = text[:-1]
+        return mended(text).replace("\0", _REPLACEMENT)
+
+    def rest(self) -> str:
+        """Give what the last delta left."""
+        half, self._half = self._half, ""
+        return _REPLACEMENT if half else ""
+
+
+class _CallInParts:
+    """A tool call that is still coming."""
+
+    __slots__ = ("arguments", "id", "name")
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.arguments: list[str] = []
+
+    def whole(self) -> bool:
+        """Tell whether the arguments so far are a JSON object: nothing can be added to one."""
+        if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
+            return False
+        return _object("".join(self.arguments)) is not None
+
+
+class CallAssembler:
+    """Put tool calls together from their fragments.
+
+    A fragment belongs to the call with its `index`; without one, to the call with its id, else to the
+    latest. Ids may come late, again or never; names in pieces or again with each fragment; arguments in
+    pieces or as an object. Servers that give all calls the same index are understood as well: a fragment
+    that names a function after a call has all its arguments begins another call.
+    """
+
+    __slots__ = ("_calls", "_known", "_latest", "_places", "_taken")
+
+    def __init__(self, *, tools: Sequence[str] = (), taken: Sequence[str] = ()) -> None:
+        """`tools` are the names on offer; `taken` are ids of earlier rounds, which are not given again."""
+        self._known = frozenset(tools)
+        self._taken = set(taken)
+        self._calls: list[_CallInParts] = []
+        self._places: dict[int, _CallInParts] = {}
+        self._latest: _CallInParts | None = None
+
+    def add(self, fragment: CallFragment) -> None:
+        function = fragment.function or FunctionFragment()
+        place = fragment.index
+        index = None if place is None or not math.isfinite(place) else int(place)
+        call = self._owner(index, fragment.id or "", function)
+        if call is None:
+            call = _CallInParts()
+            self._calls.append(call)
+        if index is not None:
+            self._places[index] = call
+        self._latest = call
+        if fragment.id and not call.id:
+            call.id = fragment.id
+        if function.name:
+            call.name = self._joined_name(call.name, function.name)
+        if isinstance(function.arguments, dict):
+            call.arguments = [json.dumps(function.arguments)]
+        elif function.arguments:
+            call.arguments.append(function.arguments)
+
+    def _owner(self, index: int | None, call_id: str, function: FunctionFragment) -> _CallInParts | None:
+        """Give the call that a fragment belongs to; None where it begins one."""
+        call = self._latest if index is None else self._places.get(index)
+        if index is None and call_id:
+            call = next((known for known in self._calls if known.id == call_id), call)
+        if call is None or not function.name or not call.name or (call_id and call_id == call.id):
+            return call
+        if call_id and call.id:
+            begins = index is None or not call.arguments or call.whole()
+        else:
+            begins = bool(function.arguments) and call.whole()
+        return None if begins else call
+
+    def _joined_name(self, name: str, more: str) -> str:
+        if name == more and name in self._known:
+            return name
+        if any(known.startswith(name + more) for known in self._known):
+            return name + more
+        if more.startswith(name):
+            return more
+        return name if name in self._known else name + more
+
+    def finish(self) -> list[ToolCall]:
+        """Give all calls, in the order in which they began, each with an id of its own."""
+        calls = []
+        for number, call in enumerate(self._calls, start=1):
+            call_id = mended(call.id)
+            if not call_id or call_id in self._taken:
+                call_id = self._free_id(call_id or f"call_{number}")
+            self._taken.add(call_id)
+            text = mended("".join(call.arguments))
+            arguments = {} if not text.strip() else _object(text)
+            malformed = "" if arguments is not None else text.replace("\0", _REPLACEMENT)
+            calls.append(
+                ToolCall(
+                    id=call_id,
+                    name=mended(call.name).replace("\0", _REPLACEMENT),
+                    arguments=arguments,
+                    malformed=malformed,
+                )
+            )
+        self._calls = []
+        return calls
+
+    def _free_id(self, wanted: str) -> str:
+        number = 2
+        free = wanted
+        while free in self._taken:
+            free = f"{wanted}_{number}"
+            number += 1
+        return free
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        return _arguments.decode(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        # The one thing that the strict reader refuses and a person would not: half a surrogate pair.
+        return _arguments.decode(mended(json.dumps(json.loads(text), ensure_ascii=False)))
+    except (ValueError, RecursionError):
+        return None
+
+
+class AnswerReader:
+    """Fold the chunks of one answer into model events."""
+
+    __slots__ = ("_calls", "_seen", "_text", "_thinking", "finish_reason", "usage")
+
+    def __init__(self, request: ModelRequest) -> None:
+        earlier = [call.id for entry in request.entries if isinstance(entry, AssistantEntry) for call in entry.calls]
+        self._calls = CallAssembler(tools=[tool.name for tool in request.tools], taken=earlier)
+        self._text = Texts()
+        self._thinking = Texts()
+        self._seen = False
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+
+    def take(self, chunk: Chunk) -> list[ModelEvent]:
+        """Give the deltas of a chunk. What is not one to read (other choices, null) gives none."""
+        if chunk.usage is not None:
+            self.usage = _usage(chunk.usage)
+        events: list[ModelEvent] = []
+        for choice in chunk.choices or ():
+            if choice.index:
+                continue
+            delta = choice.delta or choice.message
+            if choice.delta is None and delta is not None:
+                for place, fragment in enumerate(delta.tool_calls or ()):
+                    fragment.index = place
+            if delta is not None:
+                self._take_delta(delta, events)
+            if choice.finish_reason:
+                self.finish_reason = choice.finish_reason
+        return events
+
+    def _take_delta(self, delta: Delta, events: list[ModelEvent]) -> None:
+        content, thought = _content(delta.content)
+        thinking = self._thinking.take(delta.reasoning_content or delta.reasoning or thought)
+        text = self._text.take(content or delta.refusal or "")
+        if thinking:
+            events.append(ModelThinking(thinking))
+        if text:
+            events.append(ModelText(text))
+        for fragment in delta.tool_calls or ():
+            self._seen = True
+            self._calls.add(fragment)
+
+    def progressed(self) -> bool:
+        """Tell whether a tool call has gone on since this was last asked: it shows in no event yet."""
+        seen, self._seen = self._seen, False
+        return seen
+
+    def finish(self) -> list[ModelEvent]:
+        """Give what was held back until the end."""
+        events: list[ModelEvent] = []
+        if thinking := self._thinking.rest():
+            events.append(ModelThinking(thinking))
+        if text := self._text.rest():
+            events.append(ModelText(text))
+        events.extend(ModelToolCall(call) for call in self._calls.finish())
+        return events
+
+
+def _content(content: str | list[dict[str, Any]] | None) -> tuple[str, str]:
+    """Give the text and the thinking of a `content`, which some servers send as a list of typed parts."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    texts = [part["text"] for part in content if isinstance(part.get("text"), str)]
+    thoughts = []
+    for part in content:
+        inner = part.get("thinking")
+        if isinstance(inner, str):
+            thoughts.append(inner)
+        elif isinstance(inner, list):
+            texts_inside = (one.get("text") for one in inner if isinstance(one, Mapping))
+            thoughts.extend(text for text in texts_inside if isinstance(text, str))
+    return "".join(texts), "".join(thoughts)
+
+
+def _usage(figures: UsageFigures) -> Usage:
+    prompt = _count(figures.prompt_tokens)
+    completion = _count(figures.completion_tokens)
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=_count(figures.total_tokens) or prompt + completion,
+    )
+
+
+def _count(figure: float | None) -> int:
+    return int(figure) if figure is not None and math.isfinite(figure) and figure > 0 else 0

@@ -1,0 +1,227 @@
+"""The repositories of a unit of work, over its `Tables`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from luxx.adapters.memory.tables import Tables, TurnRow
+from luxx.application.ports import (
+    Clock,
+    ConversationPlace,
+    KeyTaken,
+    Lease,
+    LoggedEvent,
+    NewTurn,
+    Remembered,
+    Turn,
+)
+from luxx.domain.conversation import Conversation
+from luxx.domain.errors import Conflict, NotFound
+from luxx.domain.message import Message
+from luxx.domain.turn import Started
+from luxx.domain.user import NewUser, Session, User, comparison_key
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUsers:
+    tables: Tables
+
+    async def add(self, user: NewUser) -> User:
+        username, email = comparison_key(user.username), comparison_key(user.email)
+        if username in self.tables.usernames:
+            raise Conflict(f"The username {user.username!r} is taken.", code="username_taken")
+        if email in self.tables.emails:
+            raise Conflict(f"The e-mail address {user.email!r} is taken.", code="email_taken")
+        added = User(
+            id=len(self.tables.users) + 1,
+            username=user.username,
+            email=user.email,
+            password_hash=user.password_hash,
+            role=user.role,
+            is_active=True,
+            created_at=user.created_at,
+        )
+        self.tables.users[added.id] = added
+        self.tables.usernames[username] = added.id
+        self.tables.emails[email] = added.id
+        return added
+
+    async def get(self, user_id: int) -> User | None:
+        return self.tables.users.get(user_id)
+
+    async def by_username(self, username: str) -> User | None:
+        user_id = self.tables.usernames.get(comparison_key(username))
+        return None if user_id is None else self.tables.users[user_id]
+
+    async def update(self, user: User) -> None:
+        stored = self.tables.users.get(user.id)
+        if stored is not None:
+            self.tables.users[user.id] = replace(
+                stored, password_hash=user.password_hash, role=user.role, is_active=user.is_active
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySessions:
+    tables: Tables
+
+    async def add(self, session: Session) -> None:
+        self.tables.sessions[session.id] = session
+
+    async def with_user(self, session_id: str) -> tuple[Session, User] | None:
+        session = self.tables.sessions.get(session_id)
+        return None if session is None else (session, self.tables.users[session.user_id])
+
+    async def revoke(self, session_id: str, at: datetime) -> None:
+        session = self.tables.sessions.get(session_id)
+        if session is not None and session.revoked_at is None:
+            self.tables.sessions[session_id] = replace(session, revoked_at=at)
+
+
+def _owned(tables: Tables, owner: int, conversation_id: str) -> Conversation:
+    conversation = tables.conversations.get(conversation_id)
+    if conversation is None or conversation.user_id != owner:
+        raise NotFound(f"There is no conversation {conversation_id!r}.", code="conversation_not_found")
+    return conversation
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConversations:
+    tables: Tables
+
+    async def add(self, conversation: Conversation) -> None:
+        self.tables.conversations[conversation.id] = conversation
+        self.tables.history[conversation.id] = ()
+
+    async def get(self, owner: int, conversation_id: str) -> Conversation:
+        return _owned(self.tables, owner, conversation_id)
+
+    async def page(
+        self,
+        owner: int,
+        *,
+        project_id: str | None,
+        limit: int,
+        offset: int = 0,
+        behind: ConversationPlace | None = None,
+    ) -> Sequence[Conversation]:
+        found = self._of(owner, project_id)
+        if behind is not None:
+            place = (behind.updated_at, behind.id)
+            found = [one for one in found if (one.updated_at, one.id) < place]
+        found.sort(key=lambda one: (one.updated_at, one.id), reverse=True)
+        return found[offset : offset + limit]
+
+    async def count(self, owner: int, *, project_id: str | None) -> int:
+        return len(self._of(owner, project_id))
+
+    def _of(self, owner: int, project_id: str | None) -> list[Conversation]:
+        return [
+            one
+            for one in self.tables.conversations.values()
+            if one.user_id == owner and project_id in (None, one.project_id)
+        ]
+
+    async def update(self, conversation: Conversation) -> None:
+        stored = _owned(self.tables, conversation.user_id, conversation.id)
+        self.tables.conversations[conversation.id] = replace(conversation, created_at=stored.created_at)
+
+    async def delete(self, owner: int, conversation_id: str) -> None:
+        _owned(self.tables, owner, conversation_id)
+        for message_id in self.tables.history[conversation_id]:
+            self.tables.drop_message(message_id)
+        del self.tables.history[conversation_id]
+        del self.tables.conversations[conversation_id]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMessages:
+    tables: Tables
+
+    async def get(self, owner: int, message_id: str) -> Message:
+        message = self.tables.messages.get(message_id)
+        if message is None or self.tables.conversations[message.conversation_id].user_id != owner:
+            raise NotFound(f"There is no message {message_id!r}.", code="message_not_found")
+        return message
+
+    async def newest(
+        self, owner: int, conversation_id: str, *, limit: int, before: str | None = None
+    ) -> Sequence[Message]:
+        _owned(self.tables, owner, conversation_id)
+        ids = self.tables.history[conversation_id]
+        end = len(ids)
+        if before is not None:
+            if before not in ids:
+                raise NotFound(f"There is no message {before!r} in this conversation.", code="message_not_found")
+            end = ids.index(before)
+        return [self.tables.messages[message_id] for message_id in ids[max(0, end - limit) : end]]
+
+    async def count(self, owner: int, conversation_id: str) -> int:
+        conversation = self.tables.conversations.get(conversation_id)
+        if conversation is None or conversation.user_id != owner:
+            return 0
+        return len(self.tables.history[conversation_id])
+
+    async def delete(self, owner: int, message_id: str) -> None:
+        await self.get(owner, message_id)
+        self.tables.drop_message(message_id)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTurns:
+    tables: Tables
+    clock: Clock
+
+    async def begin(self, turn: NewTurn) -> Lease:
+        tables = self.tables
+        conversation = _owned(tables, turn.owner, turn.conversation_id)
+        if turn.key is not None and (turn.owner, turn.key.key) in tables.keys:
+            raise KeyTaken(turn.key.key)
+        if turn.conversation_id in tables.running:
+            raise Conflict(
+                f"An answer is already being written in the conversation {turn.conversation_id!r}.",
+                code="generation_in_progress",
+            )
+        question, answer = turn.user_message, turn.answer
+        tables.conversations[conversation.id] = replace(conversation, updated_at=question.created_at)
+        tables.messages[question.id] = question
+        tables.messages[answer.id] = answer
+        tables.history[conversation.id] += (question.id, answer.id)
+        tables.turns[answer.id] = TurnRow(
+            message_id=answer.id,
+            user_message_id=question.id,
+            conversation_id=conversation.id,
+            owner=turn.owner,
+            holder=turn.holder,
+            fence=1,
+            lease_until=self.clock() + turn.lease_for,
+        )
+        tables.running[conversation.id] = answer.id
+        tables.events[answer.id] = [LoggedEvent(1, Started(user_message=question, message_id=answer.id))]
+        if turn.key is not None:
+            tables.keys[turn.owner, turn.key.key] = Remembered(
+                fingerprint=turn.key.fingerprint, message_id=answer.id, created_at=question.created_at
+            )
+        return Lease(
+            message_id=answer.id,
+            conversation_id=conversation.id,
+            owner=turn.owner,
+            holder=turn.holder,
+            fence=1,
+        )
+
+    async def get(self, owner: int, message_id: str) -> Turn | None:
+        row = self.tables.turns.get(message_id)
+        return row.turn() if row is not None and row.owner == owner else None
+
+    async def running_in(self, owner: int, conversation_id: str) -> Turn | None:
+        message_id = self.tables.running.get(conversation_id)
+        return None if message_id is None else await self.get(owner, message_id)
+
+    async def recall(self, owner: int, key: str) -> Remembered | None:
+        return self.tables.keys.get((owner, key))
+
+    async def request_cancel(self, owner: int, message_id: str) -> None:
+        row = self.tables.turns.get(message_id)
+        if row is not None and row.owner == owner and row.running:
+            self.tables.turns[message_id] = replace(row, cancel_requested=True)

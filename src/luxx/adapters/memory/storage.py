@@ -1,0 +1,95 @@
+"""The committed state, and units of work upon it."""
+
+import asyncio
+from types import TracebackType
+from typing import Final, Self
+
+from luxx.adapters.memory.repositories import (
+    MemoryConversations,
+    MemoryMessages,
+    MemorySessions,
+    MemoryTurns,
+    MemoryUsers,
+)
+from luxx.adapters.memory.tables import Tables
+from luxx.adapters.memory.turn_log import MemoryTurnLog
+from luxx.adapters.system import utc_now
+from luxx.application.ports import Clock
+
+
+class MemoryStorage:
+    """All data of one process. `new_unit` opens units of work, `log` is the turn log.
+
+    Writing units run one after the other; reading units see what was committed when they began, and
+    wait for nobody.
+    """
+
+    def __init__(self, *, clock: Clock = utc_now) -> None:
+        self.clock: Final = clock
+        self.writing: Final = asyncio.Lock()
+        self.committed = Tables()
+        self.log: Final = MemoryTurnLog(self)
+
+    def new_unit(self, *, read_only: bool = False) -> "MemoryUnit":
+        return MemoryUnit(self, read_only=read_only)
+
+    def publish(self, tables: Tables) -> None:
+        """Make `tables` the committed state; only for whoever holds `writing`."""
+        before, self.committed = self.committed.events, tables
+        self.log.wakeups.wake(before.keys() ^ tables.events.keys())
+
+
+class MemoryUnit:
+    """One transaction on a `MemoryStorage`; usable once."""
+
+    def __init__(self, storage: MemoryStorage, *, read_only: bool) -> None:
+        self._storage = storage
+        self._read_only = read_only
+        self._open: Tables | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._read_only:
+            self._open = self._storage.committed
+        else:
+            await self._storage.writing.acquire()
+            self._open = self._storage.committed.draft()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = None
+        if not self._read_only:
+            self._storage.writing.release()
+
+    async def commit(self) -> None:
+        if self._read_only:
+            raise RuntimeError("A read-only unit of work cannot commit; open it with read_only=False.")
+        self._storage.publish(self._tables)
+        self._open = None
+
+    @property
+    def _tables(self) -> Tables:
+        if self._open is None:
+            raise RuntimeError("This unit of work is not open: use it inside `async with`, before its commit.")
+        return self._open
+
+    @property
+    def users(self) -> MemoryUsers:
+        return MemoryUsers(self._tables)
+
+    @property
+    def sessions(self) -> MemorySessions:
+        return MemorySessions(self._tables)
+
+    @property
+    def conversations(self) -> MemoryConversations:
+        return MemoryConversations(self._tables)
+
+    @property
+    def messages(self) -> MemoryMessages:
+        return MemoryMessages(self._tables)
+
+    @property
+    def turns(self) -> MemoryTurns:
+        return MemoryTurns(self._tables, self._storage.clock)

@@ -1,0 +1,596 @@
+"""What every `UnitOfWork` must do. Subclass `UnitOfWorkContract` and give it a `storage` fixture."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, timedelta
+
+import pytest
+
+from luxx.application.ports import ConversationPlace, IdempotencyKey, KeyTaken, Lease
+from luxx.domain.conversation import Conversation
+from luxx.domain.errors import Conflict, NotFound
+from luxx.domain.message import Message, Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart, Usage
+from luxx.domain.turn import Done, Started
+from luxx.domain.user import Role as UserRole
+from luxx.domain.user import Session, User
+from luxx.testing.contracts.storage_samples import (
+    Storage,
+    begun,
+    moment,
+    new_conversation,
+    new_id,
+    new_turn,
+    new_user,
+    stored_conversation,
+    stored_user,
+)
+
+ODD_TEXT = "naïve 🦉 e\u0301 \u202e\ufeff 'quote\" \\ % _ \r\n\t"
+
+
+async def _ids(storage: Storage, owner: User, **how: object) -> list[str]:
+    arguments = {"project_id": None, "limit": 100, **how}
+    async with storage.new_unit(read_only=True) as unit:
+        found = await unit.conversations.page(owner.id, **arguments)  # type: ignore[arg-type]  # a mix of types
+    return [conversation.id for conversation in found]
+
+
+async def _history(storage: Storage, conversation: Conversation) -> list[Message]:
+    async with storage.new_unit(read_only=True) as unit:
+        return list(await unit.messages.newest(conversation.user_id, conversation.id, limit=1000))
+
+
+async def _ended(storage: Storage, conversation: Conversation, *, text: str = "Hello?", at: float = 60) -> str:
+    turn = new_turn(conversation, text=text, at=moment(at))
+    lease = await begun(storage, turn)
+    answer = replace(turn.answer, status=Status.COMPLETE)
+    await storage.log.end(lease, Done(message=answer), answer)
+    return answer.id
+
+
+class UnitOfWorkContract:
+    @pytest.fixture
+    def storage(self) -> Storage:
+        raise NotImplementedError
+
+    # --- transactions -------------------------------------------------------------------------------
+
+    async def test_leaving_without_commit_undoes_everything(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        async with storage.new_unit() as unit:
+            await unit.users.add(new_user("bob"))
+            await unit.conversations.update(replace(conversation, title="changed"))
+            await unit.turns.begin(new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f")))
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.by_username("bob") is None
+            assert await unit.conversations.get(ada.id, conversation.id) == conversation
+            assert await unit.messages.count(ada.id, conversation.id) == 0
+            assert await unit.turns.running_in(ada.id, conversation.id) is None
+            assert await unit.turns.recall(ada.id, "k") is None
+
+    async def test_an_exception_undoes_everything_and_is_passed_on(self, storage: Storage) -> None:
+        async def fail() -> None:
+            async with storage.new_unit() as unit:
+                await unit.users.add(new_user("bob"))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.by_username("bob") is None
+
+    async def test_a_cancelled_unit_undoes_everything_and_blocks_nobody(self, storage: Storage) -> None:
+        inside = asyncio.Event()
+
+        async def hang() -> None:
+            async with storage.new_unit() as unit:
+                await unit.users.add(new_user("bob"))
+                inside.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(hang())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        bob = await asyncio.wait_for(stored_user(storage, "bob"), 10)
+        assert bob.username == "bob"
+
+    async def test_a_read_only_unit_refuses_to_commit(self, storage: Storage) -> None:
+        async with storage.new_unit(read_only=True) as unit:
+            with pytest.raises(RuntimeError):
+                await unit.commit()
+
+    async def test_a_read_only_unit_sees_one_state_while_others_write(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        first = await stored_conversation(storage, ada)
+        async with storage.new_unit(read_only=True) as reader:
+            before = await reader.conversations.count(ada.id, project_id=None)
+            async with storage.new_unit() as writer:
+                await writer.conversations.add(new_conversation(ada))
+                await writer.conversations.delete(ada.id, first.id)
+                await writer.commit()
+            assert await reader.conversations.count(ada.id, project_id=None) == before == 1
+            assert await reader.conversations.get(ada.id, first.id) == first
+
+    async def test_nobody_sees_what_is_not_committed(self, storage: Storage) -> None:
+        async with storage.new_unit() as writer:
+            await writer.users.add(new_user("bob"))
+            async with storage.new_unit(read_only=True) as reader:
+                assert await reader.users.by_username("bob") is None
+            await writer.commit()
+        async with storage.new_unit(read_only=True) as reader:
+            assert await reader.users.by_username("bob") is not None
+
+    async def test_a_unit_sees_its_own_writes(self, storage: Storage) -> None:
+        async with storage.new_unit() as unit:
+            user = await unit.users.add(new_user("bob"))
+            assert await unit.users.get(user.id) == user
+
+    # --- users and sessions -------------------------------------------------------------------------
+
+    async def test_a_user_comes_back_as_stored(self, storage: Storage) -> None:
+        async with storage.new_unit() as unit:
+            added = await unit.users.add(new_user("Łukasz-李", "Łukasz@EXAMPLE.org"))
+            await unit.commit()
+        assert (added.username, added.email) == ("Łukasz-李", "Łukasz@EXAMPLE.org")
+        assert added.created_at == moment()
+        assert added.is_active
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.get(added.id) == added
+            assert await unit.users.get(added.id + 1) is None
+
+    async def test_users_are_numbered_upwards(self, storage: Storage) -> None:
+        numbers = [(await stored_user(storage, name)).id for name in ("ada", "bob", "cyd")]
+        assert numbers == sorted(set(numbers))
+        assert numbers[0] >= 1
+
+    @pytest.mark.parametrize(
+        ("stored", "asked"),
+        [("ada", "ADA"), ("STRASSE", "straße"), ("\uff21da", "ada"), ("Σίσυφος", "ΣΊΣΥΦΟΣ"), ("\ufb01sh", "FISH")],
+    )
+    async def test_names_and_addresses_are_compared_by_their_key(
+        self, storage: Storage, stored: str, asked: str
+    ) -> None:
+        async with storage.new_unit() as unit:
+            user = await unit.users.add(new_user(stored, f"{stored}@example.org"))
+            await unit.commit()
+        async with storage.new_unit() as unit:
+            assert await unit.users.by_username(asked) == user
+            with pytest.raises(Conflict) as taken:
+                await unit.users.add(new_user(asked, "other@example.org"))
+            assert taken.value.code == "username_taken"
+        async with storage.new_unit() as unit:
+            with pytest.raises(Conflict) as taken:
+                await unit.users.add(new_user("other", f"{asked}@EXAMPLE.org"))
+            assert taken.value.code == "email_taken"
+
+    async def test_of_two_that_register_a_name_at_once_one_succeeds(self, storage: Storage) -> None:
+        async def register(number: int) -> bool:
+            async with storage.new_unit() as unit:
+                try:
+                    await unit.users.add(new_user("AdA" if number % 2 else "aDa", f"{number}@example.org"))
+                except Conflict:
+                    return False
+                await unit.commit()
+                return True
+
+        assert sum(await asyncio.gather(*map(register, range(10)))) == 1
+
+    async def test_update_changes_hash_role_and_activity_and_nothing_else(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        wanted = replace(ada, password_hash="new", role=UserRole.ADMIN, is_active=False)  # noqa: S106 - a sample
+        async with storage.new_unit() as unit:
+            await unit.users.update(replace(wanted, username="eve", email="eve@example.org"))
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.get(ada.id) == wanted
+            assert await unit.users.by_username("eve") is None
+
+    async def test_a_session_comes_with_its_user(self, storage: Storage) -> None:
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        sessions = [
+            Session(id=new_id("sess"), user_id=user.id, created_at=moment(1), expires_at=moment(3600.000001))
+            for user in (ada, bob)
+        ]
+        async with storage.new_unit() as unit:
+            for session in sessions:
+                await unit.sessions.add(session)
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.sessions.with_user(sessions[0].id) == (sessions[0], ada)
+            assert await unit.sessions.with_user(sessions[1].id) == (sessions[1], bob)
+            assert await unit.sessions.with_user("sess_unknown") is None
+
+    async def test_a_session_is_revoked_once_and_for_good(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        session = Session(id=new_id("sess"), user_id=ada.id, created_at=moment(), expires_at=moment(60))
+        async with storage.new_unit() as unit:
+            await unit.sessions.add(session)
+            await unit.sessions.revoke(session.id, moment(5))
+            await unit.sessions.revoke(session.id, moment(9))
+            await unit.sessions.revoke("sess_unknown", moment(9))
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            found = await unit.sessions.with_user(session.id)
+        assert found == (replace(session, revoked_at=moment(5)), ada)
+
+    # --- conversations ------------------------------------------------------------------------------
+
+    async def test_a_conversation_comes_back_as_stored(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(
+            storage,
+            ada,
+            project_id="p/1",
+            title=ODD_TEXT,
+            system_prompt="",
+            temperature=0.1,
+            max_tokens=2**31 - 1,
+            thinking_enabled=True,
+            updated_at=moment(0.000001),
+        )
+        async with storage.new_unit(read_only=True) as unit:
+            found = await unit.conversations.get(ada.id, conversation.id)
+        assert found == conversation
+        assert found.created_at.tzinfo is UTC
+
+    async def test_update_stores_all_fields_but_owner_id_and_creation(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        stored = await stored_conversation(storage, ada, project_id="p")
+        wanted = replace(
+            stored,
+            project_id=None,
+            title="new",
+            model="other",
+            system_prompt="Be brief.",
+            temperature=0.5,
+            max_tokens=5,
+            thinking_enabled=True,
+            updated_at=moment(7),
+        )
+        async with storage.new_unit() as unit:
+            await unit.conversations.update(replace(wanted, created_at=moment(99)))
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.conversations.get(ada.id, stored.id) == wanted
+
+    async def test_a_foreign_conversation_is_absent_to_every_method(self, storage: Storage) -> None:
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        conversation = await stored_conversation(storage, ada)
+        turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"))
+        await begun(storage, turn)
+        answer = turn.answer.id
+        for owner, conversation_id in ((bob.id, conversation.id), (ada.id, "conv_unknown"), (ada.id, "conv_\0")):
+            async with storage.new_unit() as unit:
+                foreign = replace(conversation, id=conversation_id, user_id=owner)
+                for attempt in (
+                    unit.conversations.get(owner, conversation_id),
+                    unit.conversations.update(foreign),
+                    unit.conversations.delete(owner, conversation_id),
+                    unit.messages.newest(owner, conversation_id, limit=5),
+                ):
+                    with pytest.raises(NotFound) as absent:
+                        await attempt
+                    assert absent.value.code == "conversation_not_found"
+                assert await unit.messages.count(owner, conversation_id) == 0
+                assert await unit.turns.running_in(owner, conversation_id) is None
+                assert await unit.conversations.count(bob.id, project_id=None) == 0
+                assert not await unit.conversations.page(bob.id, project_id=None, limit=5)
+                await unit.commit()
+        for owner, message_id in ((bob.id, answer), (ada.id, "msg_unknown"), (ada.id, "msg_\0")):
+            async with storage.new_unit() as unit:
+                for reading in (unit.messages.get(owner, message_id), unit.messages.delete(owner, message_id)):
+                    with pytest.raises(NotFound) as absent:
+                        await reading
+                    assert absent.value.code == "message_not_found"
+                assert await unit.turns.get(owner, message_id) is None
+                assert await unit.turns.recall(bob.id, "k") is None
+                await unit.turns.request_cancel(owner, message_id)
+                await unit.commit()
+        async with storage.new_unit() as unit:
+            with pytest.raises(NotFound) as absent:
+                await unit.turns.begin(replace(new_turn(conversation), owner=bob.id))
+            assert absent.value.code == "conversation_not_found"
+        async with storage.new_unit(read_only=True) as unit:
+            untouched = await unit.turns.get(ada.id, answer)
+            assert untouched is not None
+            assert not untouched.cancel_requested
+            assert await unit.messages.count(ada.id, conversation.id) == 2
+
+    async def test_the_list_is_by_activity_then_id_newest_first(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        old = await stored_conversation(storage, ada, updated_at=moment(1))
+        twins = [await stored_conversation(storage, ada, updated_at=moment(3)) for _ in range(3)]
+        close = await stored_conversation(storage, ada, updated_at=moment(3) + timedelta(microseconds=1))
+        expected = [close.id, *sorted((twin.id for twin in twins), reverse=True), old.id]
+        assert await _ids(storage, ada) == expected
+        assert await _ids(storage, ada, limit=2) == expected[:2]
+        assert await _ids(storage, ada, limit=2, offset=2) == expected[2:4]
+        assert await _ids(storage, ada, offset=len(expected)) == []
+
+    async def test_list_and_count_are_filtered_by_project(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        inside = [await stored_conversation(storage, ada, project_id="p", updated_at=moment(n)) for n in range(3)]
+        await stored_conversation(storage, ada, project_id="P")
+        await stored_conversation(storage, ada)
+        newest_first = [conversation.id for conversation in reversed(inside)]
+        assert await _ids(storage, ada, project_id="p") == newest_first
+        assert await _ids(storage, ada, project_id="p", limit=1, offset=1) == newest_first[1:2]
+        place = ConversationPlace(updated_at=inside[2].updated_at, id=inside[2].id)
+        assert await _ids(storage, ada, project_id="p", behind=place) == newest_first[1:]
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.conversations.count(ada.id, project_id="p") == 3
+            assert await unit.conversations.count(ada.id, project_id="absent") == 0
+            assert await unit.conversations.count(ada.id, project_id=None) == 5
+
+    async def test_reading_on_from_a_place_neither_skips_nor_repeats_what_stands_still(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        stored = [await stored_conversation(storage, ada, updated_at=moment(n // 3)) for n in range(20)]
+        movers = {stored[2].id, stored[11].id}
+        seen: list[str] = []
+        place: ConversationPlace | None = None
+        while True:
+            async with storage.new_unit(read_only=True) as unit:
+                page = await unit.conversations.page(ada.id, project_id=None, limit=3, behind=place)
+            if not page:
+                break
+            seen += [conversation.id for conversation in page]
+            place = ConversationPlace(updated_at=page[-1].updated_at, id=page[-1].id)
+            if movers:
+                async with storage.new_unit() as unit:
+                    moved = await unit.conversations.get(ada.id, movers.pop())
+                    await unit.conversations.update(replace(moved, updated_at=moment(1000 + len(seen))))
+                    await unit.commit()
+        still = [conversation.id for conversation in stored if conversation.id not in {stored[2].id, stored[11].id}]
+        assert len(seen) == len(set(seen))
+        assert set(still) <= set(seen)
+
+    async def test_deleting_a_conversation_deletes_all_that_is_in_it(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        doomed, kept = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
+        turn = new_turn(doomed, key=IdempotencyKey(key="k", fingerprint="f"))
+        await begun(storage, turn)
+        other = await _ended(storage, kept)
+        async with storage.new_unit() as unit:
+            await unit.conversations.delete(ada.id, doomed.id)
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            for message in (turn.user_message, turn.answer):
+                with pytest.raises(NotFound):
+                    await unit.messages.get(ada.id, message.id)
+            assert await unit.turns.get(ada.id, turn.answer.id) is None
+            assert await unit.turns.recall(ada.id, "k") is not None
+            assert (await unit.messages.get(ada.id, other)).id == other
+        assert await storage.log.read(turn.answer.id) == []
+        assert await storage.log.read(other) != []
+
+    # --- messages -----------------------------------------------------------------------------------
+
+    async def test_messages_come_back_as_stored(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        turn = new_turn(conversation, text=ODD_TEXT)
+        lease = await begun(storage, turn)
+        assert await _history(storage, conversation) == [turn.user_message, turn.answer]
+        answer = replace(
+            turn.answer,
+            parts=(
+                ThinkingPart(text="hm"),
+                ToolCallPart(
+                    id="1",
+                    name="calculate",
+                    arguments={"expression": "9**99", "more": [None, {"a": 1.5}]},
+                    result={"value": 9**99, "text": ODD_TEXT},
+                    success=True,
+                    duration_ms=3,
+                ),
+                ToolCallPart(
+                    id="2",
+                    name="absent",
+                    arguments={},
+                    success=False,
+                    error=Problem(code="tool_not_found", message="no such tool"),
+                    duration_ms=0,
+                ),
+                TextPart(text=ODD_TEXT),
+            ),
+            status=Status.FAILED,
+            usage=Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3),
+            error=Problem(code="model_unavailable", message="断线"),
+        )
+        await storage.log.end(lease, Done(message=answer), answer)
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.messages.get(ada.id, answer.id) == answer
+            assert await unit.messages.get(ada.id, turn.user_message.id) == turn.user_message
+
+    async def test_history_is_in_the_order_of_acceptance_whatever_the_times_say(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        for number, at in enumerate((300, 100, 200, 200)):
+            await _ended(storage, conversation, text=str(number), at=at)
+        history = await _history(storage, conversation)
+        assert [message.role for message in history] == [Role.USER, Role.ASSISTANT] * 4
+        assert [message.content for message in history[::2]] == ["0", "1", "2", "3"]
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.messages.newest(ada.id, conversation.id, limit=3) == history[-3:]
+            before = history[5].id
+            assert await unit.messages.newest(ada.id, conversation.id, limit=2, before=before) == history[3:5]
+            assert await unit.messages.newest(ada.id, conversation.id, limit=9, before=before) == history[:5]
+            assert await unit.messages.newest(ada.id, conversation.id, limit=9, before=history[0].id) == []
+            assert await unit.messages.count(ada.id, conversation.id) == 8
+
+    async def test_before_must_be_a_message_of_the_conversation(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        here, there = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
+        await _ended(storage, here)
+        elsewhere = await _ended(storage, there)
+        async with storage.new_unit(read_only=True) as unit:
+            for before in (elsewhere, "msg_unknown"):
+                with pytest.raises(NotFound) as absent:
+                    await unit.messages.newest(ada.id, here.id, limit=5, before=before)
+                assert absent.value.code == "message_not_found"
+
+    async def test_deleting_a_message_deletes_that_one_and_its_turn_but_not_its_key(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        first = await _ended(storage, conversation)
+        turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"))
+        await begun(storage, turn)
+        async with storage.new_unit() as unit:
+            await unit.messages.delete(ada.id, turn.answer.id)
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            with pytest.raises(NotFound):
+                await unit.messages.get(ada.id, turn.answer.id)
+            assert await unit.messages.get(ada.id, turn.user_message.id) == turn.user_message
+            assert await unit.turns.get(ada.id, turn.answer.id) is None
+            assert await unit.turns.running_in(ada.id, conversation.id) is None
+            assert await unit.turns.get(ada.id, first) is not None
+            remembered = await unit.turns.recall(ada.id, "k")
+            assert remembered is not None
+            assert remembered.message_id == turn.answer.id
+            assert await unit.messages.count(ada.id, conversation.id) == 3
+        assert await storage.log.read(turn.answer.id) == []
+
+    async def test_deleting_the_users_message_leaves_the_answer(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        answer = await _ended(storage, conversation)
+        question = (await _history(storage, conversation))[0]
+        async with storage.new_unit() as unit:
+            await unit.messages.delete(ada.id, question.id)
+            await unit.commit()
+        assert [message.id for message in await _history(storage, conversation)] == [answer]
+        last = await _ended(storage, conversation)
+        assert [message.id for message in await _history(storage, conversation)][::2] == [answer, last]
+
+    # --- turns --------------------------------------------------------------------------------------
+
+    async def test_begin_stores_messages_turn_event_and_key_and_touches_the_conversation(
+        self, storage: Storage
+    ) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"), at=moment(500))
+        lease = await begun(storage, turn)
+        assert (lease.message_id, lease.conversation_id) == (turn.answer.id, conversation.id)
+        assert (lease.owner, lease.holder) == (ada.id, turn.holder)
+        assert await _history(storage, conversation) == [turn.user_message, turn.answer]
+        async with storage.new_unit(read_only=True) as unit:
+            touched = await unit.conversations.get(ada.id, conversation.id)
+            assert touched == replace(conversation, updated_at=moment(500))
+            running = await unit.turns.running_in(ada.id, conversation.id)
+            assert running == await unit.turns.get(ada.id, turn.answer.id)
+            assert running is not None
+            assert (running.message_id, running.user_message_id) == (turn.answer.id, turn.user_message.id)
+            assert running.running
+            assert not running.cancel_requested
+            remembered = await unit.turns.recall(ada.id, "k")
+            assert remembered is not None
+            assert (remembered.fingerprint, remembered.message_id) == ("f", turn.answer.id)
+            assert remembered.created_at == moment(500)
+            assert await unit.turns.recall(ada.id, "K") is None
+            assert await unit.turns.get(ada.id, turn.user_message.id) is None
+        logged = await storage.log.read(turn.answer.id)
+        assert [(one.seq, one.event) for one in logged] == [
+            (1, Started(user_message=turn.user_message, message_id=turn.answer.id))
+        ]
+
+    async def test_a_second_turn_waits_for_the_first_to_end(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation, other = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
+        turn = new_turn(conversation)
+        lease = await begun(storage, turn)
+        with pytest.raises(Conflict) as busy:
+            await begun(storage, new_turn(conversation))
+        assert busy.value.code == "generation_in_progress"
+        await begun(storage, new_turn(other))
+        answer = replace(turn.answer, status=Status.COMPLETE)
+        await storage.log.end(lease, Done(message=answer), answer)
+        await begun(storage, new_turn(conversation))
+        async with storage.new_unit(read_only=True) as unit:
+            ended = await unit.turns.get(ada.id, turn.answer.id)
+            assert ended is not None
+            assert not ended.running
+            assert await unit.messages.count(ada.id, conversation.id) == 4
+
+    async def test_of_fifty_that_begin_at_once_in_one_conversation_one_does(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        outcomes = await asyncio.gather(
+            *(begun(storage, new_turn(conversation)) for _ in range(50)), return_exceptions=True
+        )
+        leases = [outcome for outcome in outcomes if isinstance(outcome, Lease)]
+        refusals = [outcome.code for outcome in outcomes if isinstance(outcome, Conflict)]
+        assert len(leases) == 1
+        assert refusals == ["generation_in_progress"] * 49
+        assert [message.id for message in await _history(storage, conversation)][1:] == [leases[0].message_id]
+
+    async def test_of_fifty_that_begin_at_once_with_one_key_one_does(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversations = [await stored_conversation(storage, ada) for _ in range(5)]
+        key = IdempotencyKey(key="the key", fingerprint="f")
+        outcomes = await asyncio.gather(
+            *(begun(storage, new_turn(conversations[n % 5], key=key)) for n in range(50)), return_exceptions=True
+        )
+        leases = [outcome for outcome in outcomes if isinstance(outcome, Lease)]
+        assert len(leases) == 1
+        assert sum(isinstance(outcome, KeyTaken) for outcome in outcomes) == 49
+        async with storage.new_unit(read_only=True) as unit:
+            remembered = await unit.turns.recall(ada.id, "the key")
+            counts = [await unit.messages.count(ada.id, conversation.id) for conversation in conversations]
+        assert remembered is not None
+        assert remembered.message_id == leases[0].message_id
+        assert sorted(counts) == [0, 0, 0, 0, 2]
+
+    async def test_a_repeat_while_the_first_runs_is_known_by_its_key(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        key = IdempotencyKey(key="k", fingerprint="f")
+        await begun(storage, new_turn(conversation, key=key))
+        with pytest.raises(KeyTaken):
+            await begun(storage, new_turn(conversation, key=key))
+
+    async def test_two_owners_may_use_one_key(self, storage: Storage) -> None:
+        key = IdempotencyKey(key="k", fingerprint="f")
+        for name in ("ada", "bob"):
+            conversation = await stored_conversation(storage, await stored_user(storage, name))
+            await begun(storage, new_turn(conversation, key=key))
+
+    async def test_concurrent_turns_leave_messages_in_pairs(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+
+        async def send(number: int) -> None:
+            while True:
+                turn = new_turn(conversation, text=str(number))
+                try:
+                    lease = await begun(storage, turn)
+                except Conflict:
+                    await asyncio.sleep(0.001)
+                    continue
+                answer = replace(turn.answer, parts=(TextPart(text=str(number)),), status=Status.COMPLETE)
+                await storage.log.end(lease, Done(message=answer), answer)
+                return
+
+        await asyncio.gather(*map(send, range(8)))
+        history = await _history(storage, conversation)
+        assert [message.role for message in history] == [Role.USER, Role.ASSISTANT] * 8
+        assert [message.content for message in history[::2]] == [message.content for message in history[1::2]]
+        assert {message.content for message in history} == set(map(str, range(8)))
+
+    async def test_a_cancel_is_marked_on_a_running_turn_only(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        ended = await _ended(storage, conversation)
+        turn = new_turn(conversation)
+        await begun(storage, turn)
+        async with storage.new_unit() as unit:
+            for message_id in (ended, turn.answer.id):
+                await unit.turns.request_cancel(ada.id, message_id)
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            found = [await unit.turns.get(ada.id, message_id) for message_id in (ended, turn.answer.id)]
+        assert [one is not None and one.cancel_requested for one in found] == [False, True]

@@ -1,0 +1,49 @@
+"""The use cases, for those who embed Luxx: nothing but the standard library is imported.
+
+Each use case is a callable that holds the ports it needs; see `luxx.application.ports` for those.
+"""
+
+from luxx.application.accounts import Authenticate, Caller, LogIn, LogOut, RegisterUser, SignedIn
+from luxx.application.cancel_turn import CancelTurn
+from luxx.application.conversations import (
+    ConversationPage,
+    CreateConversation,
+    DeleteConversation,
+    GetConversation,
+    ListConversations,
+    UpdateConversation,
+)
+from luxx.application.follow_turn import FollowTurn
+from luxx.application.messages import DeleteMessage, ListMessages, MessagePage
+from luxx.application.run_turn import RunTurn
+from luxx.application.send_message import SendMessage
+from luxx.application.supervisor import TurnSupervisor
+from luxx.application.tools import ExecuteTool, GetTool, ListTools, Toolbox, ToolResult
+
+__all__ = [
+    "Authenticate",
+    "Caller",
+    "CancelTurn",
+    "ConversationPage",
+    "CreateConversation",
+    "DeleteConversation",
+    "DeleteMessage",
+    "ExecuteTool",
+    "FollowTurn",
+    "GetConversation",
+    "GetTool",
+    "ListConversations",
+    "ListMessages",
+    "ListTools",
+    "LogIn",
+    "LogOut",
+    "MessagePage",
+    "RegisterUser",
+    "RunTurn",
+    "SendMessage",
+    "SignedIn",
+    "ToolResult",
+    "Toolbox",
+    "TurnSupervisor",
+    "UpdateConversation",
+]

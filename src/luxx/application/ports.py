@@ -4,7 +4,7 @@ Every read and write of what belongs to a user takes `owner`, the user's id: wha
 is absent. Text is stored as given. Times are aware and in UTC.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -450,13 +450,12 @@ ModelEvent: TypeAlias = ModelText | ModelThinking | ModelToolCall | ModelEnd
 class ChatModel(Protocol):
     """A language model."""
 
-    def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Answer one round, event by event as it arrives.
 
         A whole answer ends with exactly one `ModelEnd`; anything else raises a `ModelError`, within
         the adapter's deadlines. Deltas are never empty. Closing the iterator (`aclose`) or
-        cancelling the task that reads it closes the request upstream. The iterator is an async
-        generator or has `aclose`.
+        cancelling the task that reads it closes the request upstream.
         """
         ...
 

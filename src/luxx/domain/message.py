@@ -1,5 +1,7 @@
 """Messages, and the parts an answer is made of."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +15,27 @@ CONTENT_LIMIT: Final = 200_000
 
 Json: TypeAlias = Any
 """A JSON value: None, bool, int, float, str, list or dict of such."""
+
+
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+
+
+def clean(value: Json) -> Json:
+    """Make what a model or a tool gave fit to store and to send: any JSON value in, the same kind out.
+
+    U+0000 and lone surrogates become U+FFFD, numbers that JSON cannot write become null.
+    """
+    match value:
+        case str():
+            return _UNSTORABLE.sub("\ufffd", value)
+        case float():
+            return value if math.isfinite(value) else None
+        case list() | tuple():
+            return [clean(item) for item in value]
+        case Mapping():
+            return {clean(str(key)): clean(item) for key, item in value.items()}
+        case _:
+            return value
 
 
 class Role(StrEnum):

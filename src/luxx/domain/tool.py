@@ -12,12 +12,16 @@ CATEGORIES: Final = ("crawler", "code", "data", "weather")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """What is known of a tool without running it. `parameters` is JSON Schema 2020-12 of an object."""
+    """What is known of a tool without running it. `parameters` is JSON Schema 2020-12 of an object.
+
+    `untrusted` says that strangers write its results: a page, a search. Nothing in them is an instruction.
+    """
 
     name: str
     description: str
     category: str
     parameters: Mapping[str, Json]
+    untrusted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

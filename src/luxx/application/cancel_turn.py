@@ -1,0 +1,43 @@
+"""Stop a running turn, wherever it runs."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from luxx.application.follow_turn import FollowTurn
+from luxx.application.ports import NewUnit, TurnLog
+from luxx.domain.message import Message
+
+PATIENCE: Final = 10.0
+"""Seconds to wait for the end of a cancelled turn: one whose process died is ended later, by the reaper."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelTurn:
+    """Ask for the end of a turn, wait for it, and give the stored answer.
+
+    What had arrived is kept. A turn that has ended already stays as it is. A turn whose process does
+    not react is given as `streaming` after `patience` seconds. Raises `NotFound`.
+    """
+
+    new_unit: NewUnit
+    log: TurnLog
+    follow_turn: FollowTurn
+    patience: float = PATIENCE
+
+    async def __call__(self, *, user_id: int, message_id: str) -> Message:
+        async with self.new_unit() as unit:
+            message = await unit.messages.get(user_id, message_id)
+            turn = await unit.turns.get(user_id, message_id)
+            if turn is None or not turn.running:
+                return message
+            await unit.turns.request_cancel(user_id, message_id)
+            await unit.commit()
+        await self.log.announce_cancel(message_id)
+        try:
+            async with asyncio.timeout(self.patience):
+                await self.follow_turn.to_end(user_id=user_id, message_id=message_id)
+        except TimeoutError:
+            pass
+        async with self.new_unit(read_only=True) as unit:
+            return await unit.messages.get(user_id, message_id)

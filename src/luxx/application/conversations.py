@@ -1,0 +1,192 @@
+"""Conversations: make, list, read, change, delete."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, TypedDict, Unpack
+
+from luxx.application.cancel_turn import CancelTurn
+from luxx.application.ports import Clock, ConversationPlace, NewId, NewUnit
+from luxx.domain.conversation import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, DEFAULT_TITLE, Conversation
+from luxx.domain.errors import Fault, InvalidInput
+
+PAGE_SIZE_MAX: Final = 100
+OFFSET_MAX: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateConversation:
+    """Make a conversation; raises `InvalidInput` with every fault."""
+
+    new_unit: NewUnit
+    clock: Clock
+    new_id: NewId
+    default_model: str
+
+    async def __call__(
+        self,
+        *,
+        user_id: int,
+        project_id: str | None = None,
+        title: str = DEFAULT_TITLE,
+        model: str | None = None,
+        system_prompt: str | None = None,
+        temperature: float = DEFAULT_TEMPERATURE,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        thinking_enabled: bool = False,
+    ) -> Conversation:
+        now = self.clock()
+        conversation = Conversation(
+            id=self.new_id("conv"),
+            user_id=user_id,
+            project_id=project_id,
+            title=title,
+            model=self.default_model if model is None else model,
+            system_prompt=system_prompt,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            thinking_enabled=thinking_enabled,
+            created_at=now,
+            updated_at=now,
+        )
+        if faults := conversation.faults():
+            raise InvalidInput(*faults)
+        async with self.new_unit() as unit:
+            await unit.conversations.add(conversation)
+            await unit.commit()
+        return conversation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetConversation:
+    """Read one; raises `NotFound`."""
+
+    new_unit: NewUnit
+
+    async def __call__(self, *, user_id: int, conversation_id: str) -> Conversation:
+        async with self.new_unit(read_only=True) as unit:
+            return await unit.conversations.get(user_id, conversation_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationPage:
+    """A page of the list. `next_cursor` is None at the end; `total` counts all under the filter."""
+
+    items: Sequence[Conversation]
+    total: int
+    next_cursor: str | None
+
+
+def _cursor_to(conversation: Conversation) -> str:
+    text = f"{conversation.updated_at.astimezone(UTC).isoformat()} {conversation.id}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _place_of(cursor: str) -> ConversationPlace:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        moment, identity = text.split(" ")
+        updated_at = datetime.fromisoformat(moment)
+    except (binascii.Error, ValueError):
+        raise InvalidInput(_bad_cursor()) from None
+    if updated_at.tzinfo is None or "\0" in identity:
+        raise InvalidInput(_bad_cursor())
+    return ConversationPlace(updated_at=updated_at, id=identity)
+
+
+def _bad_cursor() -> Fault:
+    return Fault(field="cursor", rule="invalid", parameters={"reason": "take it from next_cursor of a page"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListConversations:
+    """List by latest activity, newest first, a page by number, or the items behind a cursor.
+
+    `page` counts from 1, `page_size` is 1 to 100. Raises `InvalidInput`.
+    """
+
+    new_unit: NewUnit
+
+    async def __call__(
+        self,
+        *,
+        user_id: int,
+        project_id: str | None = None,
+        page: int = 1,
+        page_size: int = 20,
+        cursor: str | None = None,
+    ) -> ConversationPage:
+        behind = None if cursor is None else _place_of(cursor)
+        faults = []
+        if page < 1:
+            faults.append(Fault(field="page", rule="too_small", parameters={"limit": 1}))
+        if page_size < 1:
+            faults.append(Fault(field="page_size", rule="too_small", parameters={"limit": 1}))
+        if page_size > PAGE_SIZE_MAX:
+            faults.append(Fault(field="page_size", rule="too_large", parameters={"limit": PAGE_SIZE_MAX}))
+        if faults:
+            raise InvalidInput(*faults)
+        # A page number beyond what any database counts is an empty page like any other beyond the end.
+        offset = 0 if behind else min((page - 1) * page_size, OFFSET_MAX)
+        async with self.new_unit(read_only=True) as unit:
+            total = await unit.conversations.count(user_id, project_id=project_id)
+            found = await unit.conversations.page(
+                user_id, project_id=project_id, limit=page_size + 1, offset=offset, behind=behind
+            )
+        items = found[:page_size]
+        return ConversationPage(
+            items=items, total=total, next_cursor=_cursor_to(items[-1]) if len(found) > page_size else None
+        )
+
+
+class ConversationChanges(TypedDict, total=False):
+    """The fields that `UpdateConversation` takes; those left out stay as they are."""
+
+    project_id: str | None
+    title: str
+    model: str
+    system_prompt: str | None
+    temperature: float
+    max_tokens: int
+    thinking_enabled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateConversation:
+    """Change the given fields and no others; None clears `project_id` and `system_prompt`.
+
+    A change is no activity: the place in the list stays. Raises `InvalidInput`, `NotFound`.
+    """
+
+    new_unit: NewUnit
+
+    async def __call__(
+        self, *, user_id: int, conversation_id: str, **changes: Unpack[ConversationChanges]
+    ) -> Conversation:
+        async with self.new_unit() as unit:
+            conversation = replace(await unit.conversations.get(user_id, conversation_id), **changes)
+            if faults := conversation.faults():
+                raise InvalidInput(*faults)
+            await unit.conversations.update(conversation)
+            await unit.commit()
+        return conversation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteConversation:
+    """Delete one with its messages; a running turn is cancelled first. Raises `NotFound`."""
+
+    new_unit: NewUnit
+    cancel_turn: CancelTurn
+
+    async def __call__(self, *, user_id: int, conversation_id: str) -> None:
+        async with self.new_unit(read_only=True) as unit:
+            await unit.conversations.get(user_id, conversation_id)
+            turn = await unit.turns.running_in(user_id, conversation_id)
+        if turn is not None:
+            await self.cancel_turn(user_id=user_id, message_id=turn.message_id)
+        async with self.new_unit() as unit:
+            await unit.conversations.delete(user_id, conversation_id)
+            await unit.commit()

@@ -1,0 +1,130 @@
+"""Follow a turn: read its log, wait, read on."""
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from luxx.application.ports import LoggedEvent, NewUnit, TurnLog
+from luxx.domain.errors import NotFound
+from luxx.domain.message import Message, Part, Status, TextPart, ThinkingPart, ToolCallPart
+from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowTurn:
+    """Give the events of a turn from `after` on, live, until its end.
+
+    Any number of readers may follow, in any process; leaving off does not touch the turn. Once the
+    log is no longer kept, the stored answer is given as events instead, from 1 on. Raises `NotFound`
+    `message_not_found` before the first event; `StorageUnavailable` at any time.
+    """
+
+    new_unit: NewUnit
+    log: TurnLog
+    poll: float = 1.0
+    """Seconds until a reader looks for itself, in case a wake-up was lost."""
+
+    async def __call__(self, *, user_id: int, message_id: str, after: int = 0) -> AsyncGenerator[LoggedEvent, None]:
+        """Give the events one by one."""
+        return _one_by_one(await self.batches(user_id=user_id, message_id=message_id, after=after))
+
+    async def batches(
+        self, *, user_id: int, message_id: str, after: int = 0
+    ) -> AsyncGenerator[Sequence[LoggedEvent], None]:
+        """Give the events as they are read: what is there at once comes together. No batch is empty."""
+        async with self.new_unit(read_only=True) as unit:
+            answer = await unit.messages.get(user_id, message_id)
+            turn = await unit.turns.get(user_id, message_id)
+            if turn is None:
+                raise NotFound(f"There is no turn that wrote the message {message_id!r}.", code="message_not_found")
+            question = await unit.messages.get(user_id, turn.user_message_id)
+        if not turn.running and not await self.log.read(message_id, limit=1):
+            return _replay(question, answer)
+        return self._follow(user_id, message_id, after)
+
+    async def to_end(self, *, user_id: int, message_id: str) -> tuple[Started, End]:
+        """Wait for a turn's end and give its first and last event."""
+        started: Started | None = None
+        async for logged in await self(user_id=user_id, message_id=message_id):
+            match logged.event:
+                case Started():
+                    started = logged.event
+                case Done() | Failed() if started is not None:
+                    return started, logged.event
+                case _:
+                    pass
+        raise NotFound(f"The message {message_id!r} was deleted.", code="message_not_found")
+
+    async def _follow(self, owner: int, message_id: str, after: int) -> AsyncGenerator[Sequence[LoggedEvent], None]:
+        with self.log.watch(message_id) as wakeup:
+            quiet = False
+            while True:
+                events = await self.log.read(message_id, after=after)
+                if events:
+                    yield events
+                    after = events[-1].seq
+                    if isinstance(events[-1].event, Done | Failed):
+                        return
+                    continue
+                if quiet and not await self._runs(owner, message_id):
+                    # The end may have been committed between the read and the question.
+                    if await self.log.read(message_id, after=after, limit=1):
+                        continue
+                    if await self._stands(owner, message_id):
+                        return  # `after` is at or behind the end: nothing is missing
+                    gone = Failed(code="message_not_found", message="The message was deleted.", message_id=message_id)
+                    yield (LoggedEvent(after + 1, gone),)
+                    return
+                quiet = not await wakeup.wait(self.poll)
+
+    async def _runs(self, owner: int, message_id: str) -> bool:
+        async with self.new_unit(read_only=True) as unit:
+            turn = await unit.turns.get(owner, message_id)
+        return turn is not None and turn.running
+
+    async def _stands(self, owner: int, message_id: str) -> bool:
+        async with self.new_unit(read_only=True) as unit:
+            return await unit.turns.get(owner, message_id) is not None
+
+
+async def _one_by_one(
+    batches: AsyncGenerator[Sequence[LoggedEvent], None],
+) -> AsyncGenerator[LoggedEvent, None]:
+    async with aclosing(batches):
+        async for batch in batches:
+            for logged in batch:
+                yield logged
+
+
+async def _replay(question: Message, answer: Message) -> AsyncGenerator[Sequence[LoggedEvent], None]:
+    yield [LoggedEvent(seq, event) for seq, event in enumerate(events_of(question, answer), start=1)]
+
+
+def events_of(question: Message, answer: Message) -> Iterator[TurnEvent]:
+    """Tell a stored answer as the events that fold into it."""
+    yield Started(user_message=question, message_id=answer.id)
+    for part in answer.parts:
+        yield from _steps_of(part)
+    if answer.status in {Status.COMPLETE, Status.CANCELLED}:
+        yield Done(message=answer)
+    elif answer.error is not None:
+        yield Failed(code=answer.error.code, message=answer.error.message, message_id=answer.id)
+
+
+def _steps_of(part: Part) -> Iterator[TurnEvent]:
+    match part:
+        case TextPart(text=text):
+            yield Text(delta=text)
+        case ThinkingPart(text=text):
+            yield Thinking(delta=text)
+        case ToolCallPart():
+            yield ToolCalled(id=part.id, name=part.name, arguments=part.arguments)
+            if part.success is not None:
+                yield ToolReturned(
+                    id=part.id,
+                    name=part.name,
+                    success=part.success,
+                    result=part.result,
+                    error=part.error,
+                    duration_ms=part.duration_ms or 0,
+                )

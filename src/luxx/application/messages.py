@@ -1,0 +1,82 @@
+"""Messages: list and delete. Sending is a subject of its own, in `send_message`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from luxx.application.cancel_turn import CancelTurn
+from luxx.application.ports import NewUnit, TurnLog
+from luxx.domain.errors import Fault, InvalidInput
+from luxx.domain.message import Message, Part, Status
+from luxx.domain.turn import fold
+
+LIMIT_MAX: Final = 1000
+
+
+async def parts_so_far(log: TurnLog, message_id: str) -> tuple[Part, ...]:
+    """Fold what is committed of a turn into parts."""
+    seq = 0
+    events = []
+    while page := await log.read(message_id, after=seq):
+        events += [logged.event for logged in page]
+        seq = page[-1].seq
+    return fold(events).parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessagePage:
+    """Messages, oldest first. `total` counts all of the conversation; `has_more` tells of older ones."""
+
+    items: Sequence[Message]
+    total: int
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListMessages:
+    """Give the newest `limit` (1 to 1000) messages, or those before `before`, oldest first.
+
+    An answer that is still written holds the parts committed so far. Raises `InvalidInput`, `NotFound`.
+    """
+
+    new_unit: NewUnit
+    log: TurnLog
+
+    async def __call__(
+        self, *, user_id: int, conversation_id: str, limit: int = 100, before: str | None = None
+    ) -> MessagePage:
+        if limit < 1:
+            raise InvalidInput(Fault(field="limit", rule="too_small", parameters={"limit": 1}))
+        if limit > LIMIT_MAX:
+            raise InvalidInput(Fault(field="limit", rule="too_large", parameters={"limit": LIMIT_MAX}))
+        async with self.new_unit(read_only=True) as unit:
+            found = await unit.messages.newest(user_id, conversation_id, limit=limit + 1, before=before)
+            total = await unit.messages.count(user_id, conversation_id)
+        items = [
+            replace(message, parts=await parts_so_far(self.log, message.id))
+            if message.status is Status.STREAMING
+            else message
+            for message in found[-limit:]
+        ]
+        return MessagePage(items=items, total=total, has_more=len(found) > limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteMessage:
+    """Delete that message alone; if a turn still writes or answers it, the turn is cancelled first.
+
+    Raises `NotFound`.
+    """
+
+    new_unit: NewUnit
+    cancel_turn: CancelTurn
+
+    async def __call__(self, *, user_id: int, message_id: str) -> None:
+        async with self.new_unit(read_only=True) as unit:
+            message = await unit.messages.get(user_id, message_id)
+            turn = await unit.turns.running_in(user_id, message.conversation_id)
+        if turn is not None and message_id in {turn.message_id, turn.user_message_id}:
+            await self.cancel_turn(user_id=user_id, message_id=turn.message_id)
+        async with self.new_unit() as unit:
+            await unit.messages.delete(user_id, message_id)
+            await unit.commit()

@@ -1,0 +1,287 @@
+"""The loop between model and tools, once: run a turn from its first round to its stored end."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Final
+
+from luxx.application.ports import (
+    AssistantEntry,
+    ChatModel,
+    Entry,
+    Lease,
+    LeaseLost,
+    ModelEnd,
+    ModelRequest,
+    ModelText,
+    ModelThinking,
+    ModelToolCall,
+    NewUnit,
+    ToolEntry,
+    TurnLog,
+)
+from luxx.application.tools import Toolbox
+from luxx.application.transcript import outcome_text, transcript, within
+from luxx.domain.conversation import Conversation
+from luxx.domain.errors import (
+    InternalError,
+    Interrupted,
+    InvalidInput,
+    LuxxError,
+    ModelUnavailable,
+    NotFound,
+    StorageUnavailable,
+)
+from luxx.domain.message import Message, Problem, Status, ToolCallPart, Usage, clean
+from luxx.domain.tool import ToolCall, ToolSpec
+from luxx.domain.turn import Answer, Done, Failed, Step, Text, Thinking, ToolCalled, ToolReturned
+
+MAX_CALLS: Final = 32
+"""Tool calls run in one round, at most; further ones are refused to the model."""
+
+_log = logging.getLogger(__name__)
+
+
+class Stop(Enum):
+    """Why a turn is to end before its answer does."""
+
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    LOST = "lost"
+    """The lease is void: whatever is stored of the turn is stored by somebody else."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Running:
+    """What a turn has come to so far."""
+
+    lease: Lease
+    log: TurnLog
+    answer: Answer = field(default_factory=Answer)
+    usage: Usage | None = None
+    model: str | None = None
+    call_ids: set[str] = field(default_factory=set)
+
+    async def add(self, step: Step) -> None:
+        self.answer.add(step)
+        await self.log.append(self.lease, step)
+
+    def unique(self, call: ToolCall) -> ToolCall:
+        """Providers make ids unique within a round only."""
+        identity, number = call.id, 1
+        while identity in self.call_ids:
+            number += 1
+            identity = f"{call.id}_{number}"
+        self.call_ids.add(identity)
+        return replace(call, id=identity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTurn:
+    """Run a turn that `SendMessage` has begun, and store its end, whatever happens.
+
+    At most `max_rounds` rounds may call tools; then one last round has none. `history` is the number of earlier
+    messages shown to the model, `result_budget` the characters of each tool result.
+    """
+
+    new_unit: NewUnit
+    log: TurnLog
+    model: ChatModel
+    toolbox: Toolbox
+    max_rounds: int = 10
+    history: int = 1000
+    result_budget: int = 20_000
+
+    async def __call__(self, lease: Lease, *, tools_enabled: bool, stop: "asyncio.Future[Stop]") -> None:
+        """Run until the answer is whole, the model fails, or `stop` is set; then commit the end.
+
+        Raises nothing that a caller could mend: where the end cannot be stored, the lease runs out,
+        and whoever takes the turn over stores it as interrupted.
+        """
+        running = _Running(lease=lease, log=self.log)
+        work = asyncio.ensure_future(self._work(running, tools_enabled=tools_enabled))
+        try:
+            either: set[asyncio.Future[Any]] = {work, stop}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+        if work.cancelled():
+            failure: BaseException | None = None
+            reason = stop.result() if stop.done() else Stop.INTERRUPTED
+        else:
+            failure, reason = work.exception(), None
+        if reason is Stop.LOST or isinstance(failure, LeaseLost):
+            _log.warning("the turn %s was taken over or deleted", lease.message_id)
+            return
+        try:
+            await self._end(running, reason, failure)
+        except LeaseLost:
+            _log.warning("the turn %s was taken over or deleted before its end", lease.message_id)
+        except StorageUnavailable:
+            _log.warning("the end of the turn %s could not be stored: its lease will run out", lease.message_id)
+
+    async def _end(self, running: _Running, reason: Stop | None, failure: BaseException | None) -> None:
+        message_id = running.lease.message_id
+        status, problem = _outcome(reason, failure)
+        async with self.new_unit(read_only=True) as unit:
+            try:
+                stored = await unit.messages.get(running.lease.owner, message_id)
+            except NotFound:
+                raise LeaseLost(message_id) from None
+        answer: Message = replace(
+            stored,
+            parts=running.answer.parts,
+            status=status,
+            model=running.model,
+            usage=running.usage,
+            error=problem,
+        )
+        end = (
+            Done(message=answer)
+            if problem is None
+            else Failed(code=problem.code, message=problem.message, message_id=message_id)
+        )
+        await self.log.end(running.lease, end, answer)
+
+    async def _work(self, running: _Running, *, tools_enabled: bool) -> None:
+        lease = running.lease
+        async with self.new_unit(read_only=True) as unit:
+            conversation = await unit.conversations.get(lease.owner, lease.conversation_id)
+            messages = await unit.messages.newest(
+                lease.owner, lease.conversation_id, limit=self.history, before=lease.message_id
+            )
+        running.model = conversation.model
+        entries = list(transcript(conversation.system_prompt, messages, budget=self.result_budget))
+        tools = self.toolbox.specs if tools_enabled else ()
+        for _ in range(self.max_rounds if tools else 0):
+            said = await self._round(running, conversation, entries, tools)
+            if not said.calls:
+                return
+            entries.append(said)
+            entries.extend(await self._run_tools(running, said.calls))
+        await self._round(running, conversation, entries, ())
+
+    async def _round(
+        self, running: _Running, conversation: Conversation, entries: Sequence[Entry], tools: tuple[ToolSpec, ...]
+    ) -> AssistantEntry:
+        """Let the model speak once; gives what it said, with the calls that are to be run."""
+        request = ModelRequest(
+            model=conversation.model,
+            entries=tuple(entries),
+            tools=tools,
+            temperature=conversation.temperature,
+            max_tokens=conversation.max_tokens,
+            thinking_enabled=conversation.thinking_enabled,
+        )
+        text: list[str] = []
+        thinking: list[str] = []
+        calls: list[ToolCall] = []
+        ended = False
+        async with aclosing(self.model.stream(request)) as events:
+            async for event in events:
+                match event:
+                    case ModelText(delta=delta):
+                        text.append(clean(delta))
+                        await running.add(Text(delta=text[-1]))
+                    case ModelThinking(delta=delta):
+                        thinking.append(clean(delta))
+                        if conversation.thinking_enabled:
+                            await running.add(Thinking(delta=thinking[-1]))
+                    case ModelToolCall(call=call) if tools:
+                        calls.append(running.unique(_cleaned(call)))
+                        await running.add(
+                            ToolCalled(id=calls[-1].id, name=calls[-1].name, arguments=calls[-1].arguments or {})
+                        )
+                    case ModelToolCall():
+                        _log.info("the model asked for a tool where it was offered none")
+                    case ModelEnd(usage=usage):
+                        ended = True
+                        if usage is not None:
+                            running.usage = usage if running.usage is None else running.usage + usage
+        if not ended:
+            raise ModelUnavailable("The model's answer broke off before its end.")
+        return AssistantEntry(text="".join(text), thinking="".join(thinking), calls=tuple(calls))
+
+    async def _run_tools(self, running: _Running, calls: Sequence[ToolCall]) -> list[ToolEntry]:
+        """Run calls together; the outcomes are logged as they come, and told to the model in the order asked."""
+        outcomes: dict[str, ToolReturned] = {}
+        async with aclosing(_as_they_come(self, calls)) as returned:
+            async for outcome in returned:
+                outcomes[outcome.id] = outcome
+                await running.add(outcome)
+        parts = {part.id: part for part in running.answer.parts if isinstance(part, ToolCallPart)}
+        return [
+            ToolEntry(call_id=call.id, name=call.name, text=within(outcome_text(parts[call.id]), self.result_budget))
+            for call in calls
+        ]
+
+    async def run_tool(self, call: ToolCall) -> ToolReturned:
+        """Run one call of a model; its failure is an outcome, not an exception."""
+        started = time.monotonic()
+        try:
+            if call.arguments is None:
+                problem = Problem(code="validation_failed", message="The arguments were no JSON object.")
+            else:
+                done = await self.toolbox.run(call.name, call.arguments)
+                return ToolReturned(
+                    id=call.id, name=call.name, success=True, result=done.result, duration_ms=done.duration_ms
+                )
+        except InvalidInput as error:
+            problem = Problem(code=error.code, message=f"Bad arguments: {error}")
+        except LuxxError as error:
+            problem = Problem(code=error.code, message=str(error))
+        duration_ms = round((time.monotonic() - started) * 1000)
+        return ToolReturned(
+            id=call.id, name=call.name, success=False, error=clean_problem(problem), duration_ms=duration_ms
+        )
+
+
+async def _as_they_come(turn: RunTurn, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolReturned, None]:
+    tasks = [asyncio.ensure_future(turn.run_tool(call)) for call in calls[:MAX_CALLS]]
+    try:
+        for call in calls[MAX_CALLS:]:
+            problem = Problem(code="tool_failed", message=f"Not run: more than {MAX_CALLS} calls at once.")
+            yield ToolReturned(id=call.id, name=call.name, success=False, error=problem, duration_ms=0)
+        for finished in asyncio.as_completed(tasks):
+            yield await finished
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _cleaned(call: ToolCall) -> ToolCall:
+    return replace(
+        call,
+        id=clean(call.id),
+        name=clean(call.name),
+        arguments=None if call.arguments is None else clean(call.arguments),
+        malformed=clean(call.malformed),
+    )
+
+
+def clean_problem(problem: Problem) -> Problem:
+    return Problem(code=problem.code, message=clean(problem.message))
+
+
+def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status, Problem | None]:
+    if reason is Stop.CANCELLED:
+        return Status.CANCELLED, None
+    if reason is not None:
+        return Status.INTERRUPTED, interrupted()
+    if failure is None:
+        return Status.COMPLETE, None
+    if isinstance(failure, LuxxError):
+        return Status.FAILED, Problem(code=failure.code, message=str(failure))
+    _log.error("a turn failed unexpectedly", exc_info=failure)
+    return Status.FAILED, Problem(code=InternalError.code, message="The answer failed by a fault of the service.")
+
+
+def interrupted() -> Problem:
+    return Problem(code=Interrupted.code, message="The answer was interrupted: the process that wrote it ended.")

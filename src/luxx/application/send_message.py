@@ -1,0 +1,119 @@
+"""Send a message: accept it, commit it, start the turn that answers it."""
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from luxx.application.ports import Clock, IdempotencyKey, KeyTaken, NewId, NewTurn, NewUnit, Remembered
+from luxx.application.supervisor import TurnSupervisor
+from luxx.domain.errors import Conflict, Fault, InternalError, InvalidInput
+from luxx.domain.message import Message, Role, Status, TextPart, content_faults
+
+KEY_LIMIT: Final = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendMessage:
+    """Store a user's message and start its answer; gives the id of the answer, to be followed with `FollowTurn`.
+
+    When this returns, the message is committed and the answer is being written, whether or not
+    anybody follows. A repeated `idempotency_key` gives the first answer's id and starts nothing.
+
+    Raises `InvalidInput`; `NotFound` `conversation_not_found`; `Conflict` `generation_in_progress` or
+    `idempotency_conflict`; `Overloaded`; `StorageUnavailable`.
+    """
+
+    new_unit: NewUnit
+    clock: Clock
+    new_id: NewId
+    supervisor: TurnSupervisor
+
+    async def __call__(
+        self,
+        *,
+        user_id: int,
+        conversation_id: str,
+        content: str,
+        tools_enabled: bool = True,
+        idempotency_key: str | None = None,
+    ) -> str:
+        faults = content_faults(content)
+        if idempotency_key is not None and not 0 < len(idempotency_key) <= KEY_LIMIT:
+            rule = Fault(field="Idempotency-Key", rule="invalid", parameters={"reason": f"1 to {KEY_LIMIT} characters"})
+            faults += (rule,)
+        if faults:
+            raise InvalidInput(*faults)
+        key = None
+        if idempotency_key is not None:
+            fingerprint = _fingerprint(conversation_id, content, tools_enabled=tools_enabled)
+            key = IdempotencyKey(key=idempotency_key, fingerprint=fingerprint)
+            if (known := await self._recall(user_id, key)) is not None:
+                return known
+        accepted = asyncio.ensure_future(
+            self._accept(user_id, conversation_id, content, tools_enabled=tools_enabled, key=key)
+        )
+        # Whoever is cancelled here must not leave a committed turn that nobody runs.
+        return await asyncio.shield(accepted)
+
+    async def _accept(
+        self, owner: int, conversation_id: str, content: str, *, tools_enabled: bool, key: IdempotencyKey | None
+    ) -> str:
+        with self.supervisor.accepting():
+            turn = self._new_turn(owner, conversation_id, content, key)
+            try:
+                async with self.new_unit() as unit:
+                    lease = await unit.turns.begin(turn)
+                    await unit.commit()
+            except KeyTaken:
+                if key is None or (known := await self._recall(owner, key)) is None:
+                    raise InternalError("An idempotency key was taken and is gone.") from None
+                return known
+            self.supervisor.start(lease, tools_enabled=tools_enabled)
+            return lease.message_id
+
+    def _new_turn(self, owner: int, conversation_id: str, content: str, key: IdempotencyKey | None) -> NewTurn:
+        now = self.clock()
+        user_message = Message(
+            id=self.new_id("msg"),
+            conversation_id=conversation_id,
+            role=Role.USER,
+            parts=(TextPart(text=content),),
+            status=Status.COMPLETE,
+            created_at=now,
+        )
+        answer = Message(
+            id=self.new_id("msg"),
+            conversation_id=conversation_id,
+            role=Role.ASSISTANT,
+            parts=(),
+            status=Status.STREAMING,
+            created_at=now,
+        )
+        return NewTurn(
+            owner=owner,
+            conversation_id=conversation_id,
+            user_message=user_message,
+            answer=answer,
+            holder=self.supervisor.holder,
+            lease_for=self.supervisor.lease_for,
+            key=key,
+        )
+
+    async def _recall(self, owner: int, key: IdempotencyKey) -> str | None:
+        async with self.new_unit(read_only=True) as unit:
+            known: Remembered | None = await unit.turns.recall(owner, key.key)
+        if known is None:
+            return None
+        if known.fingerprint != key.fingerprint:
+            raise Conflict(
+                "This Idempotency-Key was used for another message: use a new key for each message.",
+                code="idempotency_conflict",
+            )
+        return known.message_id
+
+
+def _fingerprint(conversation_id: str, content: str, *, tools_enabled: bool) -> str:
+    sent = json.dumps([conversation_id, content, tools_enabled])
+    return hashlib.sha256(sent.encode()).hexdigest()

@@ -1,0 +1,105 @@
+"""Tools: what there is, and running one within its limits."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from luxx.application.ports import Tool
+from luxx.domain.errors import LuxxError, NotFound, ToolBroken, ToolTimeout
+from luxx.domain.message import Json, clean
+from luxx.domain.tool import CATEGORIES, ToolSpec
+
+RESULT_LIMIT: Final = 1024 * 1024
+"""Bytes of one result as JSON, at most."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What a tool gave: `result` for programs, and the same as compact JSON text."""
+
+    name: str
+    result: Json
+    text: str
+    duration_ms: int
+
+
+class Toolbox:
+    """All tools of a deployment, by name.
+
+    Holds every run to `timeout` seconds and every result to `RESULT_LIMIT`, whatever the tool does
+    by itself. Names in `disabled` are absent: not listed, not shown to a model, not run.
+    """
+
+    def __init__(self, tools: Iterable[Tool], *, timeout: float = 60.0, disabled: frozenset[str] = frozenset()) -> None:
+        kept = [tool for tool in tools if tool.spec.name not in disabled]
+        order = {category: place for place, category in enumerate(CATEGORIES)}
+        kept.sort(key=lambda tool: (order.get(tool.spec.category, len(order)), tool.spec.category))
+        self._tools: Final = {tool.spec.name: tool for tool in kept}
+        self._timeout: Final = timeout
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        return tuple(tool.spec for tool in self._tools.values())
+
+    def tool(self, name: str) -> Tool:
+        """Find by name; raises `NotFound` `tool_not_found`."""
+        try:
+            return self._tools[name]
+        except KeyError:
+            raise NotFound(f"There is no tool named {name!r}.", code="tool_not_found") from None
+
+    async def run(self, name: str, arguments: Mapping[str, Json]) -> ToolResult:
+        """Run one; raises `NotFound`, `InvalidInput` and the `ToolError`s."""
+        tool = self.tool(name)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout):
+                result = clean(await tool.run(arguments))
+            text = json.dumps(result, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        except TimeoutError:
+            raise ToolTimeout(f"The tool {name} took longer than {self._timeout:g} s.") from None
+        except LuxxError:
+            raise
+        except Exception as error:  # a tool may come from anybody: its faults must not become ours
+            _log.exception("the tool %s failed unexpectedly", name)
+            raise ToolBroken(f"The tool {name} failed unexpectedly.") from error
+        if len(text.encode()) > RESULT_LIMIT:
+            raise ToolBroken(f"The result of {name} is larger than {RESULT_LIMIT} bytes: ask for less.")
+        duration_ms = round((time.monotonic() - started) * 1000)
+        return ToolResult(name=name, result=result, text=text, duration_ms=duration_ms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListTools:
+    """Give all tools, or those of a category; an unknown category has none."""
+
+    toolbox: Toolbox
+
+    def __call__(self, *, category: str | None = None) -> Sequence[ToolSpec]:
+        return [spec for spec in self.toolbox.specs if category is None or spec.category == category]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetTool:
+    """Give one tool; raises `NotFound` `tool_not_found`."""
+
+    toolbox: Toolbox
+
+    def __call__(self, *, name: str) -> ToolSpec:
+        return self.toolbox.tool(name).spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecuteTool:
+    """Run a tool by hand; raises `NotFound`, `InvalidInput` and the `ToolError`s."""
+
+    toolbox: Toolbox
+
+    async def __call__(self, *, name: str, arguments: Mapping[str, Json]) -> ToolResult:
+        return await self.toolbox.run(name, arguments)

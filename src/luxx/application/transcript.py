@@ -1,0 +1,71 @@
+"""What a model is shown: a conversation told as entries."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from luxx.application.ports import AssistantEntry, Entry, SystemEntry, ToolEntry, UserEntry
+from luxx.domain.message import Message, Part, Role, TextPart, ToolCallPart
+from luxx.domain.tool import ToolCall
+
+UNFINISHED: Final = '{"error":{"code":"cancelled","message":"The call was stopped before it had a result."}}'
+
+
+def transcript(system_prompt: str | None, messages: Sequence[Message], *, budget: int) -> tuple[Entry, ...]:
+    """Tell stored messages, oldest first; earlier tool rounds are told with their results.
+
+    `budget` is the longest tool result, in characters. Thinking is not told again.
+    """
+    entries: list[Entry] = []
+    if system_prompt:
+        entries.append(SystemEntry(text=system_prompt))
+    for message in messages:
+        if message.role is Role.USER:
+            entries.append(UserEntry(text=message.content))
+        else:
+            entries.extend(_rounds(message.parts, budget))
+    return tuple(entries)
+
+
+def _rounds(parts: Iterable[Part], budget: int) -> Iterator[Entry]:
+    """Calls that follow each other were one round: text tells where the next one began."""
+    text = ""
+    calls: list[ToolCallPart] = []
+    for part in parts:
+        match part:
+            case TextPart():
+                if calls:
+                    yield from _round(text, calls, budget)
+                    text, calls = "", []
+                text += part.text
+            case ToolCallPart():
+                calls.append(part)
+            case _:
+                pass
+    if calls:
+        yield from _round(text, calls, budget)
+    elif text:
+        yield AssistantEntry(text=text)
+
+
+def _round(text: str, calls: Sequence[ToolCallPart], budget: int) -> Iterator[Entry]:
+    asked = tuple(ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in calls)
+    yield AssistantEntry(text=text, calls=asked)
+    for call in calls:
+        yield ToolEntry(call_id=call.id, name=call.name, text=within(outcome_text(call), budget))
+
+
+def outcome_text(call: ToolCallPart) -> str:
+    """Tell the outcome of a call as compact JSON."""
+    if call.success is None:
+        return UNFINISHED
+    if call.error is not None:
+        return json.dumps({"error": {"code": call.error.code, "message": call.error.message}}, ensure_ascii=False)
+    return json.dumps(call.result, ensure_ascii=False, separators=(",", ":"))
+
+
+def within(text: str, budget: int) -> str:
+    """Cut to `budget` characters, with a word that says so."""
+    if len(text) <= budget:
+        return text
+    return f"{text[:budget]}\n[cut: {len(text) - budget} of {len(text)} characters left out]"

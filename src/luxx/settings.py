@@ -1,0 +1,224 @@
+"""All settings of the service: read once from the environment, checked at once."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+from luxx.domain.errors import LuxxError
+
+PREFIX: Final = "LUXX_"
+T = TypeVar("T")
+
+
+class BadSettings(LuxxError):
+    """One or more settings cannot be used; `faults` holds a sentence for each."""
+
+    code = "bad_settings"
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(["Bad settings:", *(f"  {fault}" for fault in faults)]))
+        self.faults = tuple(faults)
+
+
+def _setting(default: Any, read: Callable[[str], object], about: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"read": read, "about": about})
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in schemes or not (parts.netloc or parts.path):
+            raise ValueError(f"must be a URL that starts with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return value.rstrip("/")
+
+    return read
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"-?\d{1,18}", value) or not least <= int(value) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(value)
+
+    return read
+
+
+def _seconds(least: float, most: float) -> Callable[[str], float]:
+    def read(value: str) -> float:
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value) or not least <= float(value) <= most:
+            raise ValueError(f"must be a number of seconds from {least:g} to {most:g}")
+        return float(value)
+
+    return read
+
+
+def _hours(least: float, most: float) -> Callable[[str], timedelta]:
+    def read(value: str) -> timedelta:
+        if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", value) or not least <= float(value) <= most:
+            raise ValueError(f"must be a number of hours from {least:g} to {most:g}")
+        return timedelta(hours=float(value))
+
+    return read
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of: {', '.join(choices)}")
+        return value
+
+    return read
+
+
+def _words(value: str) -> frozenset[str]:
+    return frozenset(re.split(r"[\s,]+", value.strip())) - {""}
+
+
+def _hosts(value: str) -> frozenset[str]:
+    words = _words(value)
+    for word in words:
+        if "/" in word:
+            try:
+                ip_network(word)
+            except ValueError:
+                raise ValueError(f"must be host names, addresses or CIDR blocks; {word!r} is none") from None
+    return words
+
+
+def _secret(value: str) -> str:
+    if len(value.encode()) < 32:
+        raise ValueError("must have at least 32 bytes; make one with: openssl rand -base64 48")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings; a field `x` is read from the variable `LUXX_X`."""
+
+    data_dir: Path = _setting(Path(".luxx"), Path, "where the embedded database and the made secret are kept")
+    database_url: str | None = _setting(
+        None,
+        _url("sqlite", "postgresql", "postgres"),
+        "`sqlite:///path` or `postgresql://user:password@host/name`; without it, `luxx.db` in the data directory",
+        secret=True,
+    )
+    database_pool: int = _setting(10, _whole(1, 1000), "database connections of one process, at most")
+    jwt_secret: str | None = _setting(
+        None, _secret, "signs the access tokens; required with Postgres, else made once and kept", secret=True
+    )
+    token_hours: timedelta = _setting(timedelta(hours=24), _hours(0.01, 8760), "how long a login lasts")
+    llm_base_url: str | None = _setting(
+        None, _url("http", "https"), "an OpenAI-compatible `/v1` root; without it, the built-in offline model answers"
+    )
+    llm_api_key: str | None = _setting(None, _text, "the key for it", secret=True)
+    llm_thinking: str = _setting(
+        "glm",
+        _one_of("glm", "enable_thinking", "reasoning_effort", "none"),
+        "how this provider is asked to think: `glm` (`thinking: {type}`), `enable_thinking`, `reasoning_effort`, `none`",
+    )
+    llm_connect_seconds: float = _setting(10.0, _seconds(0.1, 600), "deadline for the connection to the model")
+    llm_first_token_seconds: float = _setting(60.0, _seconds(0.1, 3600), "deadline for the model's first event")
+    llm_idle_seconds: float = _setting(60.0, _seconds(0.1, 3600), "deadline for each further event")
+    llm_total_seconds: float = _setting(600.0, _seconds(1, 86400), "deadline for one whole round of the model")
+    llm_retries: int = _setting(2, _whole(0, 10), "further tries before the model's first event")
+    default_model: str = _setting("glm-5", _text, "the model of conversations that name none")
+    max_tool_rounds: int = _setting(10, _whole(0, 100), "rounds with tool calls in one answer, at most")
+    tool_seconds: float = _setting(60.0, _seconds(0.1, 3600), "deadline for one tool call")
+    tool_result_chars: int = _setting(20_000, _whole(100, 1_000_000), "characters of a tool result shown to the model")
+    disabled_tools: frozenset[str] = _setting(frozenset(), _words, "names of tools that this deployment does not offer")
+    history_messages: int = _setting(1000, _whole(1, 100_000), "earlier messages shown to the model, at most")
+    log_hours: timedelta = _setting(
+        timedelta(hours=24), _hours(0.01, 8760), "how long a finished stream can be replayed"
+    )
+    grace_seconds: float = _setting(30.0, _seconds(0, 3600), "how long SIGTERM lets running answers finish")
+    max_turns: int = _setting(10_000, _whole(1, 1_000_000), "answers written at once by one process, at most")
+    fetch_allow_hosts: frozenset[str] = _setting(
+        frozenset(), _hosts, "hosts or CIDR blocks that the crawler may reach although they are private"
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read `environ` (the process's and `.env`, if None); raises `BadSettings` with every fault at once.
+
+        An empty variable counts as absent; a `LUXX_` variable that is no setting is a fault.
+        """
+        given = _environment() if environ is None else environ
+        known = {f"{PREFIX}{one.name.upper()}": one for one in fields(cls)}
+        faults = [
+            f"{name} is no setting; {_nearest(name, known)}"
+            for name in sorted(given)
+            if name.startswith(PREFIX) and name not in known and not name.startswith(f"{PREFIX}TEST_")
+        ]
+        values: dict[str, object] = {}
+        for name, one in known.items():
+            text = given.get(name, "").strip()
+            if not text:
+                continue
+            try:
+                values[one.name] = one.metadata["read"](text)
+            except ValueError as error:
+                shown = "" if not one.repr else f", not {text!r}"
+                faults.append(f"{name} {error}{shown}")
+        url = given.get(f"{PREFIX}DATABASE_URL", "")
+        if url.startswith("postgres") and not given.get(f"{PREFIX}JWT_SECRET"):
+            faults.append(
+                f"{PREFIX}JWT_SECRET is required with Postgres, the same for every process; "
+                "make one with: openssl rand -base64 48"
+            )
+        if faults:
+            raise BadSettings(faults)
+        return cls(**values)  # type: ignore[arg-type]  # each value comes from its own field's reader
+
+    @property
+    def on_postgres(self) -> bool:
+        return self.database_url is not None and self.database_url.startswith("postgres")
+
+    @property
+    def storage_url(self) -> str:
+        """The database's URL, the embedded default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'luxx.db'}"
+
+
+def _environment() -> Mapping[str, str]:
+    from dotenv import dotenv_values  # noqa: PLC0415  # who gives the environment needs no dotenv
+
+    return {name: text for name, text in dotenv_values(".env").items() if text is not None} | os.environ
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415  # only bad settings need it
+
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else "see docs/settings.md for those there are"
+
+
+def settings_table() -> str:
+    """Tell all settings as a Markdown table, for the documentation."""
+    rows = ["| variable | default | |", "| --- | --- | --- |"]
+    for one in fields(Settings):
+        rows.append(f"| `{PREFIX}{one.name.upper()}` | {_shown(one.default)} | {one.metadata['about']} |")
+    return "\n".join(rows)
+
+
+def _shown(default: object) -> str:
+    match default:
+        case None:
+            return "none"
+        case frozenset():
+            return "none"
+        case timedelta():
+            return f"`{default.total_seconds() / 3600:g}`"
+        case float():
+            return f"`{default:g}`"
+        case _:
+            return "none" if default is MISSING else f"`{default}`"

@@ -1,0 +1,78 @@
+"""Finding tools: in the modules of `luxx.adapters.tools`, and in other packages by entry point."""
+
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Final
+
+import luxx.adapters.tools
+from luxx.adapters.tools.declare import BoundTool, DeclaredTool
+from luxx.adapters.tools.resources import ToolResources
+from luxx.domain.tool import CATEGORIES
+
+ENTRY_POINTS: Final = "luxx.tools"
+"""The group under which another package names a tool, or a module with tools."""
+
+
+class ToolsMisdeclared(Exception):
+    """The tools cannot be loaded as they are: the text says which, and why."""
+
+
+def load_tools(resources: ToolResources) -> tuple[BoundTool, ...]:
+    """Find all tools and give them their resources, in the order of categories, then of names.
+
+    Raises `ToolsMisdeclared` for two tools of one name, and for an entry point that gives no tool.
+    """
+    found: dict[str, tuple[DeclaredTool, str]] = {}
+    for declared, source in (*_own(), *_foreign()):
+        if declared.name in found:
+            other = found[declared.name][1]
+            raise ToolsMisdeclared(f"{source} and {other} both declare a tool named {declared.name!r}; rename one")
+        found[declared.name] = (declared, source)
+    tools = [declared.bind(resources) for declared, _ in found.values()]
+    return tuple(sorted(tools, key=_place))
+
+
+def _place(tool: BoundTool) -> tuple[int, str, str]:
+    category = tool.spec.category
+    known = CATEGORIES.index(category) if category in CATEGORIES else len(CATEGORIES)
+    return known, category, tool.spec.name
+
+
+def _own() -> Iterator[tuple[DeclaredTool, str]]:
+    package = luxx.adapters.tools
+    for entry in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if not entry.ispkg:
+            yield from _tools_of(import_module(entry.name))
+
+
+def _foreign() -> Iterator[tuple[DeclaredTool, str]]:
+    for entry in entry_points(group=ENTRY_POINTS):
+        source = _source(entry)
+        try:
+            found = entry.load()
+        except Exception as error:
+            # Whatever a foreign module raises: the operator needs to know which package it is.
+            raise ToolsMisdeclared(f"{source} cannot be loaded: {type(error).__name__}: {error}") from error
+        if isinstance(found, DeclaredTool):
+            yield found, source
+            continue
+        tools = [declared for declared, _ in _tools_of(found)] if isinstance(found, ModuleType) else []
+        if not tools:
+            raise ToolsMisdeclared(f"{source} names {entry.value}, which is neither a tool nor a module with tools")
+        for declared in tools:
+            yield declared, source
+
+
+def _source(entry: EntryPoint) -> str:
+    package = entry.dist.name if entry.dist is not None else "an unknown package"
+    return f"the entry point {entry.name} of {package}"
+
+
+def _tools_of(module: ModuleType) -> Iterator[tuple[DeclaredTool, str]]:
+    for value in vars(module).values():
+        # A tool that a module has only imported belongs to where it was declared.
+        if isinstance(value, DeclaredTool) and value.function.__module__ == module.__name__:
+            yield value, module.__name__

@@ -1,0 +1,140 @@
+"""What runs in a worker process: read a job, run it within the limits, write the outcome, again.
+
+A frame is four bytes of length (big-endian) and as many bytes of JSON. A job is
+`{"job": "module:function", "arguments": [...], "seconds": n}`; an outcome is `{"result": ...}` or
+`{"refused"|"broken"|"timeout": "text"}`, each with `"peak"`, the most memory ever used, in KiB.
+
+Standard library only: this is all that a fresh child loads.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import math
+import os
+import signal
+import struct
+import sys
+from typing import IO, Any, Final
+
+from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
+
+LENGTH: Final = struct.Struct(">I")
+OPEN_FILES: Final = 64
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+
+
+def main(parent: int, memory_bytes: int, result_bytes: int) -> None:
+    """Serve jobs from standard input until it ends; `parent` is the process to live and die with."""
+    jobs = os.fdopen(os.dup(0), "rb")
+    outcomes = os.fdopen(os.dup(1), "wb")
+    # Whatever a library prints must not end up between the frames.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1):
+        os.dup2(nowhere, stream)
+    _die_with(parent)
+    _bound(memory_bytes)
+    while frame := read_frame(jobs):
+        outcome = _run(frame)
+        write_frame(outcomes, _encoded(outcome, result_bytes))
+
+
+def read_frame(stream: IO[bytes]) -> bytes:
+    """Read one frame; empty at the end of the stream."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return b""
+    return stream.read(LENGTH.unpack(head)[0])
+
+
+def write_frame(stream: IO[bytes], frame: bytes) -> None:
+    stream.write(LENGTH.pack(len(frame)))
+    stream.write(frame)
+    stream.flush()
+
+
+def _die_with(parent: int) -> None:
+    """End together with the parent, even one that was killed; elsewhere than on Linux the closed pipe does it."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # Nobody but root may look into this process.
+        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _bound(memory_bytes: int) -> None:
+    try:
+        import resource  # noqa: PLC0415 - there is none on Windows
+    except ImportError:
+        return
+    # Not RLIMIT_NPROC: it counts threads, of all processes of the user, and DuckDB starts some.
+    limits = {"RLIMIT_AS": memory_bytes, "RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0, "RLIMIT_NOFILE": OPEN_FILES}
+    for name, limit in limits.items():
+        # A system that does not know a limit, or holds a lower one already, keeps its own.
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            resource.setrlimit(getattr(resource, name), (limit, limit))
+
+
+def _allow_cpu(seconds: float) -> None:
+    """Let this process use so much more processor time; the kernel ends it then, if the parent did not before."""
+    try:
+        import resource  # noqa: PLC0415 - there is none on Windows
+    except ImportError:
+        return
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    until = math.ceil(usage.ru_utime + usage.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (until, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _peak() -> int:
+    try:
+        import resource  # noqa: PLC0415 - there is none on Windows
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
+
+
+def _run(frame: bytes) -> dict[str, Any]:
+    try:
+        order = json.loads(frame)
+        _allow_cpu(order["seconds"])
+        module, _, name = order["job"].partition(":")
+        function = getattr(importlib.import_module(module), name)
+        return {"result": function(*order["arguments"])}
+    except ToolRefused as error:
+        return {"refused": str(error)}
+    except ToolTimeout as error:
+        return {"timeout": str(error)}
+    except ToolBroken as error:
+        return {"broken": str(error)}
+    except MemoryError:
+        return {"refused": "this needs more memory than a tool may use; try it with less data"}
+    except RecursionError:
+        return {"refused": "this is nested too deeply; try something flatter"}
+    except Exception as error:  # noqa: BLE001 - a job's mistake must not take the worker's protocol down
+        return {"broken": f"the tool failed with {type(error).__name__}"}
+
+
+def _encoded(outcome: dict[str, Any], result_bytes: int) -> bytes:
+    peak = _peak()
+    try:
+        text = json.dumps(outcome | {"peak": peak}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        # Half a surrogate pair has no form in UTF-8.
+        frame = text.encode(errors="replace")
+    except MemoryError:
+        return _small({"refused": "the result is too large; ask for less"}, peak)
+    except (TypeError, ValueError, RecursionError) as error:
+        return _small({"broken": f"the tool gave no JSON ({type(error).__name__})"}, peak)
+    if len(frame) > result_bytes:
+        reason = f"the result is too large ({len(frame)} bytes, at most {result_bytes}); ask for less"
+        return _small({"refused": reason}, peak)
+    return frame
+
+
+def _small(outcome: dict[str, Any], peak: int) -> bytes:
+    return json.dumps(outcome | {"peak": peak}).encode()

@@ -176,7 +176,8 @@ class _Words:
         if isinstance(value, dict) and value.get("success") is True and "result" in value:
             value = value["result"]
         if call.name == "calculate" and call.arguments:
-            return f"{call.arguments.get('expression')} = {_figure(value)}"
+            sign = "≈" if isinstance(value, dict) and value.get("exact") is False else "="
+            return f"{call.arguments.get('expression')} {sign} {_figure(value)}"
         shown = _shown(value)
         separator = "\n" if "\n" in shown or shown.startswith("- ") else " "
         return (
@@ -202,7 +203,7 @@ def _problem(value: Json) -> str | None:
 
 def _figure(value: Json) -> str:
     if isinstance(value, dict):
-        value = next((value[key] for key in ("result", "value") if key in value), value)
+        value = next((value[key] for key in ("text", "result", "value") if key in value), value)
     return _inline(value)
 
 
@@ -222,6 +223,8 @@ def _cut(text: str) -> str:
 def _shown(value: Json) -> str:
     """Put a JSON value into readable text."""
     match value:
+        case {"timezone": str(zone), "date": str(date), "time": str(time), "weekday": str(weekday)}:
+            return f"{zone}: {date} {time} ({weekday})"
         case {"columns": [*columns], "rows": [*rows]} if all(isinstance(row, list) for row in rows):
             return _grid([str(column) for column in columns], rows)
         case [{}, *_] if all(isinstance(row, dict) for row in value):

@@ -378,7 +378,8 @@ _SPELLED: Final = (
     (re.compile(r"(?<=[\d)])\s*(?:\bminus\b|减去?)\s*(?=[\d(])", re.IGNORECASE), " - "),
     (re.compile(r"(?<=[\d)])\s*(?:\btimes\b|\bmultiplied by\b|乘以?|×|\bx\b)\s*(?=[\d(])", re.IGNORECASE), " * "),
     (re.compile(r"(?<=[\d)])\s*(?:\bdivided by\b|除以|÷)\s*(?=[\d(])", re.IGNORECASE), " / "),
-    (re.compile(r"(?<=[\d)])\s*(?:\bto the power of\b|\^|的)\s*(?=[\d(])", re.IGNORECASE), " ** "),
+    (re.compile(r"(?<=[\d)])\s*(?:\bto the power of\b|\^)\s*(?=[\d(])", re.IGNORECASE), " ** "),
+    (re.compile(r"(?<=[\d)])\s*的\s*(\d{1,9})\s*次方"), r" ** \1"),
 )
 _MARKS: Final = str.maketrans("（）＋－−＊／×÷", "()+--*/*/")
 

@@ -1,0 +1,477 @@
+"""Answers of OpenAI-compatible providers, well and badly behaved, as model events."""
+
+import asyncio
+import gzip
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
+from luxx.application.ports import (
+    AssistantEntry,
+    ModelEnd,
+    ModelEvent,
+    ModelRequest,
+    ModelText,
+    ModelThinking,
+    ModelToolCall,
+    UserEntry,
+)
+from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
+from luxx.domain.message import Usage
+from luxx.domain.tool import ToolCall, ToolSpec
+from luxx.testing.contracts.chat_model import heard, heard_until_error, text_in
+from luxx.testing.upstream import DONE, Reply, ScriptedUpstream, Step, delta, event, finish, saying, usage
+
+TOOL: Final = ToolSpec(name="get_weather", description="", category="weather", parameters={"type": "object"})
+REQUEST: Final = ModelRequest(
+    model="glm-5", entries=(UserEntry(text="Hi"),), tools=(TOOL,), temperature=1.0, max_tokens=100
+)
+
+Answered: TypeAlias = Callable[..., Any]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    async with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def model(upstream: ScriptedUpstream) -> AsyncIterator[OpenAIChatModel]:
+    model = OpenAIChatModel(OpenAISettings(base_url=upstream.url, retries=0, idle_s=2, first_token_s=2))
+    yield model
+    await model.aclose()
+
+
+@pytest.fixture
+def answered(upstream: ScriptedUpstream, model: OpenAIChatModel) -> Answered:
+    """Play these steps and give the events that come of them, and the error, if any."""
+
+    async def play(*steps: Step, **reply: Any) -> tuple[list[ModelEvent], ModelError | None]:
+        upstream.play(Reply(steps=steps, **reply))
+        return await heard_until_error(model, REQUEST)
+
+    return play
+
+
+def calls_in(events: Sequence[ModelEvent]) -> list[ToolCall]:
+    return [event.call for event in events if isinstance(event, ModelToolCall)]
+
+
+def fragment(
+    name: str | None = None, arguments: Any = None, *, index: int | None = 0, call_id: str | None = None
+) -> bytes:
+    """Give a chunk with one tool-call fragment; what is None is left out."""
+    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
+    call = {"index": index, "id": call_id, "function": function}
+    return delta(tool_calls=[{key: value for key, value in call.items() if value is not None}])
+
+
+# --- text, thinking, usage --------------------------------------------------------------------------
+
+
+async def test_text_and_thinking_come_in_order_with_reason_and_usage(
+    upstream: ScriptedUpstream, model: OpenAIChatModel
+) -> None:
+    upstream.play(saying("你", "好", thinking="hm", reason="length"))
+    assert await heard(model, REQUEST) == [
+        ModelThinking("hm"),
+        ModelText("你"),
+        ModelText("好"),
+        ModelEnd("length", Usage(prompt_tokens=7, completion_tokens=2, total_tokens=9)),
+    ]
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_thinking_is_read_under_both_of_its_names(answered: Answered, field: str) -> None:
+    events, _ = await answered(delta(**{field: "hm"}), delta(content="a"), finish(), DONE)
+    assert events == [ModelThinking("hm"), ModelText("a"), ModelEnd("stop")]
+
+
+async def test_thinking_sent_under_both_names_at_once_is_given_once(answered: Answered) -> None:
+    events, _ = await answered(delta(reasoning_content="hm", reasoning="hm"), finish(), DONE)
+    assert events == [ModelThinking("hm"), ModelEnd("stop")]
+
+
+async def test_null_empty_and_unknown_fields_are_read_over(answered: Answered) -> None:
+    events, error = await answered(
+        event({"choices": None, "usage": None, "error": None}),
+        event({"choices": [], "x": {"y": [1]}}),
+        event({"choices": [{"delta": None}]}),
+        event({"choices": [{"index": 0.0, "delta": {"content": None, "tool_calls": None, "role": "assistant"}}]}),
+        event({"choices": [{"delta": {"content": ""}, "logprobs": {}, "finish_reason": ""}]}),
+        delta(content="a"),
+        b"data:\n\n: a comment\n\n",
+        finish(),
+        event({"usage": {"prompt_tokens": 3.0, "completion_tokens": 4.0, "total_tokens": None, "details": {}}}),
+        DONE,
+    )
+    assert error is None
+    assert events == [ModelText("a"), ModelEnd("stop", Usage(prompt_tokens=3, completion_tokens=4, total_tokens=7))]
+
+
+async def test_content_in_typed_parts_is_read(answered: Answered) -> None:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a"}]
+    events, _ = await answered(delta(content=parts), finish(), DONE)
+    assert events == [ModelThinking("hm"), ModelText("a"), ModelEnd("stop")]
+
+
+async def test_other_choices_than_the_first_are_read_over(answered: Answered) -> None:
+    other = event({"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "stop"}]})
+    events, _ = await answered(delta(content="a"), other, finish(), DONE)
+    assert text_in(events) == "a"
+
+
+async def test_an_answer_needs_no_done_once_it_has_a_finish_reason(answered: Answered) -> None:
+    events, error = await answered(delta(content="a"), finish())
+    assert error is None
+    assert events[-1] == ModelEnd("stop")
+
+
+async def test_a_whole_answer_in_one_json_object_is_read_too(answered: Answered) -> None:
+    call = {"id": "c", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
+    message = {"role": "assistant", "content": "a", "reasoning_content": "hm", "tool_calls": [call, call]}
+    whole = {
+        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+    }
+    events, error = await answered(json.dumps(whole).encode(), content_type="application/json; charset=utf-8")
+    assert error is None
+    assert events[:2] == [ModelThinking("hm"), ModelText("a")]
+    assert [(call.id, call.arguments) for call in calls_in(events)] == [
+        ("c", {"city": "Oslo"}),
+        ("c_2", {"city": "Oslo"}),
+    ]
+    assert events[-1] == ModelEnd("tool_calls", Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3))
+
+
+async def test_a_json_object_that_is_no_completion_is_a_failure(answered: Answered) -> None:
+    _, error = await answered(b'{"hello": "world"}', content_type="application/json")
+    assert isinstance(error, ModelUnavailable)
+
+
+# --- surrogate halves -------------------------------------------------------------------------------
+
+
+async def test_surrogate_halves_in_neighbouring_deltas_are_joined(answered: Answered) -> None:
+    high = b'data: {"choices":[{"delta":{"content":"a\\ud83d"}}]}\n\n'
+    low = b'data: {"choices":[{"delta":{"content":"\\ude00b"}}]}\n\n'
+    events, _ = await answered(high, low, finish(), DONE)
+    assert events == [ModelText("a"), ModelText("😀b"), ModelEnd("stop")]
+
+
+async def test_surrogate_halves_without_the_other_become_replacement_characters(answered: Answered) -> None:
+    low = b'data: {"choices":[{"delta":{"content":"\\ude00"}}]}\n\n'
+    high = b'data: {"choices":[{"delta":{"content":"\\ud83d"}}]}\n\n'
+    events, _ = await answered(low, high, delta(content="a"), high, finish(), DONE)
+    assert text_in(events) == "\ufffd\ufffda\ufffd"
+
+
+async def test_bytes_that_are_no_utf8_become_replacement_characters(answered: Answered) -> None:
+    events, _ = await answered(b'data: {"choices":[{"delta":{"content":"a\xffb"}}]}\n\n', finish(), DONE)
+    assert text_in(events) == "a\ufffdb"
+
+
+async def test_u_0000_which_no_store_takes_becomes_a_replacement_character(answered: Answered) -> None:
+    events, _ = await answered(delta(content="a\0"), fragment("t\0", '"\\u0000'), finish(), DONE)
+    assert text_in(events) == "a\ufffd"
+    assert calls_in(events)[0].name == "t\ufffd"
+
+
+async def test_a_surrogate_half_in_arguments_spoils_neither_the_call_nor_the_rest(answered: Answered) -> None:
+    events, _ = await answered(fragment("get_weather", '{"city": "\\ud83d", "n": 1}'), finish(), DONE)
+    assert calls_in(events)[0].arguments == {"city": "\ufffd", "n": 1}
+
+
+# --- tool calls -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        pytest.param([fragment("get_weather", '{"city": "Oslo"}', call_id="c")], id="whole, in one chunk"),
+        pytest.param(
+            [fragment("get_weather", "", call_id="c"), *(fragment(None, letter) for letter in '{"city": "Oslo"}')],
+            id="arguments letter by letter",
+        ),
+        pytest.param(
+            [fragment("get_weather", '{"ci'), fragment(None, 'ty": "Oslo"}', call_id="c")], id="the id comes late"
+        ),
+        pytest.param(
+            [fragment("get_weather", '{"ci', call_id="c"), fragment("get_weather", 'ty": "Oslo"}', call_id="c")],
+            id="id and name with every fragment",
+        ),
+        pytest.param(
+            [fragment("get_", "", call_id="c"), fragment("weather", '{"city": '), fragment(None, '"Oslo"}')],
+            id="the name in pieces",
+        ),
+        pytest.param([fragment("get_", call_id="c"), fragment("get_weather", '{"city": "Oslo"}')], id="the name grows"),
+        pytest.param(
+            [fragment("get_weather", '{"city": ', index=None, call_id="c"), fragment(None, '"Oslo"}', index=None)],
+            id="no index",
+        ),
+        pytest.param([fragment("get_weather", {"city": "Oslo"}, call_id="c")], id="arguments as an object"),
+        pytest.param(
+            [
+                fragment("get_weather", '{"city"', call_id="c"),
+                fragment(None, ': "Oslo"', call_id="another"),
+                fragment(None, "}", call_id="and-another"),
+            ],
+            id="another id with every fragment",
+        ),
+        pytest.param(
+            [fragment("get_weather", '{"city": "Oslo"}', call_id="c"), fragment("get_weather", "")],
+            id="the name once more at the end",
+        ),
+    ],
+)
+async def test_a_call_is_the_same_however_it_is_cut(answered: Answered, fragments: list[bytes]) -> None:
+    events, error = await answered(*fragments, finish("tool_calls"), DONE)
+    assert error is None
+    assert events == [
+        ModelToolCall(ToolCall(id="c", name="get_weather", arguments={"city": "Oslo"})),
+        ModelEnd("tool_calls"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        pytest.param(
+            [
+                fragment("a", '{"n"', index=0, call_id="c1"),
+                fragment("b", '{"n"', index=1, call_id="c2"),
+                fragment(None, ": 1}", index=0),
+                fragment(None, ": 2}", index=1),
+            ],
+            id="interleaved",
+        ),
+        pytest.param(
+            [fragment("a", '{"n": 1}', index=0, call_id="c1"), fragment("b", '{"n": 2}', index=0, call_id="c2")],
+            id="the same index",
+        ),
+        pytest.param(
+            [fragment("a", '{"n": 1}', index=None, call_id="c1"), fragment("b", '{"n": 2}', index=None, call_id="c2")],
+            id="no index",
+        ),
+        pytest.param(
+            [
+                fragment("a", '{"n"', index=None, call_id="c1"),
+                fragment("b", '{"n"', index=None, call_id="c2"),
+                fragment(None, ": 1}", index=None, call_id="c1"),
+                fragment(None, ": 2}", index=None, call_id="c2"),
+            ],
+            id="no index, told apart by id",
+        ),
+        pytest.param(
+            [
+                delta(
+                    tool_calls=[
+                        {"id": "c1", "function": {"name": "a", "arguments": '{"n": 1}'}},
+                        {"id": "c2", "function": {"name": "b", "arguments": {"n": 2}}},
+                    ]
+                )
+            ],
+            id="both in one chunk",
+        ),
+    ],
+)
+async def test_two_calls_are_told_apart(answered: Answered, fragments: list[bytes]) -> None:
+    events, _ = await answered(*fragments, finish("tool_calls"), DONE)
+    assert [(call.id, call.name, call.arguments) for call in calls_in(events)] == [
+        ("c1", "a", {"n": 1}),
+        ("c2", "b", {"n": 2}),
+    ]
+
+
+async def test_two_calls_at_one_index_without_ids_are_told_apart(answered: Answered) -> None:
+    events, _ = await answered(fragment("a", "{}"), fragment("a", "{}"), finish(), DONE)
+    calls = calls_in(events)
+    assert [call.name for call in calls] == ["a", "a"]
+    assert len({call.id for call in calls}) == 2
+
+
+@pytest.mark.parametrize("arguments", [None, "", " ", "{}", {}])
+async def test_a_call_without_arguments_has_none(answered: Answered, arguments: Any) -> None:
+    events, _ = await answered(fragment("get_weather", arguments, call_id="c"), finish(), DONE)
+    assert calls_in(events)[0].arguments == {}
+
+
+@pytest.mark.parametrize("text", ['{"city": ', "[1]", '"x"', "null", "{} {}", '{"n": NaN}', "[" * 100_000])
+async def test_arguments_that_are_no_object_are_kept_as_the_text_they_were(answered: Answered, text: str) -> None:
+    events, error = await answered(fragment("get_weather", text, call_id="c"), finish(), DONE)
+    assert error is None
+    (call,) = calls_in(events)
+    assert (call.arguments, call.malformed) == (None, text)
+
+
+async def test_integers_of_any_size_in_arguments_stay_exact(answered: Answered) -> None:
+    events, _ = await answered(fragment("t", '{"n": 123456789012345678901234567890}'), finish(), DONE)
+    assert calls_in(events)[0].arguments == {"n": 123456789012345678901234567890}
+
+
+async def test_ids_given_twice_or_used_in_an_earlier_round_are_made_unique(
+    upstream: ScriptedUpstream, model: OpenAIChatModel
+) -> None:
+    earlier = AssistantEntry(calls=(ToolCall(id="c", name="a", arguments={}),))
+    request = ModelRequest(model="m", entries=(UserEntry(text="Hi"), earlier), temperature=1, max_tokens=9)
+    chunks = (fragment("a", "{}", index=number, call_id=given) for number, given in enumerate(["c", "c", None]))
+    upstream.play(Reply(steps=(*chunks, finish(), DONE)))
+    ids = [call.id for call in calls_in(await heard(model, request))]
+    assert len({"c", *ids}) == 4
+
+
+async def test_calls_of_an_answer_that_breaks_off_are_not_given(answered: Answered) -> None:
+    events, error = await answered(delta(content="a"), fragment("t", "{}"))
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelUnavailable)
+
+
+# --- failures inside an answer ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [(), (DONE,)])
+async def test_an_end_without_a_finish_reason_is_a_failure(answered: Answered, end: tuple[bytes, ...]) -> None:
+    events, error = await answered(delta(content="a"), *end)
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelUnavailable)
+
+
+@pytest.mark.parametrize("reason", ["error", "network_error"])
+async def test_a_finish_reason_that_says_broken_is_a_failure(answered: Answered, reason: str) -> None:
+    _, error = await answered(delta(content="a"), finish(reason), DONE)
+    assert isinstance(error, ModelUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("object_", "kind"),
+    [
+        ({"error": {"message": "SECRET", "code": 429}}, ModelRateLimited),
+        ({"error": {"message": "SECRET", "code": "503"}}, ModelUnavailable),
+        ({"error": {"message": "SECRET", "type": "rate_limit_error"}}, ModelRateLimited),
+        ({"error": {"message": "SECRET", "code": "context_length_exceeded"}}, ModelRejected),
+        ({"error": {"message": "SECRET", "type": "authentication_error"}}, ModelRejected),
+        ({"error": {"message": "SECRET", "type": "timeout"}}, ModelTimeout),
+        ({"error": {"message": "SECRET", "code": "1234"}}, ModelUnavailable),
+        ({"error": "SECRET"}, ModelUnavailable),
+        ({"object": "error", "message": "SECRET", "code": 400}, ModelRejected),
+    ],
+)
+async def test_an_error_object_in_the_stream_is_raised_after_what_came_before_it(
+    answered: Answered, object_: Any, kind: type[ModelError]
+) -> None:
+    events, error = await answered(delta(content="a") + event(object_))
+    assert events == [ModelText("a")]
+    assert type(error) is kind
+    assert "SECRET" not in str(error)
+
+
+async def test_an_event_of_the_type_error_is_an_error_whatever_its_data(answered: Answered) -> None:
+    _, error = await answered(b'event: error\ndata: {"code": "x", "message": "SECRET"}\n\n')
+    assert isinstance(error, ModelUnavailable)
+    assert "SECRET" not in str(error)
+
+
+@pytest.mark.parametrize("data", ["{", "<p>SECRET</p>", "[]", '"x"', '{"choices": 5}', "[" * 100_000])
+async def test_data_that_is_no_chunk_is_a_failure(answered: Answered, data: str) -> None:
+    events, error = await answered(delta(content="a") + event(data))
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelUnavailable)
+    assert "SECRET" not in str(error)
+
+
+# --- compression ------------------------------------------------------------------------------------
+
+WHOLE: Final = delta(content="a") + delta(content="b") + finish() + DONE
+
+
+async def test_an_answer_compressed_without_being_asked_for_is_read(answered: Answered) -> None:
+    compressed = gzip.compress(WHOLE)
+    slices = (compressed[place : place + 7] for place in range(0, len(compressed), 7))
+    events, error = await answered(*slices, headers={"Content-Encoding": "gzip"})
+    assert error is None
+    assert text_in(events) == "ab"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [
+        pytest.param("gzip", b"no gzip at all", id="broken"),
+        pytest.param("gzip", gzip.compress(WHOLE)[:40], id="cut off"),
+        pytest.param("br", WHOLE, id="unknown"),
+    ],
+)
+async def test_what_cannot_be_decompressed_is_a_failure(answered: Answered, encoding: str, data: bytes) -> None:
+    _, error = await answered(data, headers={"Content-Encoding": encoding})
+    assert isinstance(error, ModelUnavailable)
+
+
+async def test_a_small_answer_that_inflates_without_end_is_cut_off(upstream: ScriptedUpstream) -> None:
+    bomb = gzip.compress(b": nothing\n" * 1_000_000)
+    upstream.play(Reply(steps=(bomb,), headers={"Content-Encoding": "gzip"}))
+    model = OpenAIChatModel(OpenAISettings(base_url=upstream.url, response_limit=1 << 20))
+    with pytest.raises(ModelUnavailable, match="1048576 bytes"):
+        await heard(model, REQUEST)
+    await model.aclose()
+
+
+# --- slices -----------------------------------------------------------------------------------------
+
+
+class Slices(httpx.AsyncBaseTransport, httpx.AsyncByteStream):
+    """A network that delivers an answer in given slices."""
+
+    def __init__(self, slices: Sequence[bytes]) -> None:
+        self._slices = slices
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        del request
+        return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=self)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for slice_ in self._slices:
+            yield slice_
+
+
+def outcome(slices: Sequence[bytes]) -> tuple[list[ModelEvent], str]:
+    async def read() -> tuple[list[ModelEvent], str]:
+        model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1"), transport=Slices(slices))
+        events, error = await heard_until_error(model, REQUEST)
+        await model.aclose()
+        return events, repr(error)
+
+    return asyncio.run(read())
+
+
+CHUNKS: Final = (
+    delta(content="你好😀"),
+    b'data: {"choices":[{"delta":{"content":"\\ud83d"}}]}\r\n\r\n',
+    b'data: {"choices":[{"delta":{"content":"\\ude00"}}]}\r\r',
+    b'data: {"choices":\ndata: [{"delta":{"reasoning":"hm"}}]}\n\n',
+    b": comment\n\n",
+    fragment("get_", '{"城', call_id="c"),
+    fragment("weather", '": "京"}'),
+    event({"error": {"code": 500}}),
+    event("{"),
+    finish(),
+    usage(1, 2),
+    DONE,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(chunks=st.lists(st.sampled_from(CHUNKS), max_size=8), cuts=st.sets(st.integers(0, 900)), end=st.booleans())
+def test_any_slicing_of_the_bytes_gives_the_same_events_and_the_same_error(
+    chunks: list[bytes], cuts: set[int], end: bool
+) -> None:
+    stream = b"".join([*chunks, *((finish(), usage(1, 2), DONE) if end else ())])
+    places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    slices = [stream[start:stop] for start, stop in itertools.pairwise(places)]
+    assert outcome(slices) == outcome([stream] if stream else [])

@@ -1,0 +1,90 @@
+"""The body of a request for a chat completion."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from luxx.adapters.models.openai_wire import ThinkingStyle, request_body
+from luxx.application.ports import AssistantEntry, ModelRequest, SystemEntry, ToolEntry, UserEntry
+from luxx.domain.tool import ToolCall, ToolSpec
+
+REQUEST = ModelRequest(model="glm-5", entries=(UserEntry(text="Hi"),), temperature=0.5, max_tokens=99)
+
+
+def body(request: ModelRequest, style: ThinkingStyle = ThinkingStyle.NONE) -> dict[str, Any]:
+    decoded = json.loads(request_body(request, style))
+    assert isinstance(decoded, dict)
+    return decoded
+
+
+def test_a_plain_request_asks_for_a_stream_with_its_usage_and_has_no_tools() -> None:
+    assert body(REQUEST) == {
+        "model": "glm-5",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.5,
+        "max_tokens": 99,
+    }
+
+
+def test_tools_are_offered_as_functions_with_their_schema() -> None:
+    tool = ToolSpec(name="t", description="does", category="data", parameters={"type": "object"})
+    assert body(replace(REQUEST, tools=(tool,)))["tools"] == [
+        {"type": "function", "function": {"name": "t", "description": "does", "parameters": {"type": "object"}}}
+    ]
+
+
+def test_a_tool_round_goes_back_with_its_calls_and_results() -> None:
+    entries = (
+        SystemEntry(text="Be brief."),
+        UserEntry(text="Hi"),
+        AssistantEntry(text="", calls=(ToolCall(id="c1", name="t", arguments={"城": "京"}),)),
+        ToolEntry(call_id="c1", name="t", text="42"),
+        AssistantEntry(text="Done."),
+    )
+    messages = body(replace(REQUEST, entries=entries))["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool", "assistant"]
+    (call,) = messages[2]["tool_calls"]
+    assert (call["id"], call["type"], call["function"]["name"]) == ("c1", "function", "t")
+    assert json.loads(call["function"]["arguments"]) == {"城": "京"}
+    assert messages[3] == {"role": "tool", "tool_call_id": "c1", "content": "42"}
+    assert "tool_calls" not in messages[4]
+
+
+@pytest.mark.parametrize(("malformed", "sent"), [("[1]", "[1]"), ('{"a": ', "{}"), ("", "{}"), ("NaN", "{}")])
+def test_malformed_arguments_go_back_only_if_they_are_json(malformed: str, sent: str) -> None:
+    call = ToolCall(id="c1", name="t", arguments=None, malformed=malformed)
+    entries = (UserEntry(text="Hi"), AssistantEntry(calls=(call,)), ToolEntry(call_id="c1", name="t", text="no"))
+    (sent_call,) = body(replace(REQUEST, entries=entries))["messages"][1]["tool_calls"]
+    assert sent_call["function"]["arguments"] == sent
+
+
+@pytest.mark.parametrize(
+    ("style", "enabled", "disabled"),
+    [
+        (ThinkingStyle.GLM, {"thinking": {"type": "enabled"}}, {"thinking": {"type": "disabled"}}),
+        (ThinkingStyle.ENABLE_THINKING, {"enable_thinking": True}, {"enable_thinking": False}),
+        (ThinkingStyle.REASONING_EFFORT, {"reasoning_effort": "medium"}, {}),
+        (ThinkingStyle.NONE, {}, {}),
+    ],
+)
+def test_each_style_asks_for_thinking_in_its_own_words(
+    style: ThinkingStyle, enabled: dict[str, Any], disabled: dict[str, Any]
+) -> None:
+    plain = body(REQUEST)
+    assert body(replace(REQUEST, thinking_enabled=True), style) == plain | enabled
+    assert body(REQUEST, style) == plain | disabled
+
+
+@pytest.mark.parametrize("style", list(ThinkingStyle))
+def test_earlier_thinking_goes_back_in_the_glm_style_alone(style: ThinkingStyle) -> None:
+    entries = (UserEntry(text="Hi"), AssistantEntry(text="a", thinking="hm"), UserEntry(text="And?"))
+    message = body(replace(REQUEST, entries=entries), style)["messages"][1]
+    assert message.get("reasoning_content") == ("hm" if style is ThinkingStyle.GLM else None)
+
+
+def test_half_a_surrogate_pair_is_sent_as_a_replacement_character() -> None:
+    assert body(replace(REQUEST, entries=(UserEntry(text="a\ud83d"),)))["messages"][0]["content"] == "a\ufffd"

@@ -124,7 +124,7 @@ class Settings:
     llm_thinking: str = _setting(
         "glm",
         _one_of("glm", "enable_thinking", "reasoning_effort", "none"),
-        "how this provider is asked to think: `glm` (`thinking: {type}`), `enable_thinking`, `reasoning_effort`, `none`",
+        "how it is asked to think: `glm` (`thinking: {type}`), `enable_thinking`, `reasoning_effort`, `none`",
     )
     llm_connect_seconds: float = _setting(10.0, _seconds(0.1, 600), "deadline for the connection to the model")
     llm_first_token_seconds: float = _setting(60.0, _seconds(0.1, 3600), "deadline for the model's first event")
@@ -204,10 +204,11 @@ def _nearest(name: str, known: Mapping[str, object]) -> str:
 
 def settings_table() -> str:
     """Tell all settings as a Markdown table, for the documentation."""
-    rows = ["| variable | default | |", "| --- | --- | --- |"]
-    for one in fields(Settings):
-        rows.append(f"| `{PREFIX}{one.name.upper()}` | {_shown(one.default)} | {one.metadata['about']} |")
-    return "\n".join(rows)
+    rows = (
+        f"| `{PREFIX}{one.name.upper()}` | {_shown(one.default)} | {one.metadata['about']} |"
+        for one in fields(Settings)
+    )
+    return "\n".join(("| variable | default | |", "| --- | --- | --- |", *rows))
 
 
 def _shown(default: object) -> str:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from luxx.domain.conversation import Conversation
 from luxx.domain.message import Json, Message, Usage
@@ -475,4 +475,29 @@ class Tool(Protocol):
         Raises `InvalidInput` where they break the schema (dotted paths), `ToolRefused`, `ToolBroken`,
         `ToolTimeout`. Never blocks the event loop. Cancelling stops the work.
         """
+        ...
+
+
+# --- where everything is kept -----------------------------------------------------------------------
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Units of work and the turn log over the same data."""
+
+    @property
+    def new_unit(self) -> NewUnit: ...
+    @property
+    def log(self) -> TurnLog: ...
+
+    async def open(self) -> None:
+        """Connect and start what the log needs; raises `StorageUnavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what the log has gathered, and end all connections and tasks."""
+        ...
+
+    async def missing(self) -> str | None:
+        """Tell what is missing before the service can work, in words for an operator; None if nothing is."""
         ...

@@ -33,6 +33,15 @@ class MemoryStorage:
     def new_unit(self, *, read_only: bool = False) -> "MemoryUnit":
         return MemoryUnit(self, read_only=read_only)
 
+    async def open(self) -> None:
+        """Do nothing: memory is always open."""
+
+    async def close(self) -> None:
+        """Do nothing: the data goes with the object."""
+
+    async def missing(self) -> str | None:
+        return None
+
     def publish(self, tables: Tables) -> None:
         """Make `tables` the committed state; only for whoever holds `writing`."""
         before, self.committed = self.committed.events, tables

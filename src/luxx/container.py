@@ -1,0 +1,183 @@
+"""Where adapters meet ports: the only place that names both.
+
+To swap a part in a test or an embedding service, override its provider before the app is made:
+
+    container = Container(settings=settings)
+    container.model.override(ScriptedChatModel.saying("hello"))
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from typing import Final
+
+from dependency_injector import containers, providers
+
+from luxx.adapters.database import Database
+from luxx.adapters.models.offline import OfflineChatModel
+from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
+from luxx.adapters.models.openai_wire import ThinkingStyle
+from luxx.adapters.security.argon2 import Argon2Hasher
+from luxx.adapters.security.jwt import JwtCodec, kept_secret
+from luxx.adapters.system import SortableIds, utc_now
+from luxx.adapters.tools.loading import load_tools
+from luxx.adapters.tools.resources import ToolResources
+from luxx.application.accounts import Authenticate, LogIn, LogOut, RegisterUser
+from luxx.application.cancel_turn import CancelTurn
+from luxx.application.conversations import (
+    CreateConversation,
+    DeleteConversation,
+    GetConversation,
+    ListConversations,
+    UpdateConversation,
+)
+from luxx.application.follow_turn import FollowTurn
+from luxx.application.messages import DeleteMessage, ListMessages
+from luxx.application.ports import ChatModel, Storage
+from luxx.application.run_turn import RunTurn
+from luxx.application.send_message import SendMessage
+from luxx.application.supervisor import TurnSupervisor
+from luxx.application.tools import ExecuteTool, GetTool, ListTools, Toolbox
+from luxx.domain.errors import StorageUnavailable
+from luxx.settings import Settings
+
+OFFLINE_PAUSE: Final = 0.02
+"""Seconds between the offline model's words, so that its answers stream as a model's do."""
+
+
+def _database(settings: Settings) -> Database:
+    if not settings.on_postgres and settings.database_url is None:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Database(settings.storage_url, pool_size=settings.database_pool)
+
+
+def _tokens(settings: Settings) -> JwtCodec:
+    return JwtCodec(settings.jwt_secret or kept_secret(settings.data_dir / "jwt_secret"))
+
+
+def _model(settings: Settings) -> ChatModel:
+    if settings.llm_base_url is None:
+        return OfflineChatModel(pause_s=OFFLINE_PAUSE)
+    return OpenAIChatModel(
+        OpenAISettings(
+            base_url=settings.llm_base_url,
+            api_key=settings.llm_api_key,
+            thinking=ThinkingStyle(settings.llm_thinking),
+            connect_s=settings.llm_connect_seconds,
+            first_token_s=settings.llm_first_token_seconds,
+            idle_s=settings.llm_idle_seconds,
+            total_s=settings.llm_total_seconds,
+            retries=settings.llm_retries,
+        )
+    )
+
+
+def _toolbox(settings: Settings, resources: ToolResources) -> Toolbox:
+    return Toolbox(load_tools(resources), timeout=settings.tool_seconds, disabled=settings.disabled_tools)
+
+
+def _holder() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
+
+
+class Container(containers.DeclarativeContainer):
+    """All parts of the service; give it `settings`, and enter `running` around its use."""
+
+    settings = providers.Dependency(instance_of=Settings)
+
+    clock = providers.Object(utc_now)
+    new_id = providers.Singleton(SortableIds)
+    hasher = providers.Singleton(Argon2Hasher)
+    tokens = providers.Singleton(_tokens, settings)
+    storage: providers.Provider[Storage] = providers.Singleton(_database, settings)
+    new_unit = storage.provided.new_unit
+    log = storage.provided.log
+    model: providers.Provider[ChatModel] = providers.Singleton(_model, settings)
+    tool_resources = providers.Singleton(ToolResources.open, clock=clock)
+    toolbox = providers.Singleton(_toolbox, settings, tool_resources)
+
+    register_user = providers.Singleton(RegisterUser, new_unit=new_unit, hasher=hasher, clock=clock)
+    log_in = providers.Singleton(
+        LogIn,
+        new_unit=new_unit,
+        hasher=hasher,
+        tokens=tokens,
+        clock=clock,
+        new_id=new_id,
+        session_for=settings.provided.token_hours,
+    )
+    log_out = providers.Singleton(LogOut, new_unit=new_unit, clock=clock)
+    authenticate = providers.Singleton(Authenticate, new_unit=new_unit, tokens=tokens, clock=clock)
+
+    run_turn = providers.Singleton(
+        RunTurn,
+        new_unit=new_unit,
+        log=log,
+        model=model,
+        toolbox=toolbox,
+        max_rounds=settings.provided.max_tool_rounds,
+        history=settings.provided.history_messages,
+        result_budget=settings.provided.tool_result_chars,
+    )
+    supervisor = providers.Singleton(
+        TurnSupervisor,
+        run_turn=run_turn,
+        new_unit=new_unit,
+        log=log,
+        clock=clock,
+        holder=providers.Callable(_holder),
+        keep_log=settings.provided.log_hours,
+        max_turns=settings.provided.max_turns,
+    )
+    follow_turn = providers.Singleton(FollowTurn, new_unit=new_unit, log=log)
+    cancel_turn = providers.Singleton(CancelTurn, new_unit=new_unit, log=log, follow_turn=follow_turn)
+    send_message = providers.Singleton(
+        SendMessage, new_unit=new_unit, clock=clock, new_id=new_id, supervisor=supervisor
+    )
+    list_messages = providers.Singleton(ListMessages, new_unit=new_unit, log=log)
+    delete_message = providers.Singleton(DeleteMessage, new_unit=new_unit, cancel_turn=cancel_turn)
+
+    create_conversation = providers.Singleton(
+        CreateConversation,
+        new_unit=new_unit,
+        clock=clock,
+        new_id=new_id,
+        default_model=settings.provided.default_model,
+    )
+    get_conversation = providers.Singleton(GetConversation, new_unit=new_unit)
+    list_conversations = providers.Singleton(ListConversations, new_unit=new_unit)
+    update_conversation = providers.Singleton(UpdateConversation, new_unit=new_unit)
+    delete_conversation = providers.Singleton(DeleteConversation, new_unit=new_unit, cancel_turn=cancel_turn)
+
+    list_tools = providers.Singleton(ListTools, toolbox=toolbox)
+    get_tool = providers.Singleton(GetTool, toolbox=toolbox)
+    execute_tool = providers.Singleton(ExecuteTool, toolbox=toolbox)
+
+
+@asynccontextmanager
+async def running(container: Container) -> AsyncIterator[None]:
+    """Open what the container holds, in order, and close it in reverse; turns still running end as interrupted.
+
+    Raises `StorageUnavailable` where the database cannot be reached or its schema is not current.
+    """
+    async with AsyncExitStack() as stack:
+        storage = container.storage()
+        stack.push_async_callback(storage.close)
+        if isinstance(storage, Database) and not storage.postgres:
+            # An embedded database has no operator of its own; one that is shared is upgraded on purpose.
+            await storage.upgrade()
+        if (missing := await storage.missing()) is not None:
+            raise StorageUnavailable(missing)
+        await storage.open()
+        hasher = container.hasher()
+        if isinstance(hasher, Argon2Hasher):
+            stack.enter_context(closing(hasher))
+        model = container.model()
+        if isinstance(model, OpenAIChatModel):
+            stack.push_async_callback(model.aclose)
+        await stack.enter_async_context(container.tool_resources())
+        container.toolbox()
+        await stack.enter_async_context(container.supervisor())
+        yield

@@ -1,0 +1,113 @@
+"""/api/conversations"""
+
+from typing import Any
+
+from litestar import Request, Response, delete, get, post, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from luxx.application.accounts import Caller
+from luxx.application.conversations import (
+    CreateConversation,
+    DeleteConversation,
+    GetConversation,
+    ListConversations,
+    UpdateConversation,
+)
+from luxx.entrypoints.http.answers import ok
+from luxx.entrypoints.http.forms import (
+    ConversationChangesBody,
+    ConversationData,
+    ConversationsData,
+    ConversationsQuery,
+    NewConversationBody,
+    given,
+)
+from luxx.entrypoints.http.openapi import described
+from luxx.entrypoints.http.reading import known_id, read_body, read_query
+
+ABSENT = "conversation_not_found"
+
+
+@get(
+    "/api/conversations",
+    opt=described("List conversations, latest activity first", query=ConversationsQuery, data=ConversationsData),
+)
+async def list_conversations(
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[Caller],
+    list_conversations: NamedDependency[ListConversations],
+) -> Response[bytes]:
+    query = read_query(request, ConversationsQuery)
+    page = await list_conversations(
+        user_id=caller.user.id,
+        project_id=query.project_id,
+        page=query.page,
+        page_size=query.page_size,
+        cursor=query.cursor,
+    )
+    data = ConversationsData(
+        items=[ConversationData.of(item) for item in page.items],
+        total=page.total,
+        page=query.page,
+        page_size=query.page_size,
+        next_cursor=page.next_cursor,
+    )
+    return ok(request, data)
+
+
+@post(
+    "/api/conversations",
+    status_code=201,
+    opt=described("Create a conversation", status=201, body=NewConversationBody, data=ConversationData),
+)
+async def create(
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[Caller],
+    create_conversation: NamedDependency[CreateConversation],
+) -> Response[bytes]:
+    body = await read_body(request, NewConversationBody)
+    conversation = await create_conversation(user_id=caller.user.id, **given(body))
+    return ok(request, ConversationData.of(conversation), said="conversation_created", status=201)
+
+
+@get("/api/conversations/{id:str}", opt=described("Read a conversation", data=ConversationData, errors=(404,)))
+async def detail(
+    request: Request[Any, Any, Any],
+    id: FromPath[str],  # noqa: A002  # the path's own word
+    caller: NamedDependency[Caller],
+    get_conversation: NamedDependency[GetConversation],
+) -> Response[bytes]:
+    conversation = await get_conversation(user_id=caller.user.id, conversation_id=known_id(id, ABSENT))
+    return ok(request, ConversationData.of(conversation))
+
+
+@put(
+    "/api/conversations/{id:str}",
+    opt=described("Change a conversation", body=ConversationChangesBody, data=ConversationData, errors=(404,)),
+)
+async def update(
+    request: Request[Any, Any, Any],
+    id: FromPath[str],  # noqa: A002  # the path's own word
+    caller: NamedDependency[Caller],
+    update_conversation: NamedDependency[UpdateConversation],
+) -> Response[bytes]:
+    body = await read_body(request, ConversationChangesBody)
+    conversation = await update_conversation(
+        user_id=caller.user.id, conversation_id=known_id(id, ABSENT), **given(body)
+    )
+    return ok(request, ConversationData.of(conversation), said="conversation_updated")
+
+
+@delete("/api/conversations/{id:str}", status_code=200, opt=described("Delete a conversation", errors=(404,)))
+async def remove(
+    request: Request[Any, Any, Any],
+    id: FromPath[str],  # noqa: A002  # the path's own word
+    caller: NamedDependency[Caller],
+    delete_conversation: NamedDependency[DeleteConversation],
+) -> Response[bytes]:
+    await delete_conversation(user_id=caller.user.id, conversation_id=known_id(id, ABSENT))
+    return ok(request, said="conversation_deleted")
+
+
+HANDLERS = (list_conversations, create, detail, update, remove)

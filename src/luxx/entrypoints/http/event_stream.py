@@ -1,0 +1,112 @@
+"""A turn's events as Server-Sent Events (WHATWG HTML, 9.2)."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+from litestar.types import Receive, Scope, Send
+
+from luxx.adapters.wire import encode_event
+from luxx.application.ports import LoggedEvent
+from luxx.domain.errors import LuxxError
+from luxx.domain.turn import Failed
+from luxx.entrypoints.http.text import Language, error_text, problem_text
+
+HEARTBEAT: Final = 15.0
+"""Seconds of silence after which a comment line is sent."""
+
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_log = logging.getLogger(__name__)
+
+
+def sse(logged: LoggedEvent, language: Language) -> str:
+    """Write one event: `id`, `event` and one line of `data`."""
+    event = logged.event
+    if isinstance(event, Failed):
+        message = problem_text(event.code, event.message, language)
+        event = Failed(code=event.code, message=message, message_id=event.message_id)
+    name, data = encode_event(event)
+    return f"id: {logged.seq}\nevent: {name}\ndata: {data}\n\n"
+
+
+class EventStream:
+    """An ASGI app that sends batches of events: what was read at once is written at once.
+
+    The turn does not depend on it: when the client goes, only the reading ends.
+    """
+
+    def __init__(
+        self,
+        batches: AsyncGenerator[Sequence[LoggedEvent], None],
+        *,
+        message_id: str,
+        language: Language,
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
+        self._batches: Final = batches
+        self._message_id: Final = message_id
+        self._language: Final = language
+        self._heartbeat: Final = heartbeat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        sending = asyncio.ensure_future(self._send_all(send))
+        leaving = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not sending.done():
+                sending.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            raise error
+
+    async def _send_all(self, send: Send) -> None:
+        async with aclosing(self._batches) as batches:
+            upcoming: asyncio.Future[Sequence[LoggedEvent]] | None = None
+            try:
+                while True:
+                    upcoming = upcoming or asyncio.ensure_future(_next(batches))
+                    done, _ = await asyncio.wait({upcoming}, timeout=self._heartbeat)
+                    if not done:
+                        await _write(send, b": heartbeat\n\n")
+                        continue
+                    batch, upcoming = upcoming.result(), None
+                    if not batch:
+                        break
+                    await _write(send, "".join(sse(logged, self._language) for logged in batch).encode())
+            except LuxxError as error:
+                # The turn may go on; the reader cannot. No id: a resume starts behind the last event seen.
+                _log.warning("a stream of %s broke off: %s", self._message_id, error)
+                failure = Failed(
+                    code=error.code, message=error_text(error, self._language), message_id=self._message_id
+                )
+                name, data = encode_event(failure)
+                await _write(send, f"event: {name}\ndata: {data}\n\n".encode())
+            finally:
+                if upcoming is not None and not upcoming.done():
+                    upcoming.cancel()
+                    await asyncio.gather(upcoming, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _next(batches: AsyncGenerator[Sequence[LoggedEvent], None]) -> Sequence[LoggedEvent]:
+    async for batch in batches:
+        return batch
+    return ()
+
+
+async def _write(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,84 @@
+"""Reading requests: strict JSON bodies, query strings, ids and headers."""
+
+import re
+from typing import Any, Final, TypeVar
+
+import msgspec
+from litestar import Request
+from msgspec import inspect
+
+from luxx.adapters.validation import convert
+from luxx.domain.errors import Fault, InvalidInput, NotFound, Unauthenticated
+from luxx.entrypoints.http.answers import BadRequest
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+BODY_LIMIT: Final = 4 * 1024 * 1024
+"""Bytes of a request body, at most."""
+
+ID_LIMIT: Final = 128
+SEQ_LIMIT: Final = 2**53
+
+_WHOLE: Final = re.compile(r"-?[0-9]{1,15}")
+
+
+async def read_json(request: Request[Any, Any, Any]) -> object:
+    """Read and decode the body; raises `BadRequest` 400, 413 or 415."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise BadRequest("The request body must be application/json.", code="unsupported_media_type", status=415)
+    raw = await request.body()
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise BadRequest("The request body is no valid JSON (RFC 8259).", code="invalid_json", status=400) from None
+
+
+async def read_body(request: Request[Any, Any, Any], kind: type[T]) -> T:
+    """Read the body as `kind`; raises `BadRequest`, `InvalidInput` with every fault."""
+    return convert(await read_json(request), kind)
+
+
+def read_query(request: Request[Any, Any, Any], kind: type[T]) -> T:
+    """Read the query string as `kind`; parameters that it does not know are passed over. Raises `InvalidInput`."""
+    given = request.query_params.dict()
+    info = inspect.type_info(kind)
+    assert isinstance(info, inspect.StructType)  # noqa: S101  # `kind` is a Struct
+    values: dict[str, object] = {}
+    for field in info.fields:
+        texts = given.get(field.encode_name, [])
+        if len(texts) > 1:
+            raise InvalidInput(Fault(field=field.encode_name, rule="duplicate"))
+        if texts:
+            whole = _WHOLE.fullmatch(texts[0]) and "int" in str(field.type).lower()
+            values[field.encode_name] = int(texts[0]) if whole else texts[0]
+    return convert(values, kind)
+
+
+def known_id(value: str, code: str) -> str:
+    """Check an id of a path: what can be no id is absent. Raises `NotFound` with `code`."""
+    if len(value) > ID_LIMIT or not value.isprintable():
+        raise NotFound(f"There is nothing with the id {value[:ID_LIMIT]!r}.", code=code)
+    return value
+
+
+def bearer_token(request: Request[Any, Any, Any]) -> str:
+    """Read `Authorization: Bearer` (RFC 6750, 2.1); raises `Unauthenticated`."""
+    given = request.headers.getall("authorization", [])
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("Log in and send the access token as Authorization: Bearer.")
+    return token.strip()
+
+
+def last_seen(request: Request[Any, Any, Any], after: int | None) -> int:
+    """Give the event after which a reader goes on: `?after=`, else the header Last-Event-ID, else 0."""
+    if after is not None:
+        return after
+    given = request.headers.get("last-event-id", "").strip()
+    if not given:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,15}", given):
+        reason = "it must be the id of an event"
+        raise InvalidInput(Fault(field="Last-Event-ID", rule="invalid", parameters={"reason": reason}))
+    return int(given)

@@ -1,0 +1,27 @@
+"""/schema: the OpenAPI document, and a page to try it."""
+
+from importlib.resources import files
+from typing import Any, Final
+
+from litestar import Request, Response, get
+from litestar.handlers import HTTPRouteHandler
+
+from luxx.entrypoints.http.answers import json_response
+from luxx.entrypoints.http.openapi import openapi_document
+
+
+def schema_handlers(handlers: tuple[HTTPRouteHandler, ...]) -> tuple[HTTPRouteHandler, ...]:
+    """Make the handlers that serve the description of `handlers`."""
+    document: Final = openapi_document(handlers)
+    page: Final = files("luxx.entrypoints.http").joinpath("schema_page.html").read_bytes()
+
+    @get("/schema/openapi.json")
+    async def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
+        return json_response(document, 200)
+
+    @get("/schema")
+    async def try_it(request: Request[Any, Any, Any]) -> Response[bytes]:
+        policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
+        return Response(page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+
+    return (openapi, try_it)

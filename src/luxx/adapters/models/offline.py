@@ -24,6 +24,7 @@ from luxx.domain.tool import ToolCall
 _CHINESE: Final = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _PIECE: Final = re.compile(r"\s*(?:[\u3400-\u9fff\uf900-\ufaff]|[^\s\u3400-\u9fff\uf900-\ufaff]+)\s*|\s+")
 _TEXT_LIMIT: Final = 2_000
+_PROBLEM_LIMIT: Final = 300
 _ROWS_LIMIT: Final = 20
 
 
@@ -198,7 +199,7 @@ def _problem(value: Json) -> str | None:
         return None
     error = value["error"]
     told = error.get("message", error) if isinstance(error, dict) else value.get("message", error)
-    return _cut(str(told))
+    return _cut(" ".join(str(told).split()), _PROBLEM_LIMIT)
 
 
 def _figure(value: Json) -> str:
@@ -216,8 +217,8 @@ def _inline(value: Json) -> str:
     return " ".join(value.split()) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _cut(text: str) -> str:
-    return text[:_TEXT_LIMIT] + "…" if len(text) > _TEXT_LIMIT else text
+def _cut(text: str, limit: int = _TEXT_LIMIT) -> str:
+    return text[:limit] + "…" if len(text) > limit else text
 
 
 def _shown(value: Json) -> str:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 import random
+import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -112,6 +114,7 @@ class OpenAIChatModel:
         self._client = httpx.AsyncClient(
             transport=transport,
             headers=headers,
+            verify=_tls(),
             # The other deadlines are kept here, where it is known what is being waited for.
             timeout=httpx.Timeout(None, connect=settings.connect_s),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30),
@@ -184,6 +187,12 @@ class OpenAIChatModel:
         failure = _failed(response)
         await response.aclose()
         return failure
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Read the certificate authorities once: it takes longer than all the rest of making a client."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,7 +459,7 @@ def _error_in(error: Any) -> ModelError:
             return _error_for(number)
         words.append(str(value).lower())
     kind = " ".join(words)
-    if any(word in kind for word in ("rate", "limit", "quota", "too_many", "exhausted")):
+    if any(word in kind for word in ("limit", "quota", "too_many", "exhausted")):
         return _error_for(429) if "context" not in kind else _error_for(413)
     if "timeout" in kind or "deadline" in kind:
         return _error_for(504)

@@ -99,7 +99,7 @@ def _pairs(run: str) -> Iterator[str]:
 
 
 def _matches(text: str, pattern: str) -> dict[str, Any]:
-    import re2  # type: ignore[import-untyped]  # noqa: PLC0415 - untyped; only the worker that needs it carries it
+    import re2  # noqa: PLC0415 - only the worker that needs it carries it
 
     options = re2.Options()
     options.max_mem = PATTERN_MEMORY

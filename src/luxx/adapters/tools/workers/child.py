@@ -16,6 +16,9 @@ import os
 import signal
 import struct
 import sys
+import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import IO, Any, Final
 
 from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
@@ -28,17 +31,41 @@ _PR_SET_DUMPABLE: Final = 4
 
 def main(parent: int, memory_bytes: int, result_bytes: int) -> None:
     """Serve jobs from standard input until it ends; `parent` is the process to live and die with."""
-    jobs = os.fdopen(os.dup(0), "rb")
+    orders: SimpleQueue[bytes] = SimpleQueue()
+    source = os.fdopen(os.dup(0), "rb")
     outcomes = os.fdopen(os.dup(1), "wb")
     # Whatever a library prints must not end up between the frames.
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):
         os.dup2(nowhere, stream)
     _die_with(parent)
+    threading.Thread(target=_listen, args=(source, orders), daemon=True).start()
     _bound(memory_bytes)
-    while frame := read_frame(jobs):
-        outcome = _run(frame)
+    while True:
+        outcome = _run(orders.get())
         write_frame(outcomes, _encoded(outcome, result_bytes))
+
+
+def _listen(source: IO[bytes], orders: SimpleQueue[bytes]) -> None:
+    """Pass on what the parent orders; when it is gone, end this process and all that it started, whatever they do."""
+    while frame := read_frame(source):
+        orders.put(frame)
+    if os.name == "posix":
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+@contextlib.contextmanager
+def own_processes() -> Iterator[None]:
+    """Allow a job to start processes: the end of the parent then ends them first, and this one with them.
+
+    Elsewhere the kernel kills this process so fast that it could not take others along.
+    """
+    _on_death_of_parent(0)
+    try:
+        yield
+    finally:
+        _on_death_of_parent(signal.SIGKILL)
 
 
 def read_frame(stream: IO[bytes]) -> bytes:
@@ -57,13 +84,17 @@ def write_frame(stream: IO[bytes], frame: bytes) -> None:
 
 def _die_with(parent: int) -> None:
     """End together with the parent, even one that was killed; elsewhere than on Linux the closed pipe does it."""
+    _on_death_of_parent(signal.SIGKILL)
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         # Nobody but root may look into this process.
-        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def _on_death_of_parent(signal_number: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
 def _bound(memory_bytes: int) -> None:

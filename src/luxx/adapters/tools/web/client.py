@@ -1,0 +1,328 @@
+"""The HTTP client of all tools.
+
+It resolves a name once, refuses what is not allowed, and dials the very address that it looked at; every
+redirect is a new request that starts over. Time, bytes and decompression are bounded; no proxy, cookie,
+credential or other setting is taken from the environment.
+"""
+
+import asyncio
+import re
+import socket
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Any, Final
+
+import httpcore
+import httpx
+
+from luxx import __version__
+from luxx.adapters.tools.web.addresses import Address, AddressRules, literal
+from luxx.domain.errors import ToolBroken, ToolError, ToolRefused, ToolTimeout
+
+USER_AGENT: Final = f"Luxx/{__version__}"
+BODY_BYTES: Final = 5 * 2**20
+REDIRECTS: Final = 5
+SECONDS: Final = 15.0
+CONNECT_SECONDS: Final = 5.0
+CONNECTIONS: Final = 50
+LOOKUPS: Final = 8
+URL_CHARACTERS: Final = 8_192
+
+_CHUNK: Final = 65_536
+_MOVED: Final = {301, 302, 303, 307, 308}
+
+
+class AddressRefused(ToolRefused):
+    """The address may not be reached: it is not public, and no operator allowed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebResponse:
+    """An answer, its body whole and unpacked. `url` is the last one of the redirects; header names are lower-case."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def media_type(self) -> str:
+        """The type without parameters, lower-case; empty where the server named none."""
+        return self.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+
+
+class WebClient:
+    """Makes GET requests, and only to where `rules` allow. `aclose` when done.
+
+    Raises `ToolRefused` for addresses that are malformed or not allowed, and for answers that are too large;
+    `ToolBroken` where a server cannot be reached or talks nonsense; `ToolTimeout` where it is too slow.
+    """
+
+    def __init__(
+        self,
+        rules: AddressRules,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        seconds: float = SECONDS,
+        body_bytes: int = BODY_BYTES,
+    ) -> None:
+        self._seconds = seconds
+        self._body_bytes = body_bytes
+        self._network = _Network(rules)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
+            network_backend=self._network,
+            max_connections=CONNECTIONS,
+            keepalive_expiry=5.0,
+            http1=True,
+            http2=False,
+            retries=0,
+        )
+
+    async def get(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        redirects: int = REDIRECTS,
+        before: Callable[[str], Any] | None = None,
+        body_bytes: int | None = None,
+    ) -> WebResponse:
+        """Get a page, following redirects; all of it within the client's time.
+
+        `before` is awaited with the URL of every hop, and may raise to stop there. `headers` go to the first
+        origin alone.
+        """
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._follow(url, dict(headers or {}), redirects, before, body_bytes or self._body_bytes)
+        except TimeoutError as error:
+            reason = f"{_shown(url)} did not answer within {self._seconds:g} seconds; try again later"
+            raise ToolTimeout(reason) from error
+
+    async def _follow(
+        self,
+        url: str,
+        headers: dict[str, str],
+        redirects: int,
+        before: Callable[[str], Any] | None,
+        body_bytes: int,
+    ) -> WebResponse:
+        target = parsed(url)
+        for _ in range(redirects + 1):
+            if before is not None:
+                await before(str(target))
+            async with self._request(target, headers) as response:
+                location = _header(response, b"location")
+                if response.status not in _MOVED or not location:
+                    return await _read(target, response, body_bytes)
+            following = parsed(location, base=target)
+            if _origin(following) != _origin(target):
+                headers = {}
+            target = following
+        raise ToolRefused(f"{_shown(url)} redirects more than {redirects} times")
+
+    @asynccontextmanager
+    async def _request(self, url: httpx.URL, headers: Mapping[str, str]) -> AsyncIterator[httpcore.Response]:
+        sent = {
+            "Host": url.netloc.decode("ascii"),
+            "User-Agent": USER_AGENT,
+            "Accept": "*/*",
+            # Brotli and zstd unpack a few bytes to gigabytes in one step; gzip can be stopped in the middle.
+            "Accept-Encoding": "gzip",
+            **headers,
+        }
+        request = httpcore.Request(
+            method="GET",
+            url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in sent.items()],
+            extensions={"timeout": {"connect": CONNECT_SECONDS, "read": self._seconds, "pool": self._seconds}},
+        )
+        try:
+            response = await self._pool.handle_async_request(request)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+        except ToolError:
+            raise
+        except httpcore.TimeoutException as error:
+            raise ToolTimeout(f"{_shown(url)} did not answer in time; try again later") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, ssl.SSLError, OSError) as error:
+            raise ToolBroken(f"{_shown(url)} cannot be read: {_reason(error)}") from error
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+        self._network.close()
+
+
+def parsed(text: str, *, base: httpx.URL | None = None) -> httpx.URL:
+    """Read an http(s) URL, relative to `base` where there is one; raises `ToolRefused` that says what is wrong."""
+    stripped = text.strip()
+    if len(stripped) > URL_CHARACTERS:
+        raise ToolRefused(f"the address is longer than {URL_CHARACTERS} characters")
+    if re.search(r"[\x00-\x20\x7f\\]", stripped) or not stripped.isprintable():
+        raise ToolRefused(f"{_shown(text)} holds characters that no address may hold")
+    try:
+        url = base.join(stripped) if base is not None else httpx.URL(stripped)
+        host = url.host
+        port = url.port
+    except (httpx.InvalidURL, ValueError, UnicodeError) as error:
+        raise ToolRefused(f"{_shown(text)} is not an address that can be read") from error
+    if url.scheme not in {"http", "https"}:
+        raise ToolRefused(f"{_shown(text)} is no web address: it must begin with http:// or https://")
+    if not host or len(host) > 253:
+        raise ToolRefused(f"{_shown(text)} names no host")
+    if url.userinfo:
+        raise ToolRefused(f"{_shown(text)} holds a user name or password; give the address without")
+    if "%" in host or port == 0:
+        raise ToolRefused(f"{_shown(text)} is not an address that can be read")
+    return url.copy_with(fragment=None)
+
+
+class _Network(httpcore.AsyncNetworkBackend):
+    """Opens connections for httpcore, to addresses that the rules allow."""
+
+    def __init__(self, rules: AddressRules) -> None:
+        self._rules = rules
+        self._sockets = httpcore.AnyIOBackend()
+        # Name servers can be slow, and the loop's own threads are for others too.
+        self._threads = ThreadPoolExecutor(max_workers=LOOKUPS, thread_name_prefix="luxx-lookup")
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own signature
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.AsyncNetworkStream:
+        allowed = [address for address in await self._resolve(host) if self._rules.allows(host, address, port)]
+        if not allowed:
+            raise AddressRefused(
+                f"{host} on port {port} may not be reached: only web servers of the public internet may"
+            )
+        failure: Exception | None = None
+        for address in allowed[:4]:
+            try:
+                return await self._sockets.connect_tcp(str(address), port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        assert failure is not None  # noqa: S101 - there was at least one address
+        raise failure
+
+    async def _resolve(self, host: str) -> Sequence[Address]:
+        spelled = literal(host)
+        if spelled is not None:
+            return [spelled]
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._threads, _look_up, host)
+        except (OSError, UnicodeError) as error:
+            raise ToolBroken(f"the name {host} cannot be resolved") from error
+        return [ip_address(text.split("%", 1)[0]) for text in dict.fromkeys(found)]
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - as above
+        socket_options: Any = None,  # noqa: ARG002 - as above
+    ) -> httpcore.AsyncNetworkStream:
+        raise AddressRefused(f"{path} is a local socket; it is not fetched")
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(host: str) -> list[str]:
+    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+
+
+async def _read(url: httpx.URL, response: httpcore.Response, most: int) -> WebResponse:
+    """Read and unpack a body, and stop as soon as it is too large, packed or unpacked."""
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"identity", "gzip", "x-gzip", ""}:
+        raise ToolBroken(f"{_shown(url)} is packed as {encoding[:40]!r}, which nobody asked for")
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > most:
+        raise ToolRefused(_too_large(url, most))
+    unpacker = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
+    parts: list[bytes] = []
+    size = received = 0
+    async for chunk in response.aiter_stream():
+        received += len(chunk)
+        pieces = [chunk] if unpacker is None else _unpacked(unpacker, chunk, most - size + 1, url)
+        parts += pieces
+        size += sum(map(len, pieces))
+        if max(size, received) > most:
+            raise ToolRefused(_too_large(url, most))
+    return WebResponse(url=str(url), status=response.status, headers=headers, body=b"".join(parts))
+
+
+def _unpacked(unpacker: Any, chunk: bytes, most: int, url: httpx.URL) -> list[bytes]:
+    """Unpack a chunk, to one byte more than is allowed at most."""
+    pieces: list[bytes] = []
+    try:
+        while chunk and most > 0 and not unpacker.eof:
+            pieces.append(unpacker.decompress(chunk, min(_CHUNK, most)))
+            most -= len(pieces[-1])
+            chunk = unpacker.unconsumed_tail
+    except zlib.error as error:
+        raise ToolBroken(f"{_shown(url)} is packed in a way that cannot be unpacked") from error
+    return pieces
+
+
+def _too_large(url: httpx.URL, most: int) -> str:
+    return f"{_shown(url)} is larger than {most / 2**20:g} MiB; it is not read"
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _header(response: httpcore.Response, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")
+
+
+def _shown(url: str | httpx.URL) -> str:
+    """Give an address for an error's text: short, on one line, without secrets."""
+    text = re.sub(r"//[^/@\s]*@", "//", str(url))
+    clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return repr(clean if len(clean) <= 200 else clean[:200] + "…")
+
+
+def _reason(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not valid ({cause.verify_message})"
+        if isinstance(cause, ssl.SSLError):
+            return "no secure connection could be made"
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpcore.ConnectError):
+        return "no connection could be made"
+    if isinstance(error, httpcore.ProtocolError):
+        return "the server does not speak HTTP as it should"
+    return "the connection broke"
+
+
+def outcome_of(response: WebResponse) -> WebResponse:
+    """Pass a good answer on; raises `ToolRefused` for a status of 400 to 499, `ToolBroken` for other bad ones."""
+    if 200 <= response.status < 300:
+        return response
+    try:
+        phrase = f"{response.status} {HTTPStatus(response.status).phrase}"
+    except ValueError:
+        phrase = str(response.status)
+    kind = ToolRefused if 400 <= response.status < 500 and response.status not in {408, 425, 429} else ToolBroken
+    raise kind(f"{_shown(response.url)} answered {phrase}")

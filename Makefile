@@ -1,0 +1,69 @@
+# Needs Python >= 3.11 and make; everything else is brought by `make setup`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SEED ?= 1
+SECONDS ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test check lint types imports wheel fix lock chaos docs clean
+
+help: ## tell what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## build .venv with luxx in it (every other target does so when needed)
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Luxx needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY) ## play a whole conversation against a fresh server
+	@$(BIN)/python scripts/demo.py
+
+run: $(READY) ## serve on http://127.0.0.1:8000
+	$(BIN)/luxx serve
+
+test: $(READY) ## the whole suite; it brings its own Postgres
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --include='src/luxx/domain/*,src/luxx/application/*' --fail-under=95 --skip-covered
+
+check: lint types imports test wheel ## what CI runs
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports --no-cache
+
+wheel: $(READY) ## build the wheel, install it in a clean environment, start it
+	$(BIN)/python scripts/check_wheel.py
+
+fix: $(READY) ## format, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY) ## write the parts of docs/ that are made from the code
+	$(BIN)/python scripts/make_docs.py
+
+chaos: $(READY) ## faults of every kind against SQLite and Postgres: SECONDS=600 SEED=7
+	$(BIN)/python -m luxx.testing.chaos --storage both --seconds $(SECONDS) --seed $(SEED)
+
+lock: $(READY) ## resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --extra server --output-file requirements/server.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --constraint requirements/server.txt --extra server --group dev \
+		--output-file requirements/dev.txt pyproject.toml
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from datetime import timedelta
 from typing import Final
 
 from dependency_injector import containers, providers
@@ -78,6 +79,10 @@ def _toolbox(settings: Settings, resources: ToolResources) -> Toolbox:
     return Toolbox(load_tools(resources), timeout=settings.tool_seconds, disabled=settings.disabled_tools)
 
 
+def _lease(settings: Settings) -> timedelta:
+    return timedelta(seconds=settings.lease_seconds)
+
+
 def _holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
 
@@ -128,9 +133,11 @@ class Container(containers.DeclarativeContainer):
         log=log,
         clock=clock,
         holder=providers.Callable(_holder),
+        lease_for=providers.Callable(_lease, settings),
         keep_log=settings.provided.log_hours,
         max_turns=settings.provided.max_turns,
     )
+    stream_heartbeat = settings.provided.heartbeat_seconds
     follow_turn = providers.Singleton(FollowTurn, new_unit=new_unit, log=log)
     cancel_turn = providers.Singleton(CancelTurn, new_unit=new_unit, log=log, follow_turn=follow_turn)
     send_message = providers.Singleton(

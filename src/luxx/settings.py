@@ -140,6 +140,10 @@ class Settings:
     log_hours: timedelta = _setting(
         timedelta(hours=24), _hours(0.01, 8760), "how long a finished stream can be replayed"
     )
+    heartbeat_seconds: float = _setting(15.0, _seconds(0.1, 15), "silence of a stream after which it sends a comment")
+    lease_seconds: float = _setting(
+        15.0, _seconds(1, 15), "how long a process may be silent before another one ends its answers, about"
+    )
     grace_seconds: float = _setting(30.0, _seconds(0, 3600), "how long SIGTERM lets running answers finish")
     max_turns: int = _setting(10_000, _whole(1, 1_000_000), "answers written at once by one process, at most")
     fetch_allow_hosts: frozenset[str] = _setting(

@@ -1,5 +1,6 @@
 """Follow a turn: read its log, wait, read on."""
 
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class FollowTurn:
     log: TurnLog
     poll: float = 1.0
     """Seconds until a reader looks for itself, in case a wake-up was lost."""
+    ask: float = 5.0
+    """Seconds of silence between questions whether the turn is still there: thousands wait, few are deleted."""
 
     async def __call__(self, *, user_id: int, message_id: str, after: int = 0) -> AsyncGenerator[LoggedEvent, None]:
         """Give the events one by one."""
@@ -37,10 +40,11 @@ class FollowTurn:
             turn = await unit.turns.get(user_id, message_id)
             if turn is None:
                 raise NotFound(f"There is no turn that wrote the message {message_id!r}.", code="message_not_found")
+        if turn.running or await self.log.read(message_id, limit=1):
+            return self._follow(user_id, message_id, after)
+        async with self.new_unit(read_only=True) as unit:
             question = await unit.messages.get(user_id, turn.user_message_id)
-        if not turn.running and not await self.log.read(message_id, limit=1):
-            return _replay(question, answer)
-        return self._follow(user_id, message_id, after)
+        return _replay(question, answer)
 
     async def to_end(self, *, user_id: int, message_id: str) -> tuple[Started, End]:
         """Wait for a turn's end and give its first and last event."""
@@ -57,25 +61,29 @@ class FollowTurn:
 
     async def _follow(self, owner: int, message_id: str, after: int) -> AsyncGenerator[Sequence[LoggedEvent], None]:
         with self.log.watch(message_id) as wakeup:
-            quiet = False
+            asked = float("-inf")
             while True:
                 events = await self.log.read(message_id, after=after)
                 if events:
                     yield events
+                    asked = time.monotonic()
                     after = events[-1].seq
                     if isinstance(events[-1].event, Done | Failed):
                         return
                     continue
-                if quiet and not await self._runs(owner, message_id):
-                    # The end may have been committed between the read and the question.
-                    if await self.log.read(message_id, after=after, limit=1):
-                        continue
-                    if await self._stands(owner, message_id):
-                        return  # `after` is at or behind the end: nothing is missing
-                    gone = Failed(code="message_not_found", message="The message was deleted.", message_id=message_id)
-                    yield (LoggedEvent(after + 1, gone),)
-                    return
-                quiet = not await wakeup.wait(self.poll)
+                if time.monotonic() - asked >= self.ask:
+                    asked = time.monotonic()
+                    if not await self._runs(owner, message_id):
+                        # The end may have been committed between the read and the question.
+                        if await self.log.read(message_id, after=after, limit=1):
+                            continue
+                        if await self._stands(owner, message_id):
+                            return  # `after` is at or behind the end: nothing is missing
+                        text = "The message was deleted."
+                        gone = Failed(code="message_not_found", message=text, message_id=message_id)
+                        yield (LoggedEvent(after + 1, gone),)
+                        return
+                await wakeup.wait(self.poll)
 
     async def _runs(self, owner: int, message_id: str) -> bool:
         async with self.new_unit(read_only=True) as unit:

@@ -4,7 +4,7 @@ Every read and write of what belongs to a user takes `owner`, the user's id: wha
 is absent. Text is stored as given. Times are aware and in UTC.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -338,8 +338,11 @@ class TurnLog(Protocol):
         """
         ...
 
-    async def renew(self, holder: str, lease_for: timedelta) -> Renewal:
-        """Heartbeat: extend all leases of `holder` that are not void."""
+    async def renew(self, holder: str, message_ids: Collection[str], lease_for: timedelta) -> Renewal:
+        """Heartbeat: extend those leases of `holder` on these turns that are not void.
+
+        Only the turns named: one that `holder` began and no longer runs must be able to run out.
+        """
         ...
 
     async def take_expired(self, holder: str, lease_for: timedelta, *, limit: int = 32) -> Sequence[Lease]:

@@ -67,8 +67,10 @@ class _Running:
     call_ids: set[str] = field(default_factory=set)
 
     async def add(self, step: Step) -> None:
-        self.answer.add(step)
+        # In this order: a turn that is stopped while the log has no room must not answer with a step
+        # that no reader can ever see.
         await self.log.append(self.lease, step)
+        self.answer.add(step)
 
     def unique(self, call: ToolCall) -> ToolCall:
         """Providers make ids unique within a round only."""
@@ -104,18 +106,19 @@ class RunTurn:
         """
         running = _Running(lease=lease, log=self.log)
         work = asyncio.ensure_future(self._work(running, tools_enabled=tools_enabled))
+        stopped = False
         try:
             either: set[asyncio.Future[Any]] = {work, stop}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not work.done():
-                work.cancel()
+                stopped = work.cancel()
                 await asyncio.wait({work})
-        if work.cancelled():
-            failure: BaseException | None = None
+        failure = None if work.cancelled() else work.exception()
+        reason = None
+        if stopped or work.cancelled():
+            # Whatever the model or a tool raises while it is stopped is no failure of the answer.
             reason = stop.result() if stop.done() else Stop.INTERRUPTED
-        else:
-            failure, reason = work.exception(), None
         if reason is Stop.LOST or isinstance(failure, LeaseLost):
             _log.warning("the turn %s was taken over or deleted", lease.message_id)
             return

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -29,12 +30,14 @@ class _Task:
 class TurnSupervisor:
     """Runs turns as tasks of this process; use it as an async context manager around all sending.
 
-    While it is entered, a heartbeat renews the leases of its turns, looks for cancels, takes over
-    turns whose process died and stores them as interrupted, and forgets old logs. Leaving it ends
-    what still runs as interrupted.
+    While it is entered, a heartbeat (15 in the time of a lease) renews the leases of its turns and
+    looks for cancels. A task of its own (3 times in the time of a lease) takes over turns whose
+    process died and stores them as interrupted, and forgets logs that ended `keep_log` ago; however
+    much that is, it keeps no heartbeat waiting. Leaving it ends what still runs as interrupted.
 
-    `holder` names this process among all that share the storage: it must be unique. `beat` is in
-    seconds; a dead process's turns end at most `lease_for` + `reap_every` beats later.
+    `holder` names this process among all that share the storage: it must be unique. A dead process's
+    turns end at most 4/3 of `lease_for` later; 5/3 where storage was away meanwhile, because those
+    that live get time to renew before anything is taken over.
     """
 
     def __init__(
@@ -46,10 +49,8 @@ class TurnSupervisor:
         clock: Clock,
         holder: str,
         lease_for: timedelta = LEASE,
-        beat: float = 1.0,
-        reap_every: int = 5,
         keep_log: timedelta = timedelta(hours=24),
-        forget_every: int = 600,
+        forget_every: timedelta = timedelta(minutes=10),
         max_turns: int = 10_000,
     ) -> None:
         self.holder: Final = holder
@@ -58,29 +59,35 @@ class TurnSupervisor:
         self._new_unit: Final = new_unit
         self._log: Final = log
         self._clock: Final = clock
-        self._beat_seconds: Final = beat
-        self._reap_every: Final = reap_every
+        self._beat_seconds: Final = lease_for.total_seconds() / 15
+        self._reap_seconds: Final = lease_for.total_seconds() / 3
         self._keep_log: Final = keep_log
-        self._forget_every: Final = forget_every
+        self._forget_seconds: Final = forget_every.total_seconds()
         self._max_turns: Final = max_turns
         self._tasks: Final[dict[str, _Task]] = {}
         self._accepting = 0
         self._draining = False
         self._changed: Final = asyncio.Event()
-        self._heart: asyncio.Task[None] | None = None
+        self._well_since = 0.0
+        self._upkeep: tuple[asyncio.Task[None], ...] = ()
         log.on_cancel(self._cancel_announced)
 
     async def __aenter__(self) -> Self:
-        self._heart = asyncio.create_task(self._beat(), name="luxx heartbeat")
+        self._well_since = time.monotonic()
+        self._upkeep = (
+            asyncio.create_task(self._beat(), name="luxx heartbeat"),
+            asyncio.create_task(self._tidy(), name="luxx reaper"),
+        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.drain(grace=0)
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.wait({self._heart})
+        for task in self._upkeep:
+            task.cancel()
+        if self._upkeep:
+            await asyncio.wait(self._upkeep)
 
     @property
     def running(self) -> int:
@@ -147,51 +154,71 @@ class TurnSupervisor:
             await self._changed.wait()
 
     async def _beat(self) -> None:
-        beats = 0
         while True:
-            try:
-                await self._renew()
-                if beats % self._reap_every == 0:
-                    await self.reap()
-                if beats % self._forget_every == 0:
-                    await self._log.forget(ended_before=self._clock() - self._keep_log)
-            except StorageUnavailable:
-                _log.warning("no heartbeat: the database cannot be reached")
-            except Exception:  # noqa: BLE001  # a heart that stops would lose every turn of this process
-                _log.exception("a heartbeat failed")
-            beats += 1
+            began = time.monotonic()
+            renewed = await self._attempt(self._renew(), "a heartbeat")
+            if not renewed or time.monotonic() - began > self._reap_seconds:
+                self._well_since = time.monotonic()
             await asyncio.sleep(self._beat_seconds)
+
+    async def _tidy(self) -> None:
+        forgotten = float("-inf")
+        while True:
+            await asyncio.sleep(self._reap_seconds)
+            now = time.monotonic()
+            if now - self._well_since < self._reap_seconds:
+                continue  # storage was away: others live as this process does, and could not renew either
+            if await self._attempt(self.reap(), "looking for dead turns") and now - forgotten >= self._forget_seconds:
+                forgotten = now
+                await self._attempt(self._log.forget(ended_before=self._clock() - self._keep_log), "forgetting logs")
+
+    async def _attempt(self, work: Awaitable[object], what: str) -> bool:
+        try:
+            await work
+        except StorageUnavailable:
+            _log.warning("no luck with %s: the database cannot be reached", what)
+            return False
+        except Exception:  # noqa: BLE001  # a task that stops here would lose every turn of this process
+            _log.exception("%s failed", what)
+            return False
+        return True
 
     async def _renew(self) -> None:
         ours = list(self._tasks)
-        renewal = await self._log.renew(self.holder, self.lease_for)
-        for message_id in ours:
-            if message_id in renewal.to_cancel:
-                self.stop(message_id, Stop.CANCELLED)
-            elif message_id not in renewal.held:
-                await self._check_lost(message_id)
-
-    async def _check_lost(self, message_id: str) -> None:
+        renewal = await self._log.renew(self.holder, ours, self.lease_for)
+        for message_id in renewal.to_cancel:
+            self.stop(message_id, Stop.CANCELLED)
         # A turn that is just ending is no longer held either; its task is left to find its way out.
-        running = self._tasks.get(message_id)
-        if running is not None:
-            await asyncio.wait({running.task}, timeout=self._beat_seconds)
-            self.stop(message_id, Stop.LOST)
+        lost = [self._tasks[one] for one in ours if one not in renewal.held and one in self._tasks]
+        if lost:
+            await asyncio.wait({running.task for running in lost}, timeout=self._beat_seconds)
+            for running in lost:
+                if not running.stop.done():
+                    running.stop.set_result(Stop.LOST)
 
     async def reap(self) -> int:
         """Take over turns whose lease ran out and store them as interrupted; gives their number."""
         reaped = 0
-        while leases := await self._log.take_expired(self.holder, self.lease_for):
-            for lease in leases:
-                try:
-                    await self._bury(lease)
-                except (LeaseLost, NotFound):
-                    _log.info("the turn %s was ended or deleted by somebody else", lease.message_id)
-                else:
-                    reaped += 1
+        # Under a name of its own: the heartbeat must not keep alive what could not be buried.
+        while leases := await self._log.take_expired(f"{self.holder}/reaper", self.lease_for, limit=16):
+            reaped += sum(await asyncio.gather(*map(self._bury, leases)))
         return reaped
 
-    async def _bury(self, lease: Lease) -> None:
+    async def _bury(self, lease: Lease) -> bool:
+        try:
+            await self._interrupt(lease)
+        except (LeaseLost, NotFound):
+            _log.info("the turn %s was ended or deleted by somebody else", lease.message_id)
+        except StorageUnavailable:
+            _log.warning("the turn %s is left for later: the database cannot be reached", lease.message_id)
+        except Exception:  # noqa: BLE001  # whatever is wrong with one turn, the others are to be ended
+            _log.exception("the turn %s could not be ended", lease.message_id)
+        else:
+            _log.warning("the turn %s was interrupted: its process is gone", lease.message_id)
+            return True
+        return False
+
+    async def _interrupt(self, lease: Lease) -> None:
         async with self._new_unit(read_only=True) as unit:
             stored = await unit.messages.get(lease.owner, lease.message_id)
             conversation = await unit.conversations.get(lease.owner, lease.conversation_id)
@@ -205,4 +232,3 @@ class TurnSupervisor:
         )
         end = Failed(code=problem.code, message=problem.message, message_id=lease.message_id)
         await self._log.end(lease, end, answer)
-        _log.warning("the turn %s was interrupted: its process is gone", lease.message_id)

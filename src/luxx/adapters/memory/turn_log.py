@@ -1,6 +1,6 @@
 """The turn log in memory: an event is committed as soon as it is appended."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -42,11 +42,12 @@ class MemoryTurnLog:
     def watch(self, message_id: str) -> AbstractContextManager[LocalWakeup]:
         return self.wakeups.watch(message_id)
 
-    async def renew(self, holder: str, lease_for: timedelta) -> Renewal:
+    async def renew(self, holder: str, message_ids: Collection[str], lease_for: timedelta) -> Renewal:
         async with self._storage.writing:
             tables = self._storage.committed.draft()
             until = self._storage.clock() + lease_for
-            held = [row for row in tables.turns.values() if row.running and row.holder == holder]
+            rows = (tables.turns.get(message_id) for message_id in message_ids)
+            held = [row for row in rows if row is not None and row.running and row.holder == holder]
             for row in held:
                 tables.turns[row.message_id] = replace(row, lease_until=until)
             self._storage.publish(tables)

@@ -31,6 +31,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._supervisor: Final = supervisor
         self._grace: Final = grace
+        self._signalled = False
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -45,13 +46,17 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
         # uvicorn would note the signal and raise it again at its end: the exit status would not be 0.
-        if self._loop is None or self._draining is not None:
+        if self._loop is None or self._signalled:
             self.should_exit = True
-            self.force_exit = self._draining is not None
+            self.force_exit = self._signalled
             return
-        _log.info("%s: no new messages; answers under way get %g s", signal.Signals(sig).name, self._grace)
-        self._draining = self._loop.create_task(self._drain())
-        self._loop.call_soon_threadsafe(lambda: None)
+        self._signalled = True
+        # A signal comes between any two steps of the loop: what it starts is started by the loop.
+        self._loop.call_soon_threadsafe(self._start_draining, signal.Signals(sig).name)
+
+    def _start_draining(self, name: str) -> None:
+        _log.info("%s: no new messages; answers under way get %g s", name, self._grace)
+        self._draining = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:
         await self._supervisor.drain(grace=self._grace)

@@ -36,6 +36,7 @@ GIVEN = (
     "register_user",
     "send_message",
     "storage",
+    "stream_heartbeat",
     "supervisor",
     "update_conversation",
 )

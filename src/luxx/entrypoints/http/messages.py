@@ -110,10 +110,11 @@ async def send_and_stream(
     caller: NamedDependency[Caller],
     send_message: NamedDependency[SendMessage],
     follow_turn: NamedDependency[FollowTurn],
+    stream_heartbeat: NamedDependency[float],
 ) -> ASGIApp:
     message_id = await _send(request, caller, send_message)
     batches = await follow_turn.batches(user_id=caller.user.id, message_id=message_id)
-    return EventStream(batches, message_id=message_id, language=language(request))
+    return EventStream(batches, message_id=message_id, language=language(request), heartbeat=stream_heartbeat)
 
 
 @get(
@@ -131,11 +132,12 @@ async def resume(
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
     follow_turn: NamedDependency[FollowTurn],
+    stream_heartbeat: NamedDependency[float],
 ) -> ASGIApp:
     after = last_seen(request, read_query(request, StreamQuery).after)
     message_id = known_id(id, ABSENT)
     batches = await follow_turn.batches(user_id=caller.user.id, message_id=message_id, after=after)
-    return EventStream(batches, message_id=message_id, language=language(request))
+    return EventStream(batches, message_id=message_id, language=language(request), heartbeat=stream_heartbeat)
 
 
 @post(

@@ -14,7 +14,7 @@ from datetime import timedelta
 import pytest
 
 from luxx.adapters.system import utc_now
-from luxx.application.ports import IdempotencyKey, Lease, LeaseLost, LoggedEvent, NewTurn
+from luxx.application.ports import IdempotencyKey, Lease, LeaseLost, LoggedEvent, NewTurn, Storage
 from luxx.domain.message import Message, Problem, Status
 from luxx.domain.turn import Done, Failed, Started, Step, Text, Thinking, ToolCalled, ToolReturned, fold
 from luxx.domain.user import User
@@ -22,7 +22,6 @@ from luxx.testing.contracts.storage_samples import (
     EXPIRED,
     LONG,
     PATIENCE,
-    Storage,
     begun,
     following,
     new_turn,
@@ -291,33 +290,43 @@ class TurnLogContract:
         await _end(storage, turn, ended)
         _, plain = await running_turn(storage, ada)
         _, stopped = await running_turn(storage, ada)
-        await running_turn(storage, ada, holder="there")
         async with storage.new_unit() as unit:
             await unit.turns.request_cancel(ada.id, stopped.message_id)
             await unit.commit()
-        renewal = await storage.log.renew("here", LONG)
+        _, there = await running_turn(storage, ada, holder="there")
+        _, unnamed = await running_turn(storage, ada)
+        named = [lease.message_id for lease in (ended, plain, stopped, there)]
+        renewal = await storage.log.renew("here", [*named, "msg_absent"], LONG)
+        assert unnamed.message_id not in renewal.held
         assert renewal.held == {plain.message_id, stopped.message_id}
         assert renewal.to_cancel == {stopped.message_id}
-        nobody = await storage.log.renew("nobody", LONG)
+        nobody = await storage.log.renew("nobody", named, LONG)
         assert (nobody.held, nobody.to_cancel) == (frozenset(), frozenset())
 
     async def test_a_renewed_lease_is_not_taken_and_an_expired_one_is(self, storage: Storage, ada: User) -> None:
         _, renewed = await running_turn(storage, ada, lease_for=EXPIRED)
         _, expired = await running_turn(storage, ada, holder="dead", lease_for=EXPIRED)
         await running_turn(storage, ada)
-        await storage.log.renew("here", LONG)
+        await storage.log.renew("here", [renewed.message_id, expired.message_id], LONG)
         taken = await storage.log.take_expired("reaper", LONG)
         assert [lease.message_id for lease in taken] == [expired.message_id]
         assert taken[0].fence > expired.fence
         assert taken[0] == replace(expired, holder="reaper", fence=taken[0].fence)
         assert await storage.log.take_expired("reaper", LONG) == []
-        assert (await storage.log.renew("reaper", LONG)).held == {expired.message_id}
-        assert (await storage.log.renew("here", LONG)).held >= {renewed.message_id}
+        assert (await storage.log.renew("reaper", [expired.message_id], LONG)).held == {expired.message_id}
+        assert (await storage.log.renew("here", [renewed.message_id], LONG)).held == {renewed.message_id}
+
+    async def test_a_turn_that_its_holder_does_not_name_runs_out(self, storage: Storage, ada: User) -> None:
+        _, forgotten = await running_turn(storage, ada, lease_for=EXPIRED)
+        _, running = await running_turn(storage, ada, lease_for=EXPIRED)
+        await storage.log.renew("here", [running.message_id], LONG)
+        taken = await storage.log.take_expired("reaper", LONG)
+        assert [lease.message_id for lease in taken] == [forgotten.message_id]
 
     async def test_renew_does_not_revive_a_void_lease(self, storage: Storage, ada: User) -> None:
         _, lease = await running_turn(storage, ada, holder="slow", lease_for=EXPIRED)
         await storage.log.take_expired("reaper", EXPIRED)
-        renewal = await storage.log.renew("slow", LONG)
+        renewal = await storage.log.renew("slow", [lease.message_id], LONG)
         assert renewal.held == frozenset()
         again = await storage.log.take_expired("third", LONG)
         assert [taken.message_id for taken in again] == [lease.message_id]

@@ -1,6 +1,6 @@
 """The repositories of a unit of work, over its `Tables`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -171,13 +171,17 @@ class MemoryMessages:
 class MemoryTurns:
     tables: Tables
     clock: Clock
+    spoil: Callable[[], None]
+    """Called where a turn is refused: databases cannot commit what came before, so nobody may."""
 
     async def begin(self, turn: NewTurn) -> Lease:
         tables = self.tables
         conversation = _owned(tables, turn.owner, turn.conversation_id)
         if turn.key is not None and (turn.owner, turn.key.key) in tables.keys:
+            self.spoil()
             raise KeyTaken(turn.key.key)
         if turn.conversation_id in tables.running:
+            self.spoil()
             raise Conflict(
                 f"An answer is already being written in the conversation {turn.conversation_id!r}.",
                 code="generation_in_progress",

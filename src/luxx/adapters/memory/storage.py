@@ -55,6 +55,7 @@ class MemoryUnit:
         self._storage = storage
         self._read_only = read_only
         self._open: Tables | None = None
+        self._spoilt = False
 
     async def __aenter__(self) -> Self:
         if self._read_only:
@@ -74,6 +75,8 @@ class MemoryUnit:
     async def commit(self) -> None:
         if self._read_only:
             raise RuntimeError("A read-only unit of work cannot commit; open it with read_only=False.")
+        if self._spoilt:
+            raise RuntimeError("A turn was refused in this unit of work: it cannot commit. Open another.")
         self._storage.publish(self._tables)
         self._open = None
 
@@ -101,4 +104,7 @@ class MemoryUnit:
 
     @property
     def turns(self) -> MemoryTurns:
-        return MemoryTurns(self._tables, self._storage.clock)
+        return MemoryTurns(self._tables, self._storage.clock, self._spoil)
+
+    def _spoil(self) -> None:
+        self._spoilt = True

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from luxx.adapters.system import SortableIds
 from luxx.application.ports import (
@@ -11,7 +11,7 @@ from luxx.application.ports import (
     Lease,
     LoggedEvent,
     NewTurn,
-    NewUnit,
+    Storage,
     TurnLog,
 )
 from luxx.domain.conversation import Conversation
@@ -30,15 +30,6 @@ PATIENCE: Final = 20.0
 """Seconds until a test that waits for something gives up."""
 
 new_id: Final = SortableIds()
-
-
-class Storage(Protocol):
-    """What a contract suite is run against."""
-
-    @property
-    def new_unit(self) -> NewUnit: ...
-    @property
-    def log(self) -> TurnLog: ...
 
 
 def moment(seconds: float = 0) -> datetime:

@@ -1,7 +1,6 @@
 """What every `TurnLog` must do. Subclass `TurnLogContract` and give it a `storage` fixture.
 
-Where several processes can share the data, give it a fixture `second` too: another instance on the
-same data, as another process would open it.
+Where several processes can share the data, subclass `SharedTurnLogContract`.
 """
 
 import asyncio
@@ -83,10 +82,6 @@ class TurnLogContract:
     @pytest.fixture
     def storage(self) -> Storage:
         raise NotImplementedError
-
-    @pytest.fixture
-    def second(self) -> Storage:
-        pytest.skip("this adapter serves one process")
 
     @pytest.fixture
     async def ada(self, storage: Storage) -> User:
@@ -436,7 +431,32 @@ class TurnLogContract:
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.turns.recall(ada.id, "k") is not None
 
-    # --- several processes --------------------------------------------------------------------------
+
+def _call(number: int) -> Step:
+    return ToolCalled(id=str(number), name="t", arguments={"number": number})
+
+
+async def _collect(storage: Storage, message_id: str, *, after: int = 0) -> list[LoggedEvent]:
+    return [logged async for logged in following(storage.log, message_id, after=after)]
+
+
+async def _appears(storage: Storage, message_id: str, count: int) -> None:
+    """Wait until so many events are committed."""
+    reader = following(storage.log, message_id)
+    for _ in range(count):
+        await anext(reader)
+    await reader.aclose()
+
+
+class SharedTurnLogContract(TurnLogContract):
+    """What a `TurnLog` must do besides where several processes share the data.
+
+    The fixture `second` gives another instance on the same data, as another process would open it.
+    """
+
+    @pytest.fixture
+    def second(self) -> Storage:
+        raise NotImplementedError
 
     async def test_a_reader_in_another_process_sees_every_event_once(
         self, storage: Storage, second: Storage, ada: User
@@ -501,19 +521,3 @@ class TurnLogContract:
             return_exceptions=True,
         )
         assert sum(isinstance(outcome, Lease) for outcome in outcomes) == 1
-
-
-def _call(number: int) -> Step:
-    return ToolCalled(id=str(number), name="t", arguments={"number": number})
-
-
-async def _collect(storage: Storage, message_id: str, *, after: int = 0) -> list[LoggedEvent]:
-    return [logged async for logged in following(storage.log, message_id, after=after)]
-
-
-async def _appears(storage: Storage, message_id: str, count: int) -> None:
-    """Wait until so many events are committed."""
-    reader = following(storage.log, message_id)
-    for _ in range(count):
-        await anext(reader)
-    await reader.aclose()

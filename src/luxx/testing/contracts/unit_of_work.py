@@ -6,7 +6,7 @@ from datetime import UTC, timedelta
 
 import pytest
 
-from luxx.application.ports import ConversationPlace, IdempotencyKey, KeyTaken, Lease
+from luxx.application.ports import ConversationPlace, IdempotencyKey, KeyTaken, Lease, Storage
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.message import Message, Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart, Usage
@@ -14,7 +14,6 @@ from luxx.domain.turn import Done, Started
 from luxx.domain.user import Role as UserRole
 from luxx.domain.user import Session, User
 from luxx.testing.contracts.storage_samples import (
-    Storage,
     begun,
     moment,
     new_conversation,
@@ -552,6 +551,21 @@ class UnitOfWorkContract:
         await begun(storage, new_turn(conversation, key=key))
         with pytest.raises(KeyTaken):
             await begun(storage, new_turn(conversation, key=key))
+
+    async def test_a_unit_in_which_a_turn_was_refused_cannot_commit(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        busy, idle = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
+        key = IdempotencyKey(key="k", fingerprint="f")
+        await begun(storage, new_turn(busy, key=key))
+        for refused in (new_turn(busy), new_turn(idle, key=key)):
+            async with storage.new_unit() as unit:
+                with pytest.raises((Conflict, KeyTaken)):
+                    await unit.turns.begin(refused)
+                with pytest.raises(RuntimeError):
+                    await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.conversations.get(ada.id, idle.id) == idle
+            assert await unit.messages.count(ada.id, busy.id) == 2
 
     async def test_two_owners_may_use_one_key(self, storage: Storage) -> None:
         key = IdempotencyKey(key="k", fingerprint="f")

@@ -1,0 +1,83 @@
+"""Wake-ups between processes on Postgres: one connection that listens, for as long as the process lives."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from luxx.adapters.database.errors import translated
+from luxx.domain.errors import StorageUnavailable
+
+CHANNEL: Final = "luxx"
+_PAYLOAD_LIMIT: Final = 7900  # Postgres takes payloads under 8000 bytes
+_EVERYTHING: Final = "*"
+
+
+class Notices:
+    """Listen for what other processes commit and cancel, and connect again whenever the connection is lost.
+
+    `committed` is called with message ids, None standing for all turns; `cancelled` with one message
+    id. What this process sent itself is left out: it knows. Notices may be lost while nothing is
+    connected; `committed(None)` is called once it is again.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Any]],
+        *,
+        committed: Callable[[Sequence[str] | None], None],
+        cancelled: Callable[[str], None],
+    ) -> None:
+        self._connect = connect
+        self._committed = committed
+        self._cancelled = cancelled
+        self._sender = secrets.token_hex(6)
+        self.listening: Final = asyncio.Event()
+
+    def committed_payload(self, message_ids: Sequence[str]) -> str:
+        payload = " ".join(("commit", self._sender, *message_ids))
+        return payload if len(payload) < _PAYLOAD_LIMIT else f"commit {self._sender} {_EVERYTHING}"
+
+    def cancelled_payload(self, message_id: str) -> str:
+        return f"cancel {self._sender} {message_id}"
+
+    async def listen(self) -> None:
+        """Run until cancelled."""
+        pause = 0.05
+        while True:
+            try:
+                with translated():
+                    await self._listen_once()
+            except StorageUnavailable:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+            else:
+                pause = 0.05
+
+    async def _listen_once(self) -> None:
+        connection = await self._connect()
+        try:
+            broken = asyncio.Event()
+            connection.add_termination_listener(lambda _connection: broken.set())
+            await connection.add_listener(CHANNEL, self._hear)
+            self.listening.set()
+            self._committed(None)
+            while not connection.is_closed():
+                try:
+                    async with asyncio.timeout(10):
+                        await broken.wait()
+                except TimeoutError:
+                    # A connection that a network forgot looks idle: only asking tells.
+                    await connection.execute("SELECT 1", timeout=5)
+        finally:
+            self.listening.clear()
+            connection.terminate()
+
+    def _hear(self, _connection: object, _process: int, _channel: str, payload: object) -> None:
+        kind, sender, *names = str(payload).split(" ")
+        if sender == self._sender:
+            return
+        if kind == "cancel":
+            self._cancelled(names[0])
+        else:
+            self._committed(None if names == [_EVERYTHING] else names)

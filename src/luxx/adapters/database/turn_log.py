@@ -1,0 +1,484 @@
+"""The turn log in a database: group commit, fences, and wake-ups after each commit."""
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from luxx.adapters.database.notices import CHANNEL, Notices
+from luxx.adapters.database.repositories import answer_values, lease_end
+from luxx.adapters.database.schema import idempotency_keys, messages, turn_events, turns
+from luxx.adapters.database.tails import Tails
+from luxx.adapters.wakeups import LocalWakeup, Wakeups
+from luxx.adapters.wire import decode_event, encode_event
+from luxx.application.ports import Clock, Lease, LeaseLost, LoggedEvent, Renewal
+from luxx.domain.errors import InternalError, StorageUnavailable
+from luxx.domain.message import Message
+from luxx.domain.turn import End, Started, Step, Text, Thinking, TurnEvent, merged
+
+if TYPE_CHECKING:
+    from luxx.adapters.database.database import Database
+
+_logger = logging.getLogger(__name__)
+
+_VOID_LIMIT: Final = 4096
+_FORGET_AT_ONCE: Final = 500
+_OVERHEAD: Final = 100
+"""What a step weighs besides its text, in characters."""
+
+
+@dataclass(slots=True, eq=False)
+class _Writing:
+    """A turn that is being written under one lease: what has gathered since the last commit."""
+
+    lease: Lease
+    pending: list[Step] = field(default_factory=list)
+    weight: int = 0
+    seq: int | None = None
+    """The last committed `seq`; read from the row at the first commit."""
+    end: tuple[End, Message] | None = None
+    void: bool = False
+    failure: Exception | None = None
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the end is committed, or never will be."""
+
+
+@dataclass(slots=True, eq=False)
+class _Share:
+    """What one turn contributes to a commit."""
+
+    turn: _Writing
+    events: list[TurnEvent]
+    rows: list[tuple[str, str]]
+    end: tuple[End, Message] | None
+
+
+class DatabaseTurnLog:
+    """Satisfies `luxx.application.ports.TurnLog` on any `Database`.
+
+    `room` is how much of a turn, in characters, may wait for a commit before `append` waits too.
+    While the database is away commits are tried again and again; `append` and `end` raise
+    `StorageUnavailable` once they have waited `patience` seconds. What was taken is stored
+    nevertheless, as soon as the database is back and if the lease is still good.
+    """
+
+    def __init__(self, database: "Database", *, clock: Clock, room: int = 256 * 1024, patience: float = 20.0) -> None:
+        self._database = database
+        self._clock = clock
+        self._room = room
+        self._patience = patience
+        self._turns: dict[str, _Writing] = {}
+        self._void: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._dirty: dict[str, _Writing] = {}
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        # On Postgres other processes tell what they commit.
+        self._tails = Tails(time.monotonic, fresh=5.0 if database.postgres else 1.0)
+        self._wakeups = Wakeups()
+        self._notices: Notices | None = None
+        if database.postgres:
+            self._notices = Notices(database.listening, committed=self._heard, cancelled=self._wakeups.cancel)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks.append(asyncio.create_task(self._write(), name="turn log: writer"))
+        if self._notices is not None:
+            self._tasks.append(asyncio.create_task(self._notices.listen(), name="turn log: notices"))
+
+    async def close(self, *, seconds: float = 5.0) -> None:
+        """Commit what has gathered, if that takes no longer than so many seconds, and stop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- writing ------------------------------------------------------------------------------------
+
+    async def append(self, lease: Lease, step: Step) -> None:
+        turn = self._writing(lease)
+        if turn.weight >= self._room:
+            await self._room_in(turn)
+        if turn.end is not None:
+            raise LeaseLost(lease.message_id)
+        turn.pending.append(step)
+        turn.weight += _weight(step)
+        self._gather(turn)
+
+    async def end(self, lease: Lease, end: End, answer: Message) -> None:
+        turn = self._writing(lease)
+        if turn.end is None:
+            turn.end = (end, answer)
+            self._gather(turn)
+        await self._patiently(turn.settled)
+        self._check(turn)
+
+    def _writing(self, lease: Lease) -> _Writing:
+        turn = self._turns.get(lease.message_id)
+        if turn is None or turn.lease.fence < lease.fence:
+            if (lease.message_id, lease.fence) in self._void:
+                raise LeaseLost(lease.message_id)
+            if turn is not None:
+                self._lose(turn)
+            turn = self._turns[lease.message_id] = _Writing(lease)
+        elif turn.lease.fence > lease.fence:
+            raise LeaseLost(lease.message_id)
+        self._check(turn)
+        return turn
+
+    def _check(self, turn: _Writing) -> None:
+        if turn.failure is not None:
+            raise InternalError("A step of the answer could not be stored.") from turn.failure
+        if turn.void:
+            raise LeaseLost(turn.lease.message_id)
+
+    async def _room_in(self, turn: _Writing) -> None:
+        while turn.weight >= self._room:
+            turn.room.clear()
+            await self._patiently(turn.room)
+            self._check(turn)
+
+    async def _patiently(self, event: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await event.wait()
+        except TimeoutError:
+            raise StorageUnavailable("The database has not been reached for a while. Try again later.") from None
+
+    def _gather(self, turn: _Writing) -> None:
+        self._dirty[turn.lease.message_id] = turn
+        self._idle.clear()
+        self._work.set()
+
+    def _close(self, turn: _Writing) -> None:
+        """Take a turn off the books: it ended, or its lease is void."""
+        turn.pending.clear()
+        turn.weight = 0
+        turn.room.set()
+        turn.settled.set()
+        key = (turn.lease.message_id, turn.lease.fence)
+        self._void[key] = None
+        if len(self._void) > _VOID_LIMIT:
+            self._void.popitem(last=False)
+        for books in (self._turns, self._dirty):
+            if books.get(turn.lease.message_id) is turn:
+                del books[turn.lease.message_id]
+
+    def _lose(self, turn: _Writing) -> None:
+        turn.void = True
+        self._tails.drop((turn.lease.message_id,))
+        self._close(turn)
+
+    async def _write(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            dirty, self._dirty = list(self._dirty.values()), {}
+            shares = [share for share in map(self._take, dirty) if share is not None]
+            if shares:
+                await self._store(shares)
+            if not self._dirty:
+                self._idle.set()
+
+    def _take(self, turn: _Writing) -> _Share | None:
+        events = merged(turn.pending)
+        end, turn.pending, turn.weight = turn.end, [], 0
+        turn.room.set()
+        if end is not None:
+            events.append(end[0])
+        try:
+            return _Share(turn, events, list(map(encode_event, events)), end)
+        except Exception as error:  # noqa: BLE001 - whatever one turn holds, the others go on
+            self._fail(turn, error)
+            return None
+
+    def _fail(self, turn: _Writing, error: Exception) -> None:
+        _logger.error("An event of the turn %s cannot be stored.", turn.lease.message_id, exc_info=error)
+        turn.failure = error
+        self._close(turn)
+
+    async def _store(self, shares: Sequence[_Share], *, again: bool = False) -> None:
+        """Commit, however long the database is away; a turn that cannot be stored is taken out of the rest."""
+        pause = 0.02
+        while True:
+            try:
+                lost = await self._commit(shares, again=again)
+            except StorageUnavailable as away:
+                _logger.warning("Events of %d turns wait for the database: %s", len(shares), away.__cause__ or away)
+                again = True
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 1.0)
+            except Exception as error:  # noqa: BLE001 - whatever one turn holds, the others go on
+                if len(shares) == 1:
+                    self._fail(shares[0].turn, error)
+                    return
+                for share in shares:
+                    await self._store([share], again=again)
+                return
+            else:
+                self._settle(shares, lost)
+                return
+
+    async def _commit(self, shares: Sequence[_Share], *, again: bool) -> set[_Writing]:
+        """Store the shares of all turns whose lease is good, in one transaction; give the others' turns."""
+        lost: set[_Writing] = set()
+        good: list[_Share] = []
+        async with self._database.transaction() as connection:
+            ids = [share.turn.lease.message_id for share in shares]
+            # The row lock is the fence: until the commit nobody can take these turns over. Locked in
+            # one order everywhere, so that nobody deadlocks.
+            found = await connection.execute(
+                sa.select(turns.c.message_id, turns.c.fence, turns.c.running, turns.c.last_seq)
+                .where(_among(connection, turns.c.message_id, ids))
+                .order_by(turns.c.message_id)
+                .with_for_update()
+            )
+            rows = {row.message_id: row for row in found}
+            for share in shares:
+                turn = share.turn
+                row = rows.get(turn.lease.message_id)
+                if row is None or row.fence != turn.lease.fence:
+                    lost.add(turn)
+                    continue
+                if turn.seq is None:
+                    turn.seq = row.last_seq
+                if again and row.last_seq == turn.seq + len(share.events):
+                    continue  # the last try did commit; only its answer was lost
+                if not row.running or row.last_seq != turn.seq:
+                    lost.add(turn)
+                    continue
+                good.append(share)
+            if good:
+                await self._insert(connection, good)
+                await connection.commit()
+        return lost
+
+    async def _insert(self, connection: AsyncConnection, shares: Sequence[_Share]) -> None:
+        now = self._clock()
+        events: list[dict[str, Any]] = []
+        going: list[dict[str, Any]] = []
+        ending: list[dict[str, Any]] = []
+        answers: list[dict[str, Any]] = []
+        for share in shares:
+            message_id, seq = share.turn.lease.message_id, share.turn.seq or 0
+            for name, data in share.rows:
+                seq += 1
+                events.append({"message_id": message_id, "seq": seq, "name": name, "data": data})
+            if share.end is None:
+                going.append({"turn": message_id, "last_seq": seq})
+            else:
+                ending.append({"turn": message_id, "last_seq": seq, "ended_at": now})
+                answer = share.end[1]
+                answers.append({"answer": answer.id, **answer_values(answer)})
+        if going:
+            await connection.execute(_GO_ON, going)
+        if ending:
+            await connection.execute(_END, ending)
+            await connection.execute(_ANSWER, answers)
+        await connection.execute(sa.insert(turn_events), events)
+        if self._notices is not None:
+            payload = self._notices.committed_payload([share.turn.lease.message_id for share in shares])
+            await connection.execute(_NOTIFY, {"payload": payload})
+
+    def _settle(self, shares: Sequence[_Share], lost: set[_Writing]) -> None:
+        for share in shares:
+            turn = share.turn
+            message_id = turn.lease.message_id
+            if turn in lost:
+                self._lose(turn)
+                continue
+            first = (turn.seq or 0) + 1
+            turn.seq = first - 1 + len(share.events)
+            logged = [LoggedEvent(seq, event) for seq, event in enumerate(share.events, first)]
+            sizes = [len(data) for _, data in share.rows]
+            if not turn.void:
+                self._tails.add(message_id, logged, sizes, ended=share.end is not None)
+            if share.end is not None:
+                self._close(turn)
+        self._wakeups.wake(share.turn.lease.message_id for share in shares)
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    async def read(self, message_id: str, *, after: int = 0, limit: int = 256) -> Sequence[LoggedEvent]:
+        found = self._tails.read(message_id, after, limit)
+        if found is not None:
+            return found
+        statement = (
+            sa.select(turn_events.c.seq, turn_events.c.name, turn_events.c.data)
+            .where(turn_events.c.message_id == message_id, turn_events.c.seq > after)
+            .order_by(turn_events.c.seq)
+            .limit(limit)
+        )
+        async with self._database.query() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [LoggedEvent(seq, decode_event(name, data)) for seq, name, data in rows]
+
+    def watch(self, message_id: str) -> AbstractContextManager[LocalWakeup]:
+        return self._wakeups.watch(message_id)
+
+    # --- what units of work and other processes tell ------------------------------------------------
+
+    def began(self, lease: Lease, started: Started) -> None:
+        """Take note of a turn that was begun here, once that is committed."""
+        size = sum(len(part) for part in encode_event(started))
+        self._tails.add(lease.message_id, [LoggedEvent(1, started)], [size], ended=False)
+
+    def gone(self, message_ids: Iterable[str]) -> None:
+        """Take note of turns that were deleted here, once that is committed."""
+        self._tails.drop(message_ids)
+        self._wakeups.wake(message_ids)
+
+    def _heard(self, message_ids: Sequence[str] | None) -> None:
+        if message_ids is None:
+            self._wakeups.wake_all()
+        else:
+            # Somebody else writes this turn now: what is in memory here is not the latest.
+            self._tails.drop(message_ids)
+            self._wakeups.wake(message_ids)
+
+    # --- leases -------------------------------------------------------------------------------------
+
+    async def renew(self, holder: str, message_ids: Collection[str], lease_for: timedelta) -> Renewal:
+        named = (self._turns.get(message_id) for message_id in message_ids)
+        before = [turn for turn in named if turn is not None and turn.lease.holder == holder]
+        async with self._database.transaction() as connection:
+            mine = (
+                sa.select(turns.c.message_id)
+                .where(
+                    _among(connection, turns.c.message_id, list(message_ids)),
+                    turns.c.holder == holder,
+                    turns.c.running,
+                )
+                .order_by(turns.c.message_id)
+                .with_for_update()
+                .cte("mine")
+            )
+            rows = (
+                await connection.execute(
+                    sa.update(turns)
+                    .where(turns.c.message_id.in_(sa.select(mine.c.message_id)))
+                    .values(lease_until=lease_end(connection, self._clock(), lease_for))
+                    .returning(turns.c.message_id, turns.c.cancel_requested)
+                )
+            ).all()
+            await connection.commit()
+        held = frozenset(message_id for message_id, _ in rows)
+        self._tails.confirm(held)
+        for turn in before:
+            # An end on its way may have been committed meanwhile; the writer tells what became of it.
+            if turn.lease.message_id not in held and turn.end is None:
+                self._lose(turn)
+        return Renewal(held=held, to_cancel=frozenset(message_id for message_id, cancel in rows if cancel))
+
+    async def take_expired(self, holder: str, lease_for: timedelta, *, limit: int = 32) -> Sequence[Lease]:
+        async with self._database.transaction() as connection:
+            now = self._clock()
+            expired = (
+                sa.select(turns.c.message_id)
+                .where(turns.c.running, turns.c.lease_until <= lease_end(connection, now, timedelta()))
+                .order_by(turns.c.lease_until)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+                .cte("expired")
+            )
+            rows = (
+                await connection.execute(
+                    sa.update(turns)
+                    .where(turns.c.message_id.in_(sa.select(expired.c.message_id)))
+                    .values(
+                        holder=holder,
+                        fence=turns.c.fence + 1,
+                        lease_until=lease_end(connection, now, lease_for),
+                    )
+                    .returning(turns.c.message_id, turns.c.conversation_id, turns.c.user_id, turns.c.fence)
+                )
+            ).all()
+            await connection.commit()
+        return [
+            Lease(message_id=message_id, conversation_id=conversation_id, owner=owner, holder=holder, fence=fence)
+            for message_id, conversation_id, owner, fence in rows
+        ]
+
+    # --- cancels and forgetting ---------------------------------------------------------------------
+
+    async def announce_cancel(self, message_id: str) -> None:
+        self._wakeups.cancel(message_id)
+        if self._notices is not None:
+            async with self._database.query() as connection:
+                await connection.execute(_NOTIFY, {"payload": self._notices.cancelled_payload(message_id)})
+
+    def on_cancel(self, listener: Callable[[str], None]) -> None:
+        self._wakeups.on_cancel(listener)
+
+    async def forget(self, *, ended_before: datetime) -> int:
+        total = 0
+        while True:
+            # A bounded number at a time, so that nobody waits long for a lock.
+            async with self._database.transaction() as connection:
+                found = await connection.scalars(
+                    sa.select(turns.c.message_id)
+                    .where(turns.c.log_kept, turns.c.ended_at < ended_before)
+                    .limit(_FORGET_AT_ONCE)
+                    .with_for_update(skip_locked=True)
+                )
+                ids = found.all()
+                if ids:
+                    among_turns = _among(connection, turns.c.message_id, ids)
+                    await connection.execute(
+                        sa.delete(turn_events).where(_among(connection, turn_events.c.message_id, ids))
+                    )
+                    await connection.execute(sa.update(turns).where(among_turns).values(log_kept=False))
+                else:
+                    await connection.execute(
+                        sa.delete(idempotency_keys).where(idempotency_keys.c.created_at < ended_before)
+                    )
+                await connection.commit()
+            if not ids:
+                return total
+            self._tails.drop(ids)
+            total += len(ids)
+
+
+_GO_ON: Final = (
+    sa.update(turns).where(turns.c.message_id == sa.bindparam("turn")).values(last_seq=sa.bindparam("last_seq"))
+)
+_END: Final = (
+    sa.update(turns)
+    .where(turns.c.message_id == sa.bindparam("turn"))
+    .values(last_seq=sa.bindparam("last_seq"), running=False, ended_at=sa.bindparam("ended_at"))
+)
+_ANSWER: Final = (
+    sa.update(messages)
+    .where(messages.c.id == sa.bindparam("answer"))
+    .values({name: sa.bindparam(name) for name in ("parts", "status", "model", "usage", "error")})
+)
+_NOTIFY: Final = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("payload", type_=sa.Text())))
+
+
+def _among(connection: AsyncConnection, column: sa.Column[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
+    if connection.dialect.name == "postgresql":
+        # One statement for any number of values, so that it stays prepared.
+        return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(sa.Text())))
+    # As one value too: SQLite takes no more than 32 766 of them.
+    listed = sa.func.json_each(json.dumps(list(values))).table_valued("value")
+    return column.in_(sa.select(listed.c.value))
+
+
+def _weight(step: Step) -> int:
+    if isinstance(step, Text | Thinking):
+        return len(step.delta) + _OVERHEAD
+    return len(encode_event(step)[1]) + _OVERHEAD

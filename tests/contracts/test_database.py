@@ -1,0 +1,441 @@
+"""What a database does beside the contracts: its schema, its plans, and what it makes of faults."""
+
+import asyncio
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from tests.support.databases import OpenDatabase
+
+from luxx.adapters.database import Database, SchemaState
+from luxx.adapters.database.schema import metadata
+from luxx.application.ports import ConversationPlace, Lease
+from luxx.domain.errors import StorageUnavailable
+from luxx.domain.turn import Done, Text, fold
+from luxx.testing.contracts.storage_samples import (
+    EXPIRED,
+    LONG,
+    PATIENCE,
+    begun,
+    following,
+    moment,
+    new_conversation,
+    new_turn,
+    running_turn,
+    stored_conversation,
+    stored_user,
+)
+from luxx.testing.postgres import ThrowawayPostgres, system_binaries, wheel_binaries
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def database(request: pytest.FixtureRequest, open_database: OpenDatabase) -> Database:
+    return await open_database(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+async def on_postgres(open_database: OpenDatabase, postgres_url: str) -> Database:
+    return await open_database(postgres_url)
+
+
+@pytest.fixture
+def own_postgres() -> Any:
+    """A server that a test may stop."""
+    if not (system_binaries() or wheel_binaries()):
+        pytest.skip("there are no Postgres binaries")
+    with ThrowawayPostgres(binaries=system_binaries() or wheel_binaries()) as server:
+        yield server
+
+
+# --- schema -----------------------------------------------------------------------------------------
+
+
+async def test_the_migrations_make_the_schema_that_the_code_uses(database: Database) -> None:
+    def differences(connection: sa.Connection) -> list[Any]:
+        def differ(_context: Any, _found: Any, _wanted: Any, found: Any, wanted: Any) -> bool:
+            # To Postgres a VARCHAR without a length is TEXT.
+            spelt = [kind.compile(connection.dialect).replace("VARCHAR", "TEXT") for kind in (found, wanted)]
+            return bool(spelt[0] != spelt[1])
+
+        context = MigrationContext.configure(connection, opts={"compare_type": differ, "compare_server_default": True})
+        return list(compare_metadata(context, metadata))
+
+    async with database.query() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_a_database_is_missing_then_current_and_stale_for_another_version(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'new.db'}")
+    assert await database.schema_state() is SchemaState.MISSING
+    await database.upgrade()
+    assert await database.schema_state() is SchemaState.CURRENT
+    await database.upgrade()
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '0000'"))
+        await connection.commit()
+    assert await database.schema_state() is SchemaState.STALE
+    assert "luxx db upgrade" in (await database.missing() or "")
+    await database.close()
+
+
+async def test_processes_that_start_together_migrate_once(postgres: ThrowawayPostgres) -> None:
+    url = postgres.url(postgres.create_database())
+    databases = [Database(url) for _ in range(4)]
+    await asyncio.gather(*(database.upgrade() for database in databases))
+    assert await databases[0].schema_state() is SchemaState.CURRENT
+    for database in databases:
+        await database.close()
+
+
+@pytest.mark.parametrize("url", ["", "luxx.db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://x/y"])
+def test_a_url_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="sqlite:///"):
+        Database(url)
+
+
+async def test_the_usual_spellings_of_a_postgres_url_are_understood(postgres_url: str) -> None:
+    for scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
+        database = Database(postgres_url.replace("postgresql", scheme, 1))
+        assert await database.schema_state() is SchemaState.CURRENT
+        await database.close()
+
+
+# --- plans ------------------------------------------------------------------------------------------
+
+
+async def _plan(database: Database, statements: list[tuple[str, Any]], mark: str) -> str:
+    """Give the plan of the statement seen that holds `mark`."""
+    statement, parameters = next(seen for seen in statements if mark in seen[0])
+    prefix = "EXPLAIN" if database.postgres else "EXPLAIN QUERY PLAN"
+    async with database.transaction() as connection:
+        if database.postgres:
+            await connection.exec_driver_sql("SET enable_seqscan = off")
+            await connection.exec_driver_sql("SET enable_bitmapscan = off")
+        rows = (await connection.exec_driver_sql(f"{prefix} {statement}", parameters)).all()
+    return "\n".join(" ".join(map(str, row)) for row in rows)
+
+
+async def test_lists_counts_and_histories_are_read_through_their_indexes(database: Database) -> None:
+    ada = await stored_user(database)
+    conversation = await stored_conversation(database, ada, project_id="p")
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        seen.append((statement, parameters))
+
+    sa.event.listen(database._readers.sync_engine, "before_cursor_execute", note)
+    place = ConversationPlace(updated_at=moment(5), id="conv_x")
+    only = "Index Only Scan" if database.postgres else "COVERING INDEX"
+    history = "uq_messages" if database.postgres else "autoindex_messages_2"
+    wanted: dict[str, tuple[Any, str, str]] = {
+        "OFFSET": (
+            lambda unit: unit.conversations.page(ada.id, project_id=None, limit=5, offset=50),
+            "by_activity",
+            only,
+        ),
+        "(conversations.updated_at, conversations.id) <": (
+            lambda unit: unit.conversations.page(ada.id, project_id="p", limit=5, behind=place),
+            "in_project",
+            only,
+        ),
+        "count(*)": (lambda unit: unit.conversations.count(ada.id, project_id="p"), "in_project", only),
+        "messages.position DESC": (
+            lambda unit: unit.messages.newest(ada.id, conversation.id, limit=5),
+            history,
+            "Index",
+        ),
+    }
+    for mark, (call, index, how) in wanted.items():
+        seen.clear()
+        async with database.new_unit(read_only=True) as unit:
+            await call(unit)
+        plan = await _plan(database, seen, mark)
+        (step,) = [line for line in plan.splitlines() if index in line]
+        assert how.casefold() in step.casefold(), plan
+        assert "Seq Scan" not in plan, plan
+        assert not re.search(r"SCAN (conversations|messages)", plan), plan
+
+
+# --- connections ------------------------------------------------------------------------------------
+
+
+async def test_no_connection_is_held_between_appends(open_database: OpenDatabase, postgres_url: str) -> None:
+    database = await open_database(postgres_url)
+    ada = await stored_user(database)
+    running = [await running_turn(database, ada) for _ in range(30)]
+    readers = [asyncio.create_task(anext(following(database.log, lease.message_id, after=1))) for _, lease in running]
+    for _, lease in running:
+        await database.log.append(lease, Text(delta="x"))
+    await asyncio.gather(*readers)
+    assert database._writers.pool.status().endswith("Current Checked out connections: 0")
+
+
+async def test_an_unreachable_database_is_said_to_be_so(open_database: OpenDatabase, tmp_path: Path) -> None:
+    for url in ("postgresql://nobody@127.0.0.1:1/none", f"sqlite:///{tmp_path / 'absent' / 'luxx.db'}"):
+        database = await open_database(url)
+        with pytest.raises(StorageUnavailable):
+            await database.schema_state()
+        assert "cannot be reached" in (await database.missing() or "")
+        for read_only in (True, False):
+            with pytest.raises(StorageUnavailable):
+                async with database.new_unit(read_only=read_only) as unit:
+                    await unit.users.get(1)
+
+
+async def test_a_database_that_was_never_migrated_is_said_to_be_unavailable(
+    postgres: ThrowawayPostgres, open_database: OpenDatabase, tmp_path: Path
+) -> None:
+    for url in (postgres.url(postgres.create_database()), f"sqlite:///{tmp_path / 'new.db'}"):
+        database = await open_database(url)
+        with pytest.raises(StorageUnavailable):
+            async with database.new_unit(read_only=True) as unit:
+                await unit.users.get(1)
+
+
+async def test_what_gathered_is_committed_on_closing(database: Database) -> None:
+    ada = await stored_user(database)
+    _, lease = await running_turn(database, ada)
+    await database.log.append(lease, Text(delta="last words"))
+    await database.close()
+    assert [logged.event for logged in await database.log.read(lease.message_id)][1:] == [Text(delta="last words")]
+    await database.close()
+
+
+# --- faults -----------------------------------------------------------------------------------------
+
+
+async def test_a_step_that_no_database_can_hold_harms_no_other_turn(database: Database) -> None:
+    ada = await stored_user(database)
+    _, bad = await running_turn(database, ada)
+    turn, good = await running_turn(database, ada)
+    await database.log.append(bad, Text(delta="\ud800"))
+    answer = turn.answer
+    with pytest.raises(Exception, match="could not be stored"):
+        await database.log.end(bad, Done(message=answer), answer)
+    await database.log.append(good, Text(delta="fine"))
+    await database.log.end(good, Done(message=answer), answer)
+    assert len(await database.log.read(good.message_id)) == 3
+    assert len(await database.log.read(bad.message_id)) == 1
+
+
+async def test_readers_elsewhere_are_woken_again_after_the_listener_was_killed(
+    postgres: ThrowawayPostgres, open_database: OpenDatabase, postgres_url: str
+) -> None:
+    writer, reader = await open_database(postgres_url), await open_database(postgres_url)
+    ada = await stored_user(writer)
+    turn, lease = await running_turn(writer, ada)
+    assert reader.log._notices is not None
+    listening = reader.log._notices.listening
+    await asyncio.wait_for(listening.wait(), PATIENCE)
+    events = following(reader.log, lease.message_id)
+    await anext(events)
+    for number in range(3):
+        killed = await postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND (query LIKE 'LISTEN%' OR query = 'SELECT 1')",
+            database=postgres_url.rpartition("/")[2],
+        )
+        assert killed
+        await writer.log.append(lease, Text(delta=f"{number} "))
+        assert (await anext(events)).event == Text(delta=f"{number} ")
+        await asyncio.wait_for(listening.wait(), PATIENCE)
+    # And the notices themselves are back: this wake-up crosses without any poll.
+    with reader.log.watch(lease.message_id) as wakeup:
+        while await wakeup.wait(0.05):
+            pass
+        await writer.log.append(lease, Text(delta="end"))
+        assert await wakeup.wait(PATIENCE)
+    answer = turn.answer
+    await writer.log.end(lease, Done(message=answer), answer)
+    assert [logged.seq async for logged in events] == [5, 6]
+
+
+async def test_a_cancel_is_announced_to_other_processes(open_database: OpenDatabase, postgres_url: str) -> None:
+    here, there = await open_database(postgres_url), await open_database(postgres_url)
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    there.log.on_cancel(heard.put_nowait)
+    assert there.log._notices is not None
+    await asyncio.wait_for(there.log._notices.listening.wait(), PATIENCE)
+    await here.log.announce_cancel("msg_x")
+    assert await asyncio.wait_for(heard.get(), PATIENCE) == "msg_x"
+
+
+async def test_more_turns_than_fit_in_a_notice_still_wake_their_readers(
+    open_database: OpenDatabase, postgres_url: str
+) -> None:
+    writer, reader = await open_database(postgres_url), await open_database(postgres_url)
+    assert writer.log._notices is not None
+    assert reader.log._notices is not None
+    ids = [f"msg_{number:026}" for number in range(1000)]
+    assert len(writer.log._notices.committed_payload(ids).encode()) < 8000
+    await asyncio.wait_for(reader.log._notices.listening.wait(), PATIENCE)
+    ada = await stored_user(writer)
+    async with writer.new_unit() as unit:
+        leases: list[Lease] = []
+        for _ in range(300):
+            conversation = new_conversation(ada)
+            await unit.conversations.add(conversation)
+            leases.append(await unit.turns.begin(new_turn(conversation)))
+        await unit.commit()
+    with reader.log.watch(leases[-1].message_id) as wakeup:
+        while await wakeup.wait(0.05):
+            pass
+        for lease in leases:
+            await writer.log.append(lease, Text(delta="x"))
+        assert await wakeup.wait(PATIENCE)
+
+
+async def test_a_writer_waits_for_a_database_that_went_away_and_doubles_nothing(
+    own_postgres: ThrowawayPostgres, open_database: OpenDatabase
+) -> None:
+    url = own_postgres.url(own_postgres.create_database())
+    database = await open_database(url)
+    await database.upgrade()
+    ada = await stored_user(database)
+    turn, lease = await running_turn(database, ada)
+    steps = [Text(delta=f"{number} ") for number in range(60)]
+    for number, step in enumerate(steps):
+        if number == 20:
+            await asyncio.to_thread(own_postgres.stop, crash=True)
+        if number == 40:
+            with pytest.raises(StorageUnavailable):
+                await stored_conversation(database, ada)
+            await asyncio.to_thread(own_postgres.start)
+        await database.log.append(lease, step)
+        await asyncio.sleep(0.001)
+    answer = turn.answer
+    await database.log.end(lease, Done(message=answer), answer)
+    await database.close()
+    again = await open_database(url)
+    events = await again.log.read(lease.message_id)
+    assert [logged.seq for logged in events] == list(range(1, len(events) + 1))
+    assert fold(logged.event for logged in events).parts == fold(steps).parts
+
+
+async def test_a_writer_that_waited_too_long_is_told_and_what_it_wrote_is_kept(
+    own_postgres: ThrowawayPostgres,
+) -> None:
+    database = Database(own_postgres.url(own_postgres.create_database()), patience=0.2)
+    await database.upgrade()
+    await database.open()
+    ada = await stored_user(database)
+    turn, lease = await running_turn(database, ada)
+    await asyncio.to_thread(own_postgres.stop)
+    answer = turn.answer
+    await database.log.append(lease, Text(delta="kept"))
+    with pytest.raises(StorageUnavailable):
+        await database.log.end(lease, Done(message=answer), answer)
+    _, other = turn, Lease(message_id="msg_other", conversation_id="c", owner=1, holder="here", fence=1)
+
+    async def flood() -> None:
+        while True:
+            await database.log.append(other, Text(delta="x" * 10_000))
+
+    with pytest.raises(StorageUnavailable):
+        await flood()
+    await asyncio.to_thread(own_postgres.start)
+    events = [logged.event async for logged in following(database.log, lease.message_id)]
+    assert events[1:] == [Text(delta="kept"), Done(message=answer)]
+    await database.close()
+
+
+async def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Database) -> None:
+    ada = await stored_user(database)
+    turn, lease = await running_turn(database, ada)
+    broken = 0
+
+    def lose(connection: sa.Connection) -> None:
+        nonlocal broken
+        if broken < 2:
+            broken += 1
+            connection.connection.dbapi_connection.commit()  # type: ignore[union-attr]  # there is one in a commit
+            raise sa.exc.OperationalError("COMMIT", {}, ConnectionResetError("the answer was lost"))
+
+    await database.log.append(lease, Text(delta="a"))
+    await anext(following(database.log, lease.message_id, after=1))
+    sa.event.listen(database._writers.sync_engine, "commit", lose)
+    await database.log.append(lease, Text(delta="b"))
+    await anext(following(database.log, lease.message_id, after=2))
+    answer = turn.answer
+    await database.log.end(lease, Done(message=answer), answer)
+    assert broken == 2
+    events = await database.log.read(lease.message_id)
+    assert [logged.event for logged in events][1:] == [Text(delta="a"), Text(delta="b"), Done(message=answer)]
+    assert [logged.seq for logged in events] == [1, 2, 3, 4]
+
+
+async def test_a_writer_that_froze_within_a_commit_does_not_keep_its_turn_for_ever(on_postgres: Database) -> None:
+    """The row lock of a stopped process hides its turns from whoever takes over; the server ends such a session."""
+    ada = await stored_user(on_postgres)
+    _, lease = await running_turn(on_postgres, ada, lease_for=EXPIRED)
+    async with on_postgres.transaction() as frozen:
+        await frozen.execute(sa.text("SET idle_in_transaction_session_timeout = '200ms'"))
+        await frozen.execute(sa.text("SELECT 1 FROM turns FOR UPDATE"))
+        taken = await on_postgres.log.take_expired("reaper", LONG)
+        assert taken == []
+        async with asyncio.timeout(PATIENCE):
+            while not taken:
+                await asyncio.sleep(0.05)
+                taken = await on_postgres.log.take_expired("reaper", LONG)
+        await frozen.invalidate()
+    assert [found.message_id for found in taken] == [lease.message_id]
+    async with on_postgres.query() as connection:
+        assert await connection.scalar(sa.text("SHOW idle_in_transaction_session_timeout")) == "10s"
+
+
+async def test_fifty_turns_share_their_commits(database: Database) -> None:
+    ada = await stored_user(database)
+    leases = [(await running_turn(database, ada))[1] for _ in range(50)]
+    commits = 0
+
+    def count(_connection: sa.Connection) -> None:
+        nonlocal commits
+        commits += 1
+
+    sa.event.listen(database._writers.sync_engine, "commit", count)
+    for _ in range(20):
+        for lease in leases:
+            await database.log.append(lease, Text(delta="x"))
+        await asyncio.sleep(0)
+    for lease in leases:
+        reader = following(database.log, lease.message_id, after=1)
+        arrived = ""
+        while len(arrived) < 20:
+            event = (await anext(reader)).event
+            assert isinstance(event, Text)
+            arrived += event.delta
+        await reader.aclose()
+    assert commits < 20
+
+
+async def test_a_lease_outlives_the_clock_of_its_process(postgres_url: str) -> None:
+    """Replicas whose clocks disagree by an hour do not take each other's turns."""
+    here = Database(postgres_url)
+    ahead = Database(postgres_url, clock=lambda: moment() + timedelta(days=3650))
+    await here.open()
+    await ahead.open()
+    ada = await stored_user(here)
+    await begun(here, new_turn(await stored_conversation(here, ada), lease_for=LONG))
+    assert await ahead.log.take_expired("ahead", LONG) == []
+    await here.close()
+    await ahead.close()
+
+
+@pytest.mark.parametrize("binaries", [system_binaries(), wheel_binaries()], ids=["system", "wheel"])
+def test_a_throwaway_server_runs_and_leaves_nothing_behind(binaries: Path | None) -> None:
+    if binaries is None:
+        pytest.skip("these binaries are not installed")
+    with ThrowawayPostgres(binaries=binaries) as server:
+        name = server.create_database()
+        (row,) = asyncio.run(server.execute("SELECT current_database() AS name", database=name))
+        assert row["name"] == name
+        process, directory = server.process_id, server._directory
+    assert process is not None
+    assert not Path(f"/proc/{process}").exists()
+    assert directory is not None
+    assert not directory.exists()

@@ -50,8 +50,8 @@ def start(place: Path) -> None:
             sys.exit(f"luxx serve did not start:\n{''.join(lines)}")
     finally:
         process.terminate()
-        process.stderr.close()
-        if process.wait(timeout=60) != 0:
+        process.communicate(timeout=60)
+        if process.returncode != 0:
             sys.exit(f"luxx serve ended with {process.returncode}")
 
 

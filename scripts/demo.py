@@ -42,8 +42,8 @@ def server(data_dir: str) -> Iterator[str]:
             sys.exit(f"The server did not start:\n{''.join(seen)}")
     finally:
         process.terminate()
-        process.stderr.close()
-        if process.wait(timeout=60) != 0:
+        process.communicate(timeout=60)
+        if process.returncode != 0:
             sys.exit(f"The server ended with {process.returncode}")
 
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any, Final
@@ -76,7 +77,7 @@ class WebClient:
         self._body_bytes = body_bytes
         self._network = _Network(rules)
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
+            ssl_context=ssl_context or _authorities(),
             network_backend=self._network,
             max_connections=CONNECTIONS,
             keepalive_expiry=5.0,
@@ -160,6 +161,12 @@ class WebClient:
     async def aclose(self) -> None:
         await self._pool.aclose()
         self._network.close()
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Read the certificate authorities, once for all clients: it takes a while."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def parsed(text: str, *, base: httpx.URL | None = None) -> httpx.URL:

@@ -1,0 +1,1 @@
+"""Sandboxes for Python behind one port, `PythonSandbox`: an adapter each."""

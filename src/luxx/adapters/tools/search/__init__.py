@@ -1,0 +1,1 @@
+"""Search engines behind one port, `SearchEngine`: an adapter each."""

@@ -12,6 +12,7 @@ import uvicorn
 from luxx.application.supervisor import TurnSupervisor
 from luxx.container import Container
 from luxx.entrypoints.http.app import create_app
+from luxx.entrypoints.http.unreadable import EnvelopedHttp
 from luxx.settings import Settings
 
 CLOSING_SECONDS: Final = 5
@@ -93,7 +94,7 @@ def server_of(container: Container, *, host: str, port: int) -> DrainingServer:
         create_app(container),
         host=host,
         port=port,
-        http="httptools",
+        http=EnvelopedHttp,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -14,9 +14,6 @@ from luxx.domain.errors import LuxxError
 from luxx.domain.turn import Failed
 from luxx.entrypoints.http.text import Language, error_text, problem_text
 
-HEARTBEAT: Final = 15.0
-"""Seconds of silence after which a comment line is sent."""
-
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -38,7 +35,8 @@ def sse(logged: LoggedEvent, language: Language) -> str:
 class EventStream:
     """An ASGI app that sends batches of events: what was read at once is written at once.
 
-    The turn does not depend on it: when the client goes, only the reading ends.
+    After `heartbeat` seconds of silence it sends a comment line. The turn does not depend on it: when
+    the client goes, only the reading ends.
     """
 
     def __init__(
@@ -47,7 +45,7 @@ class EventStream:
         *,
         message_id: str,
         language: Language,
-        heartbeat: float = HEARTBEAT,
+        heartbeat: float,
     ) -> None:
         self._batches: Final = batches
         self._message_id: Final = message_id

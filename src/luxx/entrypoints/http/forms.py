@@ -1,7 +1,7 @@
 """The bodies, query strings and data of the API. What a field may be is said here once, for checks and schema alike."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -21,6 +21,9 @@ from luxx.domain.user import (
     password_fault,
     username_fault,
 )
+
+WHOLE_MAX: Final = 2**53 - 1
+"""What every JSON reader takes for a whole number, at most (RFC 8259, 6)."""
 
 Username = Annotated[
     str,
@@ -145,7 +148,7 @@ class ConversationData(Struct):
 
 class ConversationsQuery(Struct):
     project_id: ProjectId | None = None
-    page: Annotated[int, Meta(ge=1, description="Counts from 1; `cursor` goes before it.")] = 1
+    page: Annotated[int, Meta(ge=1, le=WHOLE_MAX, description="Counts from 1; `cursor` goes before it.")] = 1
     page_size: Annotated[int, Meta(ge=1, le=100)] = 20
     cursor: Annotated[str, Meta(max_length=512, description="`next_cursor` of an earlier page.")] | None = None
 
@@ -181,9 +184,7 @@ class SentData(Struct):
 
 
 class StreamQuery(Struct):
-    after: (
-        Annotated[int, Meta(ge=0, description="The id of the last event seen; as the header Last-Event-ID.")] | None
-    ) = None
+    after: Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="The id of the last event seen.")] | None = None
 
 
 class ToolsQuery(Struct):

@@ -21,7 +21,7 @@ from luxx.entrypoints.http.answers import language, ok
 from luxx.entrypoints.http.event_stream import EventStream
 from luxx.entrypoints.http.forms import MessagesData, MessagesQuery, SendBody, SentData, StreamQuery
 from luxx.entrypoints.http.openapi import described
-from luxx.entrypoints.http.reading import known_id, last_seen, read_body, read_query
+from luxx.entrypoints.http.reading import known_id, last_seen, only_header, read_body, read_query
 from luxx.entrypoints.http.text import Language, problem_text
 
 ABSENT = "message_not_found"
@@ -65,7 +65,7 @@ async def _send(request: Request[Any, Any, Any], caller: Caller, send_message: S
         conversation_id=known_id(body.conversation_id, "conversation_not_found"),
         content=body.content,
         tools_enabled=body.tools_enabled,
-        idempotency_key=request.headers.get("idempotency-key"),
+        idempotency_key=only_header(request, "Idempotency-Key"),
     )
 
 

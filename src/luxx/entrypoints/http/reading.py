@@ -17,15 +17,14 @@ BODY_LIMIT: Final = 4 * 1024 * 1024
 """Bytes of a request body, at most."""
 
 ID_LIMIT: Final = 128
-SEQ_LIMIT: Final = 2**53
 
-_WHOLE: Final = re.compile(r"-?[0-9]{1,15}")
+_WHOLE: Final = re.compile(r"-?[0-9]{1,1000}")
 
 
 async def read_json(request: Request[Any, Any, Any]) -> object:
     """Read and decode the body; raises `BadRequest` 400, 413 or 415."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    given = request.headers.getall("content-type", [])
+    if [one.partition(";")[0].strip().lower() for one in given] != ["application/json"]:
         raise BadRequest("The request body must be application/json.", code="unsupported_media_type", status=415)
     raw = await request.body()
     try:
@@ -55,6 +54,14 @@ def read_query(request: Request[Any, Any, Any], kind: type[T]) -> T:
     return convert(values, kind)
 
 
+def only_header(request: Request[Any, Any, Any], name: str) -> str | None:
+    """Read a header that may be given once; raises `InvalidInput` where it is given more often."""
+    given = request.headers.getall(name.lower(), [])
+    if len(given) > 1:
+        raise InvalidInput(Fault(field=name, rule="duplicate"))
+    return given[0].strip() if given else None
+
+
 def known_id(value: str, code: str) -> str:
     """Check an id of a path: what can be no id is absent. Raises `NotFound` with `code`."""
     if len(value) > ID_LIMIT or not value.isprintable():
@@ -75,7 +82,7 @@ def last_seen(request: Request[Any, Any, Any], after: int | None) -> int:
     """Give the event after which a reader goes on: `?after=`, else the header Last-Event-ID, else 0."""
     if after is not None:
         return after
-    given = request.headers.get("last-event-id", "").strip()
+    given = only_header(request, "Last-Event-ID")
     if not given:
         return 0
     if not re.fullmatch(r"[0-9]{1,15}", given):

@@ -22,6 +22,6 @@ def schema_handlers(handlers: tuple[HTTPRouteHandler, ...]) -> tuple[HTTPRouteHa
     @get("/schema")
     async def try_it(request: Request[Any, Any, Any]) -> Response[bytes]:
         policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
-        return Response(page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
 
     return (openapi, try_it)

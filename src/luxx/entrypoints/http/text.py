@@ -77,6 +77,12 @@ RULES_ZH: Final[Mapping[str, str]] = {
     "invalid": "无效：{reason}",
 }
 
+REASONS_ZH: Final[Mapping[str, str]] = {
+    "1 to 255 characters": "长度应为 1 到 255 个字符",
+    "it must be the id of an event": "必须是事件的 id",
+    "take it from next_cursor of a page": "请使用列表返回的 next_cursor",
+}
+
 TYPES_ZH: Final[Mapping[str, str]] = {
     validation.STRING: "字符串",
     validation.INTEGER: "整数",
@@ -115,6 +121,8 @@ def fault_text(fault: Fault, language: Language) -> str:
     if fault.rule == "type":
         names = str(parameters["expected"]).split(" or ")
         parameters["expected"] = "或".join(TYPES_ZH.get(name, name) for name in names)
+    if fault.rule == "invalid":
+        parameters["reason"] = REASONS_ZH.get(str(parameters["reason"]), parameters["reason"])
     return RULES_ZH[fault.rule].format_map(parameters)
 
 

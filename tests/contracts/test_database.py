@@ -1,7 +1,9 @@
 """What a database does beside the contracts: its schema, its plans, and what it makes of faults."""
 
 import asyncio
+import random
 import re
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -114,9 +116,9 @@ async def _plan(database: Database, statements: list[tuple[str, Any]], mark: str
     prefix = "EXPLAIN" if database.postgres else "EXPLAIN QUERY PLAN"
     async with database.transaction() as connection:
         if database.postgres:
-            await connection.exec_driver_sql("SET enable_seqscan = off")
-            await connection.exec_driver_sql("SET enable_bitmapscan = off")
-        rows = (await connection.exec_driver_sql(f"{prefix} {statement}", parameters)).all()
+            await connection.execute(sa.text("SET enable_seqscan = off"))
+            await connection.execute(sa.text("SET enable_bitmapscan = off"))
+        rows = await connection.run_sync(lambda inner: inner.exec_driver_sql(f"{prefix} {statement}", parameters).all())
     return "\n".join(" ".join(map(str, row)) for row in rows)
 
 
@@ -382,7 +384,7 @@ async def test_a_writer_that_froze_within_a_commit_does_not_keep_its_turn_for_ev
             while not taken:
                 await asyncio.sleep(0.05)
                 taken = await on_postgres.log.take_expired("reaper", LONG)
-        await frozen.invalidate()
+        await frozen.run_sync(lambda inner: inner.invalidate())
     assert [found.message_id for found in taken] == [lease.message_id]
     async with on_postgres.query() as connection:
         assert await connection.scalar(sa.text("SHOW idle_in_transaction_session_timeout")) == "10s"
@@ -439,3 +441,25 @@ def test_a_throwaway_server_runs_and_leaves_nothing_behind(binaries: Path | None
     assert not Path(f"/proc/{process}").exists()
     assert directory is not None
     assert not directory.exists()
+
+
+async def test_units_cancelled_at_any_moment_leave_no_lock_and_no_connection_behind(database: Database) -> None:
+    ada = await stored_user(database)
+    conversation = await stored_conversation(database, ada)
+    dice = random.Random(7)
+
+    async def write() -> None:
+        async with database.new_unit() as unit:
+            await unit.conversations.update(replace(conversation, title=f"{dice.random()}"))
+            await unit.messages.count(ada.id, conversation.id)
+            await unit.commit()
+
+    for _ in range(40):
+        tasks = [asyncio.create_task(write()) for _ in range(4)]
+        await asyncio.sleep(dice.random() * 0.004)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(write() for _ in range(20)))
+    assert database._writers.pool.status().endswith("Current Checked out connections: 0")

@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from luxx.adapters.database import migrate
+from luxx.adapters.database.connection import Connection, lent, undisturbed
 from luxx.adapters.database.errors import translated, unavailable
 from luxx.adapters.database.migrate import SchemaState
 from luxx.adapters.database.repositories import (
@@ -129,21 +130,21 @@ class Database:
     # --- connections --------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def transaction(self, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, *, read_only: bool = False) -> AsyncIterator[Connection]:
         """Lend a connection for one transaction, which is rolled back unless the caller commits."""
         with translated():
             if read_only:
-                async with self._readers.connect() as connection:
+                async with lent(self._readers) as connection:
                     yield connection
             else:
-                async with self._writing, self._writers.connect() as connection:
+                async with self._writing, lent(self._writers) as connection:
                     yield connection
 
     @asynccontextmanager
-    async def query(self) -> AsyncIterator[AsyncConnection]:
+    async def query(self) -> AsyncIterator[Connection]:
         """Lend a connection for single statements that write no row."""
         with translated():
-            async with self._queries.connect() as connection:
+            async with lent(self._queries) as connection:
                 yield connection
 
     async def listening(self) -> Any:
@@ -207,8 +208,8 @@ class DatabaseUnit:
     def __init__(self, database: Database, *, read_only: bool) -> None:
         self._database = database
         self._read_only = read_only
-        self._transaction: AbstractAsyncContextManager[AsyncConnection] | None = None
-        self._open: AsyncConnection | None = None
+        self._transaction: AbstractAsyncContextManager[Connection] | None = None
+        self._open: Connection | None = None
         self._began: list[tuple[Lease, Started]] = []
         self._gone: list[str] = []
         self._spoilt = False
@@ -232,6 +233,9 @@ class DatabaseUnit:
             raise RuntimeError("A turn was refused in this unit of work: it cannot commit. Open another.")
         connection = self._connection
         self._open = None
+        await undisturbed(self._commit(connection))
+
+    async def _commit(self, connection: Connection) -> None:
         await connection.commit()
         for lease, started in self._began:
             self._database.log.began(lease, started)
@@ -239,7 +243,7 @@ class DatabaseUnit:
             self._database.log.gone(self._gone)
 
     @property
-    def _connection(self) -> AsyncConnection:
+    def _connection(self) -> Connection:
         if self._open is None:
             raise RuntimeError("This unit of work is not open: use it inside `async with`, before its commit.")
         return self._open

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from luxx.adapters.database.connection import Connection
 from luxx.adapters.database.schema import (
     conversations,
     idempotency_keys,
@@ -77,23 +77,23 @@ def answer_values(message: Message) -> dict[str, Any]:
     }
 
 
-def _insert_if_new(connection: AsyncConnection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+def _insert_if_new(connection: Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
     # A violated constraint would void the whole transaction on Postgres; this only tells.
-    if connection.dialect.name == "postgresql":
+    if connection.postgres:
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
-def lease_end(connection: AsyncConnection, now: datetime, lease_for: timedelta) -> Any:
+def lease_end(connection: Connection, now: datetime, lease_for: timedelta) -> Any:
     """Give when a lease ends that is given now, by the one clock that all who share the database read."""
-    if connection.dialect.name == "postgresql":
+    if connection.postgres:
         return sa.func.clock_timestamp() + sa.literal(lease_for, sa.Interval())
     return now + lease_for
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUsers:
-    connection: AsyncConnection
+    connection: Connection
 
     async def add(self, user: NewUser) -> User:
         keys = {"username_key": comparison_key(user.username), "email_key": comparison_key(user.email)}
@@ -134,7 +134,7 @@ class DatabaseUsers:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSessions:
-    connection: AsyncConnection
+    connection: Connection
 
     async def add(self, session: Session) -> None:
         await self.connection.execute(
@@ -167,7 +167,7 @@ def _is(owner: int, conversation_id: str) -> sa.ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseConversations:
-    connection: AsyncConnection
+    connection: Connection
     gone: Callable[[Sequence[str]], None]
     """Told the answers whose turns were deleted."""
 
@@ -211,7 +211,7 @@ class DatabaseConversations:
 
     async def count(self, owner: int, *, project_id: str | None) -> int:
         statement = sa.select(sa.func.count()).select_from(conversations).where(*_of(owner, project_id))
-        return await self.connection.scalar(statement) or 0
+        return int(await self.connection.scalar(statement))
 
     async def update(self, conversation: Conversation) -> None:
         kept = {"id", "user_id", "created_at"}
@@ -228,14 +228,14 @@ class DatabaseConversations:
         locked = sa.select(conversations.c.id).where(_is(owner, conversation_id)).with_for_update()
         if await self.connection.scalar(locked) is None:
             raise _no_conversation(conversation_id)
-        answers = await self.connection.scalars(
+        answers = await self.connection.execute(
             sa.select(turns.c.message_id)
             .join(messages, messages.c.id == turns.c.message_id)
             .where(messages.c.conversation_id == conversation_id)
             .order_by(turns.c.message_id)
             .with_for_update(of=turns)
         )
-        self.gone(answers.all())
+        self.gone(answers.scalars().all())
         await self.connection.execute(sa.delete(conversations).where(_is(owner, conversation_id)))
 
 
@@ -250,7 +250,7 @@ def _no_message(message_id: str) -> NotFound:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseMessages:
-    connection: AsyncConnection
+    connection: Connection
     gone: Callable[[Sequence[str]], None]
     """Told the answers whose turns were deleted."""
 
@@ -288,7 +288,7 @@ class DatabaseMessages:
             .select_from(messages)
             .where(messages.c.conversation_id == conversation_id, sa.exists().where(_is(owner, conversation_id)))
         )
-        return await self.connection.scalar(statement) or 0
+        return int(await self.connection.scalar(statement))
 
     async def delete(self, owner: int, message_id: str) -> None:
         # The turn is locked before its message: in the same order as at the end of a turn.
@@ -306,7 +306,7 @@ class DatabaseMessages:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseTurns:
-    connection: AsyncConnection
+    connection: Connection
     now: datetime
     began: Callable[[Lease, Started], None]
     """Told what was begun."""

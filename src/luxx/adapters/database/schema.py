@@ -3,6 +3,7 @@
 A change here needs a migration in `migrations/versions`; a test compares the two.
 """
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -55,6 +56,19 @@ class Word(sa.types.TypeDecorator[str]):
         return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
+class Names(sa.types.TypeDecorator[tuple[str, ...]]):
+    """A list of names, as JSON text."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 - its shape
+        return None if value is None else json.dumps(value, ensure_ascii=False)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> tuple[str, ...] | None:  # noqa: ARG002 - its shape
+        return None if value is None else tuple(json.loads(value))
+
+
 metadata: Final = sa.MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -100,6 +114,7 @@ conversations: Final = sa.Table(
     sa.Column("temperature", sa.Double, nullable=False),
     sa.Column("max_tokens", sa.BigInteger, nullable=False),
     sa.Column("thinking_enabled", sa.Boolean, nullable=False),
+    sa.Column("tools", Names),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("updated_at", UtcTime, nullable=False),
     # Handed out under the row's lock: this is what puts concurrent sends in an order.

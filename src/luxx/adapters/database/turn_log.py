@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from luxx.adapters.database.connection import Connection
 from luxx.adapters.database.notices import CHANNEL, Notices
 from luxx.adapters.database.repositories import answer_values, lease_end
 from luxx.adapters.database.schema import idempotency_keys, messages, turn_events, turns
@@ -267,7 +267,7 @@ class DatabaseTurnLog:
                 await connection.commit()
         return lost
 
-    async def _insert(self, connection: AsyncConnection, shares: Sequence[_Share]) -> None:
+    async def _insert(self, connection: Connection, shares: Sequence[_Share]) -> None:
         now = self._clock()
         events: list[dict[str, Any]] = []
         going: list[dict[str, Any]] = []
@@ -429,13 +429,13 @@ class DatabaseTurnLog:
         while True:
             # A bounded number at a time, so that nobody waits long for a lock.
             async with self._database.transaction() as connection:
-                found = await connection.scalars(
+                found = await connection.execute(
                     sa.select(turns.c.message_id)
                     .where(turns.c.log_kept, turns.c.ended_at < ended_before)
                     .limit(_FORGET_AT_ONCE)
                     .with_for_update(skip_locked=True)
                 )
-                ids = found.all()
+                ids = found.scalars().all()
                 if ids:
                     among_turns = _among(connection, turns.c.message_id, ids)
                     await connection.execute(
@@ -469,8 +469,8 @@ _ANSWER: Final = (
 _NOTIFY: Final = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("payload", type_=sa.Text())))
 
 
-def _among(connection: AsyncConnection, column: sa.Column[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
-    if connection.dialect.name == "postgresql":
+def _among(connection: Connection, column: sa.Column[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
+    if connection.postgres:
         # One statement for any number of values, so that it stays prepared.
         return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(sa.Text())))
     # As one value too: SQLite takes no more than 32 766 of them.

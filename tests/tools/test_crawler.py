@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 from tests.support.until import until
-from tests.support.web import Answer, Asked, WebServer
+from tests.support.web import Answer, Asked, WebServer, web_server
 
 from luxx.adapters.tools.web.addresses import AddressRules
 from luxx.adapters.tools.web.client import WebClient
@@ -286,6 +286,17 @@ async def test_a_cancelled_fetch_closes_its_connection(run: Run, site: WebServer
     with pytest.raises(asyncio.CancelledError):
         await asking
     await asyncio.wait_for(gone.wait(), 5)
+
+
+async def test_no_proxy_is_taken_from_the_environment(
+    tools: Callable[..., Run], site: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with web_server() as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url())
+        site.pages["/"] = ARTICLE
+        assert (await tools(allow_hosts=frozenset({site.host}))("fetch_page", url=site.url()))["title"]
+        assert not proxy.asked
 
 
 async def test_arguments_are_checked(run: Run) -> None:

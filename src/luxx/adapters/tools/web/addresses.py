@@ -20,6 +20,7 @@ _DENIED: Final = (
     ip_network("5f00::/16"),
     ip_network("3fff::/20"),
 )
+_GLOBAL_UNICAST: Final = ip_network("2000::/3")
 _NAT64: Final = ip_network("64:ff9b::/96")
 _6TO4: Final = ip_network("2002::/16")
 _TEREDO: Final = ip_network("2001::/32")
@@ -68,6 +69,9 @@ def is_public(address: Address) -> bool:
     if isinstance(address, IPv6Address) and (address.ipv4_mapped is not None or address in _NAT64):
         # No global addresses themselves; what they stand for has been looked at.
         return True
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
+        # What IANA has not given out is no address of anybody; Python's own lists are older than some of it.
+        return False
     return address.is_global
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import httpcore
 import httpx
@@ -37,6 +37,10 @@ URL_CHARACTERS: Final = 8_192
 
 _CHUNK: Final = 65_536
 _MOVED: Final = {301, 302, 303, 307, 308}
+
+
+LookUp: TypeAlias = Callable[[str], Sequence[str]]
+"""Gives the addresses of a host, as text. It may block: it is called in a thread."""
 
 
 class AddressRefused(ToolRefused):
@@ -61,6 +65,8 @@ class WebResponse:
 class WebClient:
     """Makes GET requests, and only to where `rules` allow. `aclose` when done.
 
+    `look_up` resolves names, the system's way unless given.
+
     Raises `ToolRefused` for addresses that are malformed or not allowed, and for answers that are too large;
     `ToolBroken` where a server cannot be reached or talks nonsense; `ToolTimeout` where it is too slow.
     """
@@ -72,10 +78,11 @@ class WebClient:
         ssl_context: ssl.SSLContext | None = None,
         seconds: float = SECONDS,
         body_bytes: int = BODY_BYTES,
+        look_up: LookUp | None = None,
     ) -> None:
         self._seconds = seconds
         self._body_bytes = body_bytes
-        self._network = _Network(rules)
+        self._network = _Network(rules, look_up or system_look_up)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context or _authorities(),
             network_backend=self._network,
@@ -196,8 +203,9 @@ def parsed(text: str, *, base: httpx.URL | None = None) -> httpx.URL:
 class _Network(httpcore.AsyncNetworkBackend):
     """Opens connections for httpcore, to addresses that the rules allow."""
 
-    def __init__(self, rules: AddressRules) -> None:
+    def __init__(self, rules: AddressRules, look_up: LookUp) -> None:
         self._rules = rules
+        self._look_up = look_up
         self._sockets = httpcore.AnyIOBackend()
         # Name servers can be slow, and the loop's own threads are for others too.
         self._threads = ThreadPoolExecutor(max_workers=LOOKUPS, thread_name_prefix="luxx-lookup")
@@ -230,7 +238,7 @@ class _Network(httpcore.AsyncNetworkBackend):
             return [spelled]
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._threads, _look_up, host)
+            found = await loop.run_in_executor(self._threads, self._look_up, host)
         except (OSError, UnicodeError) as error:
             raise ToolBroken(f"the name {host} cannot be resolved") from error
         return [ip_address(text.split("%", 1)[0]) for text in dict.fromkeys(found)]
@@ -250,7 +258,8 @@ class _Network(httpcore.AsyncNetworkBackend):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _look_up(host: str) -> list[str]:
+def system_look_up(host: str) -> list[str]:
+    """Ask the system for the addresses of a host; blocks, and raises `OSError` where there are none."""
     return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 

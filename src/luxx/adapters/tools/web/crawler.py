@@ -8,7 +8,7 @@ from typing import Final
 
 import httpx
 
-from luxx.adapters.tools.web.client import WebClient, WebResponse, outcome_of
+from luxx.adapters.tools.web.client import WebClient, WebResponse, outcome_of, parsed
 from luxx.adapters.tools.web.robots import LARGEST_BYTES, Robots
 from luxx.domain.errors import ToolBroken, ToolError, ToolRefused, ToolTimeout
 
@@ -41,7 +41,7 @@ class Crawler:
 
     async def page(self, url: str) -> WebResponse:
         """Get one page; raises `ToolRefused` where the site does not want that, and as `WebClient.get` does."""
-        site = self._site(httpx.URL(url)) if url else _Site()
+        site = self._site(parsed(url))
         async with site.places:
             return outcome_of(await self._client.get(url, headers=_ACCEPT, before=self._enter))
 

@@ -1,0 +1,128 @@
+"""What may be reached, and what a site allows."""
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luxx.adapters.tools.web.addresses import AddressRules, is_public
+from luxx.adapters.tools.web.robots import Robots
+
+PUBLIC = ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::200e", "64:ff9b::808:808"]
+PRIVATE = [
+    "0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "168.63.129.16", "169.254.169.254", "172.31.255.255",
+    "192.0.0.192", "192.0.2.1", "192.88.99.1", "192.168.1.1", "198.19.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1",
+    "239.1.1.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::a00:1",
+    "64:ff9b:1::808:808", "100::1", "2001::1", "2001:db8::1", "2002:7f00:1::", "2002:a00:1::", "fc00::1", "fd00::1",
+    "fe80::1", "fec0::1", "ff02::1", "2a00::200:5efe:7f00:1", "5f00::1", "3fff::1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PUBLIC)
+def test_public_addresses_may_be_reached(text: str) -> None:
+    assert AddressRules().allows("host", ip_address(text), 443)
+
+
+@pytest.mark.parametrize("text", PRIVATE)
+def test_all_others_may_not(text: str) -> None:
+    assert not AddressRules().allows("host", ip_address(text), 443)
+
+
+@given(st.ip_addresses(v=4))
+def test_an_ipv4_address_is_as_public_as_all_its_ipv6_forms(address: object) -> None:
+    number = int(ip_address(str(address)))
+    plain = is_public(ip_address(number))
+    assert is_public(ip_address((0xFFFF << 32) | number)) is plain
+    assert is_public(ip_address((0x64FF9B << 96) | number)) is plain
+    if not plain:
+        assert not is_public(ip_address((0x2002 << 112) | (number << 80)))
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "address", "port", "allowed"),
+    [
+        ("intranet.example", "Intranet.Example.", "10.0.0.1", 80, True),
+        ("intranet.example", "sub.intranet.example", "10.0.0.1", 80, False),
+        ("intranet.example:8080", "intranet.example", "10.0.0.1", 8080, True),
+        ("intranet.example:8080", "intranet.example", "10.0.0.1", 80, False),
+        ("10.0.0.0/8", "anything", "10.9.9.9", 80, True),
+        ("10.0.0.0/8", "anything", "::ffff:10.9.9.9", 80, True),
+        ("10.0.0.0/8", "anything", "192.168.0.1", 80, False),
+        ("127.0.0.1:9000", "x", "127.0.0.1", 9000, True),
+        ("127.0.0.1:9000", "x", "127.0.0.1", 9001, False),
+        ("[::1]:9000", "x", "::1", 9000, True),
+        ("fd00::/8", "x", "fd00::5", 80, True),
+        ("fd00::/8", "x", "fe80::5", 80, False),
+    ],
+)
+def test_an_operator_s_entry_opens_what_it_names(entry: str, host: str, address: str, port: int, allowed: bool) -> None:
+    assert AddressRules.allowing([entry]).allows(host, ip_address(address), port) is allowed
+
+
+@pytest.mark.parametrize("entry", ["", "a b", "http://x/", "10.0.0.0/99", "-x", "x:99999", "*"])
+def test_an_entry_that_is_none_is_refused(entry: str) -> None:
+    with pytest.raises(ValueError, match="is no host, address or CIDR"):
+        AddressRules.allowing([entry])
+
+
+ROBOTS = """# a comment
+User-agent: Googlebot
+Disallow: /
+
+User-agent: *
+Crawl-delay: 2
+Disallow: /private   # trailing
+Allow: /private/open
+Disallow: /*.pdf$
+Disallow: /a*b*c
+Disallow: /%E5%8C%97
+
+User-agent: other
+User-agent: LUXX/2.0
+Disallow: /ours
+Allow:
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "allowed"),
+    [
+        ("", "/anything", True),
+        ("nonsense", "/", True),
+        ("User-agent: *\nDisallow: /", "/x", False),
+        ("User-agent: *\nDisallow:", "/x", True),
+        ("User-agent: *\nDisallow: /x\nAllow: /x", "/x", True),
+        ("User-agent: *\nDisallow: /x?y=", "/x?y=1", False),
+        ("User-agent: luxx\nAllow: /\n\nUser-agent: *\nDisallow: /", "/x", True),
+        ("\ufeffUser-agent: *\r\nDisallow: /x\r\n", "/x", False),
+        (ROBOTS, "/ours/page", False),
+        (ROBOTS, "/private", True),
+        (ROBOTS.replace("LUXX/2.0", "x"), "/private/x", False),
+        (ROBOTS.replace("LUXX/2.0", "x"), "/private/open/x", True),
+        (ROBOTS.replace("LUXX/2.0", "x"), "/file.pdf", False),
+        (ROBOTS.replace("LUXX/2.0", "x"), "/file.pdf?x", True),
+        (ROBOTS.replace("LUXX/2.0", "x"), "/a1b2c3", False),
+        (ROBOTS.replace("LUXX/2.0", "x"), "/北", False),
+        (ROBOTS.replace("LUXX/2.0", "x"), "/%e5%8c%97", False),
+        (ROBOTS.replace("LUXX/2.0", "x"), "/ours", True),
+    ],
+)
+def test_robots_txt_is_read_as_rfc_9309_says(text: str, path: str, allowed: bool) -> None:
+    assert Robots.read(text).allows(path) is allowed
+
+
+def test_a_pause_that_a_site_asks_for_is_kept_within_reason() -> None:
+    assert Robots.read("User-agent: *\nCrawl-delay: 2.5").delay == 2.5
+    assert Robots.read("User-agent: *\nCrawl-delay: 9999").delay == 10
+    assert Robots.read("User-agent: *\nCrawl-delay: x").delay == 0
+
+
+def test_no_robots_txt_explodes() -> None:
+    hostile = "User-agent: *\n" + f"Disallow: /{'*a' * 5000}$\n" * 20
+    assert Robots.read(hostile).allows("/" + "a" * 4000 + "b")
+
+
+@given(st.text(max_size=300), st.text(max_size=30))
+def test_any_robots_txt_gives_an_answer(text: str, path: str) -> None:
+    Robots.read("User-agent: *\n" + text).allows("/" + path)

@@ -24,7 +24,7 @@ from luxx.adapters.security.argon2 import Argon2Hasher
 from luxx.adapters.security.jwt import JwtCodec, kept_secret
 from luxx.adapters.system import SortableIds, utc_now
 from luxx.adapters.tools.loading import load_tools
-from luxx.adapters.tools.resources import ToolResources
+from luxx.adapters.tools.resources import ToolResources, ToolSettings
 from luxx.application.accounts import Authenticate, LogIn, LogOut, RegisterUser
 from luxx.application.cancel_turn import CancelTurn
 from luxx.application.conversations import (
@@ -36,7 +36,7 @@ from luxx.application.conversations import (
 )
 from luxx.application.follow_turn import FollowTurn
 from luxx.application.messages import DeleteMessage, ListMessages
-from luxx.application.ports import ChatModel, Storage
+from luxx.application.ports import ChatModel, Clock, Storage
 from luxx.application.run_turn import RunTurn
 from luxx.application.send_message import SendMessage
 from luxx.application.supervisor import TurnSupervisor
@@ -75,6 +75,22 @@ def _model(settings: Settings) -> ChatModel:
     )
 
 
+def _tool_resources(settings: Settings, clock: Clock) -> ToolResources:
+    return ToolResources.open(
+        clock,
+        ToolSettings(
+            workers=settings.tool_workers,
+            allow_hosts=settings.fetch_allow_hosts,
+            search_engine=settings.search_engine,  # type: ignore[arg-type]  # the settings know the same words
+            search_url=settings.search_url,
+            search_key=settings.search_key,
+            python_sandbox=settings.python_sandbox,  # type: ignore[arg-type]  # the settings know the same words
+            geocoding_url=settings.geocoding_url,
+            forecast_url=settings.forecast_url,
+        ),
+    )
+
+
 def _toolbox(settings: Settings, resources: ToolResources) -> Toolbox:
     return Toolbox(load_tools(resources), timeout=settings.tool_seconds, disabled=settings.disabled_tools)
 
@@ -100,7 +116,7 @@ class Container(containers.DeclarativeContainer):
     new_unit = storage.provided.new_unit
     log = storage.provided.log
     model: providers.Provider[ChatModel] = providers.Singleton(_model, settings)
-    tool_resources = providers.Singleton(ToolResources.open, clock=clock)
+    tool_resources = providers.Singleton(_tool_resources, settings, clock)
     toolbox = providers.Singleton(_toolbox, settings, tool_resources)
 
     register_user = providers.Singleton(RegisterUser, new_unit=new_unit, hasher=hasher, clock=clock)
@@ -138,7 +154,7 @@ class Container(containers.DeclarativeContainer):
         max_turns=settings.provided.max_turns,
     )
     stream_heartbeat = settings.provided.heartbeat_seconds
-    follow_turn = providers.Singleton(FollowTurn, new_unit=new_unit, log=log)
+    follow_turn = providers.Singleton(FollowTurn, new_unit=new_unit, log=log, leaving=supervisor.provided.drained)
     cancel_turn = providers.Singleton(CancelTurn, new_unit=new_unit, log=log, follow_turn=follow_turn)
     send_message = providers.Singleton(
         SendMessage, new_unit=new_unit, clock=clock, new_id=new_id, supervisor=supervisor
@@ -152,10 +168,11 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         new_id=new_id,
         default_model=settings.provided.default_model,
+        toolbox=toolbox,
     )
     get_conversation = providers.Singleton(GetConversation, new_unit=new_unit)
     list_conversations = providers.Singleton(ListConversations, new_unit=new_unit)
-    update_conversation = providers.Singleton(UpdateConversation, new_unit=new_unit)
+    update_conversation = providers.Singleton(UpdateConversation, new_unit=new_unit, toolbox=toolbox)
     delete_conversation = providers.Singleton(DeleteConversation, new_unit=new_unit, cancel_turn=cancel_turn)
 
     list_tools = providers.Singleton(ListTools, toolbox=toolbox)

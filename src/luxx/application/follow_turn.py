@@ -1,12 +1,12 @@
 """Follow a turn: read its log, wait, read on."""
 
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from luxx.application.ports import LoggedEvent, NewUnit, TurnLog
-from luxx.domain.errors import NotFound
+from luxx.domain.errors import NotFound, Overloaded
 from luxx.domain.message import Message, Part, Status, TextPart, ThinkingPart, ToolCallPart
 from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent
 
@@ -17,13 +17,16 @@ class FollowTurn:
 
     Any number of readers may follow, in any process; leaving off does not touch the turn. Once the
     log is no longer kept, the stored answer is given as events instead, from 1 on. Raises `NotFound`
-    `message_not_found` before the first event; `StorageUnavailable` at any time.
+    `message_not_found` before the first event; `StorageUnavailable` at any time, and `Overloaded` once this
+    process is `leaving`: then the turn may go on, and can be followed at another one.
     """
 
     new_unit: NewUnit
     log: TurnLog
     poll: float = 1.0
     """Seconds until a reader looks for itself, in case a wake-up was lost."""
+    leaving: Callable[[], bool] = lambda: False
+    """Whether this process is about to end, and runs no turn any more: readers of others' turns must go elsewhere."""
     ask: float = 5.0
     """Seconds of silence between questions whether the turn is still there: thousands wait, few are deleted."""
 
@@ -83,6 +86,11 @@ class FollowTurn:
                         gone = Failed(code="message_not_found", message=text, message_id=message_id)
                         yield (LoggedEvent(after + 1, gone),)
                         return
+                if self.leaving():
+                    # What this process wrote to the end is there by now.
+                    if await self.log.read(message_id, after=after, limit=1):
+                        continue
+                    raise Overloaded("This server is about to stop: follow the answer at another one.")
                 await wakeup.wait(self.poll)
 
     async def _runs(self, owner: int, message_id: str) -> bool:

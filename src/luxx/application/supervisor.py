@@ -67,6 +67,7 @@ class TurnSupervisor:
         self._tasks: Final[dict[str, _Task]] = {}
         self._accepting = 0
         self._draining = False
+        self._out_of_time = False
         self._changed: Final = asyncio.Event()
         self._well_since = 0.0
         self._upkeep: tuple[asyncio.Task[None], ...] = ()
@@ -99,6 +100,10 @@ class TurnSupervisor:
         """Whether new turns are refused because the process is about to end."""
         return self._draining
 
+    def drained(self) -> bool:
+        """Tell whether the process is about to end and runs no turn any more."""
+        return self._draining and not self._tasks and not self._accepting
+
     @contextmanager
     def accepting(self) -> Iterator[None]:
         """Hold the door while a turn is begun; raises `Overloaded` when draining or full."""
@@ -121,6 +126,9 @@ class TurnSupervisor:
         )
         self._tasks[lease.message_id] = _Task(task, stop)
         task.add_done_callback(lambda done: self._finished(lease.message_id, done))
+        if self._out_of_time:
+            # Its acceptance was under way when the others were stopped.
+            stop.set_result(Stop.INTERRUPTED)
 
     def _finished(self, message_id: str, task: asyncio.Task[None]) -> None:
         del self._tasks[message_id]
@@ -144,6 +152,7 @@ class TurnSupervisor:
             async with asyncio.timeout(grace):
                 await self._empty()
         except TimeoutError:
+            self._out_of_time = True
             for message_id in list(self._tasks):
                 self.stop(message_id, Stop.INTERRUPTED)
             await self._empty()

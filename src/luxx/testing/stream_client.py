@@ -1,0 +1,116 @@
+"""A client that believes nothing: it reads a stream and holds every event to the contract of `docs/streaming.md`."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+ENDS: Final = frozenset({"done", "error"})
+DELTAS: Final = frozenset({"text", "thinking"})
+
+
+class ContractBroken(AssertionError):
+    """What was read is against the contract; the text says what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event as it came; `id` is None on an error that is not part of the log."""
+
+    id: int | None
+    name: str
+    data: Any
+
+
+async def read_events(response: httpx.Response) -> AsyncIterator[Event | None]:
+    """Read a stream's events as they come; None is a comment, a sign of life.
+
+    What a broken connection leaves unfinished is not given (WHATWG HTML, 9.2.6). Raises
+    `httpx.TransportError` where the connection breaks.
+    """
+    identity: int | None = None
+    name, data = "", ""
+    async for line in response.aiter_lines():
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not line:
+            if data:
+                yield Event(identity, name, json.loads(data))
+            identity, name, data = None, "", ""
+        elif not field:
+            yield None
+        elif field == "id":
+            identity = int(value)
+        elif field == "event":
+            name = value
+        elif field == "data":
+            data += value
+
+
+class Following:
+    """What one reader has seen of one answer, over however many connections.
+
+    `take` raises `ContractBroken` as soon as something is wrong. `last` is what belongs into
+    `Last-Event-ID`.
+    """
+
+    def __init__(self, *, after: int = 0) -> None:
+        self.last = after
+        self.first: Final = after
+        self.message_id: str | None = None
+        self.events: list[Event] = []
+
+    @property
+    def text(self) -> str:
+        """All text seen, joined."""
+        return "".join(event.data["delta"] for event in self.events if event.name == "text")
+
+    @property
+    def end(self) -> Event | None:
+        """The terminal event, once it has come."""
+        return self.events[-1] if self.events and self.events[-1].name in ENDS else None
+
+    def take(self, event: Event) -> None:
+        """Take the next event of the log."""
+        if (end := self.end) is not None:
+            raise ContractBroken(f"{event.name} {event.id} came after the end, {end.name} {end.id}")
+        if event.id != self.last + 1:
+            raise ContractBroken(f"{event.name} has the id {event.id}; the last one was {self.last}")
+        if (event.name == "start") != (event.id == 1):
+            raise ContractBroken(f"{event.name} has the id {event.id}")
+        self.last = event.id
+        self.events.append(event)
+        if event.name == "start":
+            self.message_id = event.data["message_id"]
+        if event.name == "done" and self.first == 0:
+            self._check_whole(event.data["message"])
+
+    def _check_whole(self, message: Any) -> None:
+        if message["content"] != self.text:
+            raise ContractBroken(f"the text joined is {_shown(self.text)}, the message's {_shown(message['content'])}")
+        if message["id"] != self.message_id:
+            raise ContractBroken(f"done is about {message['id']}, start was about {self.message_id}")
+
+    async def read(self, response: httpx.Response, *, at_most: int | None = None) -> bool:
+        """Read until the end of the answer, or `at_most` events; tells whether the end has come.
+
+        Ends also where an error without an id says that the service lost its storage for now: resume.
+        Raises `ContractBroken`, and `httpx.TransportError` where the connection breaks.
+        """
+        taken = 0
+        async for event in read_events(response):
+            if event is None:
+                continue
+            if event.id is None and event.name == "error":
+                return False
+            self.take(event)
+            taken += 1
+            if at_most is not None and taken >= at_most:
+                break
+        return self.end is not None
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) < 80 else f"{text[:40]!r}…{text[-30:]!r} ({len(text)} characters)"

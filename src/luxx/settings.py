@@ -19,8 +19,6 @@ T = TypeVar("T")
 class BadSettings(LuxxError):
     """One or more settings cannot be used; `faults` holds a sentence for each."""
 
-    code = "bad_settings"
-
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(["Bad settings:", *(f"  {fault}" for fault in faults)]))
         self.faults = tuple(faults)
@@ -35,11 +33,21 @@ def _text(value: str) -> str:
 
 
 def _url(*schemes: str) -> Callable[[str], str]:
+    wanted = f"must be a URL that starts with {' or '.join(f'{scheme}://' for scheme in schemes)}"
+
     def read(value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in schemes or not (parts.netloc or parts.path):
-            raise ValueError(f"must be a URL that starts with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-        return value.rstrip("/")
+        try:
+            parts = urlsplit(value)
+            named = parts.hostname is not None and parts.port != 0
+        except ValueError:
+            # What was raised may tell the password: it quotes the part before the path.
+            raise ValueError(f"{wanted} and names a host and a port that can be") from None
+        if parts.scheme not in schemes:
+            raise ValueError(wanted)
+        if not named and (parts.scheme in {"http", "https"} or not parts.path.strip("/")):
+            raise ValueError(f"{wanted} and goes on")
+        # Schemes are the same in any case (RFC 3986, 3.1); whoever asks for one later need not know.
+        return parts.scheme + value[len(parts.scheme) :].rstrip("/")
 
     return read
 
@@ -150,6 +158,22 @@ class Settings:
         frozenset(), _hosts, "hosts or CIDR blocks that the crawler may reach although they are private"
     )
 
+    search_engine: str = _setting("duckduckgo", _one_of("duckduckgo", "searxng", "brave"), "who answers `web_search`")
+    search_url: str | None = _setting(None, _url("http", "https"), "the SearXNG instance; or where Brave is asked")
+    search_key: str | None = _setting(None, _text, "the key for Brave Search", secret=True)
+    python_sandbox: str = _setting(
+        "monty",
+        _one_of("monty", "bubblewrap"),
+        "what runs `execute_python`: `monty`, or full CPython in `bubblewrap` (Linux, not as root)",
+    )
+    geocoding_url: str = _setting(
+        "https://geocoding-api.open-meteo.com", _url("http", "https"), "Open-Meteo's geocoding, or one like it"
+    )
+    forecast_url: str = _setting(
+        "https://api.open-meteo.com", _url("http", "https"), "Open-Meteo's forecast, or one like it"
+    )
+    tool_workers: int | None = _setting(None, _whole(1, 64), "worker processes for tools; without it, by the cores")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read `environ` (the process's and `.env`, if None); raises `BadSettings` with every fault at once.
@@ -173,12 +197,16 @@ class Settings:
             except ValueError as error:
                 shown = "" if not one.repr else f", not {text!r}"
                 faults.append(f"{name} {error}{shown}")
-        url = given.get(f"{PREFIX}DATABASE_URL", "")
-        if url.startswith("postgres") and not given.get(f"{PREFIX}JWT_SECRET"):
+        url = str(values.get("database_url") or "")
+        if url.startswith("postgres") and not given.get(f"{PREFIX}JWT_SECRET", "").strip():
             faults.append(
                 f"{PREFIX}JWT_SECRET is required with Postgres, the same for every process; "
                 "make one with: openssl rand -base64 48"
             )
+        if values.get("search_engine") == "searxng" and "search_url" not in values:
+            faults.append(f"{PREFIX}SEARCH_URL is required with SearXNG: the address of the instance")
+        if values.get("search_engine") == "brave" and "search_key" not in values:
+            faults.append(f"{PREFIX}SEARCH_KEY is required with Brave Search")
         if faults:
             raise BadSettings(faults)
         return cls(**values)  # type: ignore[arg-type]  # each value comes from its own field's reader
@@ -196,7 +224,11 @@ class Settings:
 def _environment() -> Mapping[str, str]:
     from dotenv import dotenv_values  # noqa: PLC0415  # who gives the environment needs no dotenv
 
-    return {name: text for name, text in dotenv_values(".env").items() if text is not None} | os.environ
+    try:
+        kept = dotenv_values(".env")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings([f"the file .env cannot be read as UTF-8 text: {error}"]) from None
+    return {name: text for name, text in kept.items() if text is not None} | os.environ
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

@@ -9,6 +9,7 @@ from typing import Final, TypedDict, Unpack
 
 from luxx.application.cancel_turn import CancelTurn
 from luxx.application.ports import Clock, ConversationPlace, NewId, NewUnit
+from luxx.application.tools import Toolbox
 from luxx.domain.conversation import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, DEFAULT_TITLE, Conversation
 from luxx.domain.errors import Fault, InvalidInput
 
@@ -24,6 +25,8 @@ class CreateConversation:
     clock: Clock
     new_id: NewId
     default_model: str
+    toolbox: Toolbox | None = None
+    """What `tools` may name; None checks no names."""
 
     async def __call__(
         self,
@@ -36,6 +39,7 @@ class CreateConversation:
         temperature: float = DEFAULT_TEMPERATURE,
         max_tokens: int = DEFAULT_MAX_TOKENS,
         thinking_enabled: bool = False,
+        tools: Sequence[str] | None = None,
     ) -> Conversation:
         now = self.clock()
         conversation = Conversation(
@@ -48,15 +52,25 @@ class CreateConversation:
             temperature=temperature,
             max_tokens=max_tokens,
             thinking_enabled=thinking_enabled,
+            tools=None if tools is None else tuple(dict.fromkeys(tools)),
             created_at=now,
             updated_at=now,
         )
-        if faults := conversation.faults():
+        if faults := (*conversation.faults(), *_unknown_tools(conversation, self.toolbox)):
             raise InvalidInput(*faults)
         async with self.new_unit() as unit:
             await unit.conversations.add(conversation)
             await unit.commit()
         return conversation
+
+
+def _unknown_tools(conversation: Conversation, toolbox: Toolbox | None) -> tuple[Fault, ...]:
+    if conversation.tools is None or toolbox is None:
+        return ()
+    known = [spec.name for spec in toolbox.specs]
+    if all(name in known for name in conversation.tools):
+        return ()
+    return (Fault(field="tools", rule="choice", parameters={"choices": ", ".join(known)}),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +103,12 @@ def _place_of(cursor: str) -> ConversationPlace:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
         moment, identity = text.split(" ")
         updated_at = datetime.fromisoformat(moment)
-    except (binascii.Error, ValueError):
+        if updated_at.tzinfo is None or "\0" in identity:
+            raise InvalidInput(_bad_cursor())
+        # Some moments have an offset that puts them outside all years in UTC.
+        return ConversationPlace(updated_at=updated_at.astimezone(UTC), id=identity)
+    except (binascii.Error, ValueError, OverflowError):
         raise InvalidInput(_bad_cursor()) from None
-    if updated_at.tzinfo is None or "\0" in identity:
-        raise InvalidInput(_bad_cursor())
-    return ConversationPlace(updated_at=updated_at, id=identity)
 
 
 def _bad_cursor() -> Fault:
@@ -151,23 +166,29 @@ class ConversationChanges(TypedDict, total=False):
     temperature: float
     max_tokens: int
     thinking_enabled: bool
+    tools: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateConversation:
-    """Change the given fields and no others; None clears `project_id` and `system_prompt`.
+    """Change the given fields and no others; None clears `project_id` and `system_prompt`, in `tools` it allows all.
 
     A change is no activity: the place in the list stays. Raises `InvalidInput`, `NotFound`.
     """
 
     new_unit: NewUnit
+    toolbox: Toolbox | None = None
 
     async def __call__(
         self, *, user_id: int, conversation_id: str, **changes: Unpack[ConversationChanges]
     ) -> Conversation:
+        if changes.get("tools") is not None:
+            changes["tools"] = tuple(dict.fromkeys(changes["tools"] or ()))
         async with self.new_unit() as unit:
             conversation = replace(await unit.conversations.get(user_id, conversation_id), **changes)
-            if faults := conversation.faults():
+            # A tool that was named when there was one, and is gone since, is no reason to refuse a new title.
+            unknown = _unknown_tools(conversation, self.toolbox) if "tools" in changes else ()
+            if faults := (*conversation.faults(), *unknown):
                 raise InvalidInput(*faults)
             await unit.conversations.update(conversation)
             await unit.commit()

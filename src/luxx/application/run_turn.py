@@ -25,7 +25,7 @@ from luxx.application.ports import (
     TurnLog,
 )
 from luxx.application.tools import Toolbox
-from luxx.application.transcript import outcome_text, transcript, within
+from luxx.application.transcript import tool_entry, transcript
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import (
     InternalError,
@@ -160,14 +160,21 @@ class RunTurn:
                 lease.owner, lease.conversation_id, limit=self.history, before=lease.message_id
             )
         running.model = conversation.model
-        entries = list(transcript(conversation.system_prompt, messages, budget=self.result_budget))
-        tools = self.toolbox.specs if tools_enabled else ()
+        entries = list(
+            transcript(
+                conversation.system_prompt,
+                messages,
+                budget=self.result_budget,
+                untrusted=self.toolbox.untrusted,
+            )
+        )
+        tools = self.toolbox.offered(conversation.tools) if tools_enabled else ()
         for _ in range(self.max_rounds if tools else 0):
             said = await self._round(running, conversation, entries, tools)
             if not said.calls:
                 return
             entries.append(said)
-            entries.extend(await self._run_tools(running, said.calls))
+            entries.extend(await self._run_tools(running, said.calls, frozenset(tool.name for tool in tools)))
         await self._round(running, conversation, entries, ())
 
     async def _round(
@@ -211,24 +218,28 @@ class RunTurn:
             raise ModelUnavailable("The model's answer broke off before its end.")
         return AssistantEntry(text="".join(text), thinking="".join(thinking), calls=tuple(calls))
 
-    async def _run_tools(self, running: _Running, calls: Sequence[ToolCall]) -> list[ToolEntry]:
+    async def _run_tools(
+        self, running: _Running, calls: Sequence[ToolCall], offered: frozenset[str]
+    ) -> list[ToolEntry]:
         """Run calls together; the outcomes are logged as they come, and told to the model in the order asked."""
         outcomes: dict[str, ToolReturned] = {}
-        async with aclosing(_as_they_come(self, calls)) as returned:
+        async with aclosing(_as_they_come(self, calls, offered)) as returned:
             async for outcome in returned:
                 outcomes[outcome.id] = outcome
                 await running.add(outcome)
         parts = {part.id: part for part in running.answer.parts if isinstance(part, ToolCallPart)}
+        untrusted = self.toolbox.untrusted
         return [
-            ToolEntry(call_id=call.id, name=call.name, text=within(outcome_text(parts[call.id]), self.result_budget))
-            for call in calls
+            tool_entry(parts[call.id], budget=self.result_budget, untrusted=call.name in untrusted) for call in calls
         ]
 
-    async def run_tool(self, call: ToolCall) -> ToolReturned:
-        """Run one call of a model; its failure is an outcome, not an exception."""
+    async def run_tool(self, call: ToolCall, offered: frozenset[str]) -> ToolReturned:
+        """Run one call of a model; its failure is an outcome, not an exception. Only what was offered is run."""
         started = time.monotonic()
         try:
-            if call.arguments is None:
+            if call.name not in offered:
+                problem = Problem(code="tool_not_found", message=f"There is no tool named {call.name!r}.")
+            elif call.arguments is None:
                 problem = Problem(code="validation_failed", message="The arguments were no JSON object.")
             else:
                 done = await self.toolbox.run(call.name, call.arguments)
@@ -245,8 +256,10 @@ class RunTurn:
         )
 
 
-async def _as_they_come(turn: RunTurn, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolReturned, None]:
-    tasks = [asyncio.ensure_future(turn.run_tool(call)) for call in calls[:MAX_CALLS]]
+async def _as_they_come(
+    turn: RunTurn, calls: Sequence[ToolCall], offered: frozenset[str]
+) -> AsyncGenerator[ToolReturned, None]:
+    tasks = [asyncio.ensure_future(turn.run_tool(call, offered)) for call in calls[:MAX_CALLS]]
     try:
         for call in calls[MAX_CALLS:]:
             problem = Problem(code="tool_failed", message=f"Not run: more than {MAX_CALLS} calls at once.")

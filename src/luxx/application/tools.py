@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,6 +47,15 @@ class Toolbox:
     def specs(self) -> tuple[ToolSpec, ...]:
         return tuple(tool.spec for tool in self._tools.values())
 
+    def offered(self, allowed: Collection[str] | None) -> tuple[ToolSpec, ...]:
+        """Give the tools of which the name is among `allowed`; None allows all."""
+        return tuple(spec for spec in self.specs if allowed is None or spec.name in allowed)
+
+    @property
+    def untrusted(self) -> frozenset[str]:
+        """The names of the tools whose results strangers write."""
+        return frozenset(spec.name for spec in self.specs if spec.untrusted)
+
     def tool(self, name: str) -> Tool:
         """Find by name; raises `NotFound` `tool_not_found`."""
         try:
@@ -66,13 +75,22 @@ class Toolbox:
             raise ToolTimeout(f"The tool {name} took longer than {self._timeout:g} s.") from None
         except LuxxError:
             raise
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            # Nobody stopped this run: what the tool waited for was cancelled within the tool.
+            raise _broken(name) from error
         except Exception as error:  # a tool may come from anybody: its faults must not become ours
-            _log.exception("the tool %s failed unexpectedly", name)
-            raise ToolBroken(f"The tool {name} failed unexpectedly.") from error
+            raise _broken(name) from error
         if len(text.encode()) > RESULT_LIMIT:
             raise ToolBroken(f"The result of {name} is larger than {RESULT_LIMIT} bytes: ask for less.")
         duration_ms = round((time.monotonic() - started) * 1000)
         return ToolResult(name=name, result=result, text=text, duration_ms=duration_ms)
+
+
+def _broken(name: str) -> ToolBroken:
+    _log.exception("the tool %s failed unexpectedly", name)
+    return ToolBroken(f"The tool {name} failed unexpectedly.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ PROJECT_ID_LIMIT: Final = 64
 MODEL_LIMIT: Final = 255
 SYSTEM_PROMPT_LIMIT: Final = 65_536
 TEMPERATURE_MAX: Final = 2.0
+TOOLS_LIMIT: Final = 256
+"""Names of allowed tools in one conversation, at most."""
 MAX_TOKENS_LIMIT: Final = 2**31 - 1
 
 DEFAULT_TITLE: Final = "新会话"
@@ -20,7 +22,10 @@ DEFAULT_MAX_TOKENS: Final = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """A conversation of one user. Times are aware and in UTC."""
+    """A conversation of one user. Times are aware and in UTC.
+
+    `tools` names the tools that the model may call here; None allows all.
+    """
 
     id: str
     user_id: int
@@ -31,6 +36,7 @@ class Conversation:
     temperature: float
     max_tokens: int
     thinking_enabled: bool
+    tools: tuple[str, ...] | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -62,4 +68,6 @@ class Conversation:
                 found.append(Fault(field=name, rule="too_small", parameters={"limit": least}))
             elif not number <= most:
                 found.append(Fault(field=name, rule="too_large", parameters={"limit": most}))
+        if self.tools is not None and len(self.tools) > TOOLS_LIMIT:
+            found.append(Fault(field="tools", rule="too_many", parameters={"limit": TOOLS_LIMIT}))
         return tuple(found)

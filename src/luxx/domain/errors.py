@@ -102,9 +102,10 @@ class NotFound(LuxxError):
 
 
 class Conflict(LuxxError):
-    """Codes: `username_taken`, `email_taken`, `generation_in_progress`, `idempotency_conflict`."""
+    """Codes: `username_taken`, `email_taken`, `generation_in_progress`, `idempotency_conflict`; there is no general one."""
 
-    code = "conflict"
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message, code=code)
 
 
 class RateLimited(LuxxError):

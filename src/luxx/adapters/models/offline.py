@@ -18,6 +18,7 @@ from luxx.application.ports import (
     ToolEntry,
     UserEntry,
 )
+from luxx.application.transcript import STRANGERS_WORDS
 from luxx.domain.message import Json, Usage
 from luxx.domain.tool import ToolCall
 
@@ -99,7 +100,7 @@ def _results(request: ModelRequest) -> list[tuple[ToolCall, str]]:
                 calls.update((call.id, call) for call in entry.calls)
             case ToolEntry():
                 known = calls.get(entry.call_id, ToolCall(id=entry.call_id, name=entry.name, arguments={}))
-                texts.append((known, entry.text))
+                texts.append((known, entry.text.removeprefix(STRANGERS_WORDS)))
             case _:
                 pass
     return texts

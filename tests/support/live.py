@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
@@ -12,7 +12,6 @@ import httpx
 
 from luxx.container import Container
 from luxx.entrypoints.cli.serve import DrainingServer, server_of
-from tests.support.until import until
 
 _numbers: Final = count(1)
 PASSWORD: Final = "correct horse battery staple"  # of accounts that live for one test
@@ -185,9 +184,6 @@ async def live(container: Container) -> AsyncIterator[Live]:
         url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http:
             yield Live(container=container, server=server, url=url, http=http)
-        # The server looks ten times a second whether its last connection is gone: do not make it look twice.
-        with suppress(TimeoutError):
-            await until(lambda: not server.server_state.connections, patience=0.1)
     finally:
         server.should_exit = True
         await serving

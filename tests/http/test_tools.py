@@ -1,0 +1,105 @@
+"""Tools over HTTP."""
+
+from typing import Any
+
+import pytest
+from tests.support.live import Account
+
+from luxx.application.tools import Toolbox
+from luxx.container import Container
+from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
+from luxx.domain.message import Json
+from luxx.domain.tool import CATEGORIES, ToolSpec
+
+DATA_TOOLS = {"calculate", "current_time", "query_table", "transform_json", "analyze_text"}
+
+
+class FailingTool:
+    """A tool that fails in a way the test chooses."""
+
+    def __init__(self, error: Exception) -> None:
+        self.spec = ToolSpec(name="failing", description="Fails.", category="data", parameters={"type": "object"})
+        self._error = error
+
+    async def run(self, _arguments: object) -> Json:
+        raise self._error
+
+
+async def test_the_list_shows_every_tool_twice_and_counts_it_once(user: Account) -> None:
+    answer = await user.get("/api/tools/")
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"success", "data"}
+    data = answer.json()["data"]
+    assert set(data) == {"tools", "categorized", "total"}
+    assert data["total"] == len(data["tools"])
+    assert {tool["name"] for tool in data["tools"]} >= DATA_TOOLS
+    assert set(data["categorized"]) <= set(CATEGORIES)
+    assert [tool for tools in data["categorized"].values() for tool in tools] == data["tools"]
+    for tool in data["tools"]:
+        assert list(tool) == ["name", "description", "category", "parameters"]
+        assert tool["parameters"]["type"] == "object"
+
+
+async def test_a_category_filters_both_forms(user: Account) -> None:
+    data = (await user.get("/api/tools/", params={"category": "data"})).json()["data"]
+    assert {tool["name"] for tool in data["tools"]} == DATA_TOOLS
+    assert data["categorized"] == {"data": data["tools"]}
+    nothing = (await user.get("/api/tools/", params={"category": "nothing"})).json()["data"]
+    assert nothing == {"tools": [], "categorized": {}, "total": 0}
+
+
+async def test_a_tool_is_read_and_run_by_its_name(user: Account) -> None:
+    listed = (await user.get("/api/tools/")).json()["data"]["tools"]
+    detail = await user.get("/api/tools/calculate")
+    assert detail.json() == {"success": True, "data": next(one for one in listed if one["name"] == "calculate")}
+    done = await user.post("/api/tools/calculate/execute", json={"expression": "2**70 + 1"})
+    assert done.status_code == 200
+    assert set(done.json()) == {"success", "data"}
+    data = done.json()["data"]
+    assert list(data) == ["name", "result", "duration_ms"]
+    assert data["result"]["value"] == 2**70 + 1
+    assert isinstance(data["duration_ms"], int)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("calculate", {"expression": "1/0"}, (422, "tool_failed", [])),
+        ("calculate", {}, (422, "validation_failed", ["expression"])),
+        ("calculate", {"expression": 1, "more": 2}, (422, "validation_failed", ["expression", "more"])),
+        ("calculate", [], (422, "validation_failed", [""])),
+        ("query_table", {"data": "a\n1", "sql": "SELEC"}, (422, "tool_failed", [])),
+        ("analyze_text", {"text": "\0"}, (422, "validation_failed", ["text"])),
+        ("nothing", {}, (404, "tool_not_found", [])),
+        ("%00", {}, (404, "tool_not_found", [])),
+        ("x" * 3000, {}, (404, "tool_not_found", [])),
+    ],
+)
+async def test_a_call_that_cannot_work_says_why(
+    user: Account, name: str, arguments: Any, expected: tuple[int, str, list[str]]
+) -> None:
+    answer = await user.post(f"/api/tools/{name}/execute", json=arguments)
+    error = answer.json()["error"]
+    fields = [detail["field"] for detail in error.get("details", [])]
+    assert (answer.status_code, error["code"], fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ToolRefused("no such place"), 422, "tool_failed"),
+        (ToolBroken("the back end is down"), 502, "tool_failed"),
+        (ToolTimeout("too slow"), 504, "tool_timeout"),
+        (ZeroDivisionError("secret"), 502, "tool_failed"),
+    ],
+)
+async def test_a_tool_that_fails_maps_to_a_status_and_keeps_its_word(
+    container: Container, user: Account, error: Exception, status: int, code: str
+) -> None:
+    container.toolbox.override(Toolbox([FailingTool(error)]))
+    answer = await user.post("/api/tools/failing/execute", json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    if isinstance(error, ZeroDivisionError):
+        assert "secret" not in answer.text
+    else:
+        assert str(error) in answer.json()["message"]

@@ -1,6 +1,7 @@
 """A database of either kind: connections, units of work, the turn log, the schema."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from types import TracebackType
@@ -113,17 +114,17 @@ class Database:
 
     async def upgrade(self) -> None:
         """Bring the schema up to date. Several processes may do so at once."""
+        if not self.postgres:
+            async with self.transaction() as connection:
+                await connection.run_sync(migrate.upgrade)
+                await connection.commit()
+            return
         # No limit to how long a statement may take: tables may be large.
         engine = create_async_engine("postgresql+asyncpg://", async_creator=self.listening, poolclass=sa.NullPool)
         try:
             with translated():
-                if self.postgres:
-                    async with engine.begin() as connection:
-                        await connection.run_sync(migrate.upgrade)
-                else:
-                    async with self.transaction() as connection:
-                        await connection.run_sync(migrate.upgrade)
-                        await connection.commit()
+                async with engine.begin() as migrating:
+                    await migrating.run_sync(migrate.upgrade)
         finally:
             await engine.dispose()
 
@@ -175,10 +176,23 @@ class Database:
 
 
 def _sqlite(path: str, *, pool_size: int, begin: str, pragmas: Sequence[str] = ()) -> AsyncEngine:
+    async def connect() -> Any:
+        import aiosqlite  # noqa: PLC0415 - an installation for Postgres has no such driver
+
+        # Without an isolation level the driver begins nothing by itself: we say how.
+        connection = aiosqlite.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
+        thread = connection._thread  # noqa: SLF001 - the driver gives no other way to wait for it
+        thread.daemon = True
+        try:
+            return await connection
+        except sqlite3.Error:
+            # Its thread is on its way out, and must not report to a loop that is closed by then.
+            await asyncio.to_thread(thread.join)
+            raise
+
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=path),
-        # Without an isolation level the driver begins nothing by itself: we say how.
-        connect_args={"isolation_level": None, "timeout": _BUSY_SECONDS},
+        async_creator=connect,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=_POOL_SECONDS,

@@ -21,7 +21,8 @@ def model() -> ScriptedChatModel:
     return ScriptedChatModel()
 
 
-def _container(settings: Settings, model: ScriptedChatModel) -> Container:
+def container_of(settings: Settings, model: ScriptedChatModel) -> Container:
+    """Give the parts of a service with a scripted model and hashes that cost nothing."""
     container = Container(settings=settings)
     container.model.override(model)
     container.hasher.override(Argon2Hasher(Argon2Cost(memory_kib=8, passes=1)))
@@ -31,7 +32,7 @@ def _container(settings: Settings, model: ScriptedChatModel) -> Container:
 @pytest.fixture
 def container(tmp_path: Path, model: ScriptedChatModel) -> Container:
     """Give the parts of a service that keeps everything in memory."""
-    made = _container(Settings(data_dir=tmp_path, jwt_secret=SECRET), model)
+    made = container_of(Settings(data_dir=tmp_path, jwt_secret=SECRET), model)
     made.storage.override(MemoryStorage())
     return made
 
@@ -52,7 +53,7 @@ def storage_url(request: pytest.FixtureRequest) -> str | None:
 @pytest.fixture
 async def stored(storage_url: str | None, tmp_path: Path, model: ScriptedChatModel) -> AsyncIterator[Live]:
     """Serve on every storage there is."""
-    made = _container(Settings(data_dir=tmp_path, database_url=storage_url, jwt_secret=SECRET), model)
+    made = container_of(Settings(data_dir=tmp_path, database_url=storage_url, jwt_secret=SECRET), model)
     if storage_url is None:
         made.storage.override(MemoryStorage())
     async with live(made) as running:

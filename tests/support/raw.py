@@ -35,13 +35,18 @@ class Wire:
             self._writer.write(piece)
             await self._writer.drain()
 
+    async def head(self) -> tuple[int, dict[str, str]]:
+        """Read status and headers; the body is left to be read."""
+        lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        fields = (line.partition(":") for line in lines[1:] if line)
+        return int(lines[0].split(" ")[1]), {name.lower(): value.strip() for name, _, value in fields}
+
     async def answer(self, *, head: bool = False) -> RawAnswer:
         """Read one answer whole; `head` says that it has no body by its method."""
         async with asyncio.timeout(20):
-            lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            status = int(lines[0].split(" ")[1])
-            fields = (line.partition(":") for line in lines[1:] if line)
-            headers = {name.lower(): value.strip() for name, _, value in fields}
+            status, headers = await self.head()
+            while status < 200:  # an interim answer (RFC 9110, 15.2)
+                status, headers = await self.head()
             if head or status in {204, 304}:
                 body = b""
             elif headers.get("transfer-encoding") == "chunked":

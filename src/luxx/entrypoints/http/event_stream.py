@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -19,17 +20,24 @@ _HEADERS: Final = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_BREAKS: Final = re.compile("[\x85\u2028\u2029]")
 _log = logging.getLogger(__name__)
 
 
 def sse(logged: LoggedEvent, language: Language) -> str:
-    """Write one event: `id`, `event` and one line of `data`."""
+    """Write one event: `id`, `event` and one line of `data`, by whatever rule a client finds lines."""
     event = logged.event
     if isinstance(event, Failed):
         message = problem_text(event.code, event.message, language)
         event = Failed(code=event.code, message=message, message_id=event.message_id)
     name, data = encode_event(event)
-    return f"id: {logged.seq}\nevent: {name}\ndata: {data}\n\n"
+    return _frame(name, data, f"id: {logged.seq}\n")
+
+
+def _frame(name: str, data: str, identity: str = "") -> str:
+    # Only LF and CR end a line here, but many clients split at whatever Unicode calls a line break.
+    data = _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", data)
+    return f"{identity}event: {name}\ndata: {data}\n\n"
 
 
 class EventStream:
@@ -87,7 +95,7 @@ class EventStream:
                     code=error.code, message=error_text(error, self._language), message_id=self._message_id
                 )
                 name, data = encode_event(failure)
-                await _write(send, f"event: {name}\ndata: {data}\n\n".encode())
+                await _write(send, _frame(name, data).encode())
             finally:
                 if upcoming is not None and not upcoming.done():
                     upcoming.cancel()

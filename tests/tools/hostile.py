@@ -1,5 +1,8 @@
-"""What an attacker would send. `PORT` stands for the canary's port, `SECRET` for a file with a secret in it,
-`OUT` for a file that must not come to be, `URL` for the canary.
+# ruff: noqa: E501, ISC004
+"""What an attacker would send, line by line as they would (so no line is wrapped here).
+
+`PORT` stands for the canary's port, `SECRET` for a file with a secret in it, `OUT` for a file that must not
+come to be, `URL` for the canary.
 """
 
 ADDRESSES = [

@@ -13,6 +13,8 @@ LINKS: Final = 500
 _TITLE_CHARACTERS: Final = 500
 _LINK_CHARACTERS: Final = 2_000
 _DEPTH: Final = 400
+_LARGE: Final = 20_000
+"""Elements from which on looking for the main content takes longer than it is worth: it grows with their square."""
 
 _PAGES: Final = {"text/html", "application/xhtml+xml"}
 _TEXTS: Final = re.compile(r"text/.*|application/(?:.*\+)?(?:json|xml)|application/(?:yaml|x-yaml|toml|javascript)")
@@ -120,7 +122,8 @@ def _of_html(text: str, url: str, form: str) -> dict[str, Any]:
         tree = html.document_fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text), parser=parser, base_url=url)
     except (etree.ParserError, etree.XMLSyntaxError, ValueError, AssertionError):
         return {"title": None, **({"links": [], "truncated": False} if form == "links" else _content(""))}
-    if _too_deep(tree):
+    elements, depth = _measured(tree)
+    if depth > _DEPTH:
         raise ToolRefused(f"this page is nested more than {_DEPTH} deep; it is not read")
     title = _title(tree)
     try:
@@ -130,19 +133,21 @@ def _of_html(text: str, url: str, form: str) -> dict[str, Any]:
         title = title or None
     if form == "links":
         return {"title": title, **_links(tree)}
-    return {"title": title, **_content(_main(tree, form))}
+    return {"title": title, **_content(_main(tree, form, large=elements > _LARGE))}
 
 
-def _too_deep(tree: Any) -> bool:
-    depth, node, level = 0, tree, 0
+def _measured(tree: Any) -> tuple[int, int]:
+    """Give the number of elements and how deep they are nested, counting to a little above `_DEPTH`."""
     from lxml import etree  # noqa: PLC0415 - as above
 
-    for event, _ in etree.iterwalk(node, events=("start", "end")):
+    count = level = deepest = 0
+    for event, _ in etree.iterwalk(tree, events=("start", "end")):
         level += 1 if event == "start" else -1
-        depth = max(depth, level)
-        if depth > _DEPTH:
-            return True
-    return False
+        count += event == "start"
+        deepest = max(deepest, level)
+        if deepest > _DEPTH:
+            break
+    return count, deepest
 
 
 def _title(tree: Any) -> str | None:
@@ -170,10 +175,12 @@ def _links(tree: Any) -> dict[str, Any]:
     return {"links": links[:LINKS], "truncated": len(links) > LINKS}
 
 
-def _main(tree: Any, form: str) -> str:
-    """Extract the main content; of a page without any, all of its text."""
+def _main(tree: Any, form: str, *, large: bool) -> str:
+    """Extract the main content; of a page without any, and of one too large to be looked through, all of its text."""
     import trafilatura  # noqa: PLC0415 - only the worker that needs it carries it
 
+    if large:
+        return trafilatura.html2txt(tree, clean=True) or ""
     markdown = form == "markdown"
     content = trafilatura.extract(
         tree,

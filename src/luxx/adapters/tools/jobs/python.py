@@ -11,7 +11,7 @@ from luxx.domain.errors import ToolBroken
 
 RECURSION: Final = 500
 VALUE_CHARACTERS: Final = 500_000
-ADDRESS_SPACE: Final = 768 * 2**20
+ADDRESS_SPACE: Final = 640 * 2**20
 CUT: Final = "\n… the output was cut here"
 
 

@@ -43,7 +43,7 @@ class Argon2Hasher:
         return await self._run(lambda: self._hasher.hash(password))
 
     async def verify(self, password: str, hashed: str | None) -> bool:
-        matches = await self._run(lambda: self._matches(hashed or self._nobodys, password))
+        matches = await self._run(lambda: self._matches(self._nobodys if hashed is None else hashed, password))
         return matches and hashed is not None
 
     def outdated(self, hashed: str) -> bool:
@@ -56,8 +56,8 @@ class Argon2Hasher:
     def _matches(self, hashed: str, password: str) -> bool:
         try:
             return self._hasher.verify(hashed, password)
-        except argon2.exceptions.VerificationError:
-            return False
+        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+            return False  # what is no hash of ours (an operator's `!`, an import) is made by no password
 
     async def _run(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -98,7 +98,9 @@ def kept_secret(path: Path) -> str:
         with suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()
-    secret = path.read_text(encoding="ascii").strip()
+    # What is no ASCII was not made here: read as nothing, so that the error below says what to do.
+    kept = path.read_bytes()
+    secret = kept.decode().strip() if kept.isascii() else ""
     if len(secret) < SECRET_MIN:
         raise OSError(f"{path} holds no secret of {SECRET_MIN} bytes: delete it, and a new one is made")
     return secret

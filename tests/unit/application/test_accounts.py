@@ -1,0 +1,228 @@
+"""Signing up, in and out, and who is calling."""
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import pytest
+from tests.unit.application.house import SetClock
+
+from luxx.adapters.memory import MemoryStorage
+from luxx.adapters.security.jwt import JwtCodec
+from luxx.adapters.system import SortableIds
+from luxx.application import Authenticate, LogIn, LogOut, RegisterUser, SignedIn
+from luxx.application.ports import TokenClaims
+from luxx.domain.errors import Conflict, Forbidden, InvalidInput, LuxxError, Unauthenticated
+from luxx.domain.user import Role, User
+
+PASSWORD = "correct horse battery"
+
+
+@dataclass(slots=True)
+class PlainHasher:
+    """Hashes nothing, and tells what it was asked to verify."""
+
+    version: int = 1
+    verified: list[tuple[str, str | None]] = field(default_factory=list)
+
+    async def hash(self, password: str) -> str:
+        return f"{self.version}:{password}"
+
+    async def verify(self, password: str, hashed: str | None) -> bool:
+        self.verified.append((password, hashed))
+        return hashed is not None and hashed.partition(":")[2] == password
+
+    def outdated(self, hashed: str) -> bool:
+        return not hashed.startswith(f"{self.version}:")
+
+
+class Accounts:
+    """The use cases over one memory."""
+
+    def __init__(self) -> None:
+        self.clock = SetClock()
+        self.storage = MemoryStorage(clock=self.clock)
+        self.hasher = PlainHasher()
+        self.tokens = JwtCodec("s" * 32)
+        new_unit = self.storage.new_unit
+        self.register = RegisterUser(new_unit=new_unit, hasher=self.hasher, clock=self.clock)
+        self.log_in = LogIn(
+            new_unit=new_unit,
+            hasher=self.hasher,
+            tokens=self.tokens,
+            clock=self.clock,
+            new_id=SortableIds(),
+            session_for=timedelta(hours=1),
+        )
+        self.log_out = LogOut(new_unit=new_unit, clock=self.clock)
+        self.authenticate = Authenticate(new_unit=new_unit, tokens=self.tokens, clock=self.clock)
+
+    async def ada(self) -> User:
+        return await self.register(username="Ada", email="ada@example.org", password=PASSWORD)
+
+    async def ada_in(self) -> SignedIn:
+        return await self.log_in(username="ada", password=PASSWORD)
+
+    async def user(self, user_id: int) -> User:
+        async with self.storage.new_unit(read_only=True) as unit:
+            user = await unit.users.get(user_id)
+        assert user is not None
+        return user
+
+    async def change(self, user: User) -> None:
+        async with self.storage.new_unit() as unit:
+            await unit.users.update(user)
+            await unit.commit()
+
+
+@pytest.fixture
+def accounts() -> Accounts:
+    return Accounts()
+
+
+async def test_a_new_account_is_an_active_user_named_as_written(accounts: Accounts) -> None:
+    user = await accounts.ada()
+    assert user == await accounts.user(user.id)
+    assert (user.username, user.email, user.role, user.is_active) == ("Ada", "ada@example.org", Role.USER, True)
+    assert PASSWORD not in repr(replace(user, password_hash=""))
+
+
+async def test_the_operator_may_make_an_admin(accounts: Accounts) -> None:
+    user = await accounts.register(username="root", email="root@example.org", password=PASSWORD, role=Role.ADMIN)
+    assert (await accounts.user(user.id)).role is Role.ADMIN
+
+
+async def test_every_fault_of_a_registration_is_told_at_once(accounts: Accounts) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await accounts.register(username="a", email="nowhere", password="12345678")
+    assert [(fault.field, fault.rule) for fault in refused.value.faults] == [
+        ("username", "too_short"),
+        ("email", "email"),
+        ("password", "common"),
+    ]
+    assert "12345678" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("username", "email", "code"),
+    [("ＡDA", "other@example.org", "username_taken"), ("other", "ADA@Example.org", "email_taken")],
+)
+async def test_names_and_addresses_are_taken_whatever_their_case_and_width(
+    accounts: Accounts, username: str, email: str, code: str
+) -> None:
+    await accounts.ada()
+    with pytest.raises(Conflict) as taken:
+        await accounts.register(username=username, email=email, password=PASSWORD)
+    assert taken.value.code == code
+
+
+async def test_a_login_finds_the_user_whatever_the_case_and_lasts_as_long_as_set(accounts: Accounts) -> None:
+    ada = await accounts.ada()
+    signed_in = await accounts.log_in(username="ADA", password=PASSWORD)
+    assert signed_in.user == ada
+    assert signed_in.session.expires_at == accounts.clock() + timedelta(hours=1)
+    caller = await accounts.authenticate(token=signed_in.token)
+    assert (caller.user, caller.session) == (ada, signed_in.session)
+
+
+async def test_a_password_is_the_same_however_a_keyboard_composes_it(accounts: Accounts) -> None:
+    await accounts.register(username="zoe", email="zoe@example.org", password="Zo\u00eb's secret")
+    await accounts.log_in(username="zoe", password="Zoe\u0308's secret")
+
+
+async def test_an_unknown_user_and_a_wrong_password_get_the_same_answer_after_the_same_work(
+    accounts: Accounts,
+) -> None:
+    ada = await accounts.ada()
+    raised = []
+    for username in ("ada", "nobody"):
+        with pytest.raises(Unauthenticated) as refused:
+            await accounts.log_in(username=username, password="wrong password")
+        raised.append((str(refused.value), refused.value.code))
+    assert raised[0] == raised[1]
+    assert raised[0][1] == "invalid_credentials"
+    assert accounts.hasher.verified == [("wrong password", ada.password_hash), ("wrong password", None)]
+
+
+async def test_a_disabled_account_is_told_so_with_the_right_password_only(accounts: Accounts) -> None:
+    ada = await accounts.ada()
+    await accounts.change(replace(ada, is_active=False))
+    with pytest.raises(Unauthenticated) as wrong:
+        await accounts.log_in(username="ada", password="wrong password")
+    assert wrong.value.code == "invalid_credentials"
+    with pytest.raises(Forbidden) as disabled:
+        await accounts.ada_in()
+    assert disabled.value.code == "account_disabled"
+
+
+async def test_an_outdated_hash_is_renewed_at_the_next_login(accounts: Accounts) -> None:
+    ada = await accounts.ada()
+    accounts.hasher.version = 2
+    await accounts.ada_in()
+    assert (await accounts.user(ada.id)).password_hash == f"2:{PASSWORD}"
+    await accounts.ada_in()
+
+
+async def test_a_login_does_not_renew_a_hash_that_is_current(accounts: Accounts) -> None:
+    ada = await accounts.ada()
+    await accounts.ada_in()
+    assert await accounts.user(ada.id) == ada
+
+
+async def failure(accounts: Accounts, token: str) -> LuxxError:
+    with pytest.raises(LuxxError) as refused:
+        await accounts.authenticate(token=token)
+    return refused.value
+
+
+async def test_a_logout_revokes_that_session_at_once_and_no_other(accounts: Accounts) -> None:
+    await accounts.ada()
+    one, two = await accounts.ada_in(), await accounts.ada_in()
+    await accounts.log_out(session_id=one.session.id)
+    assert (await failure(accounts, one.token)).code == "token_revoked"
+    assert (await accounts.authenticate(token=two.token)).session == two.session
+
+
+async def test_a_token_expires_with_its_session(accounts: Accounts) -> None:
+    await accounts.ada()
+    signed_in = await accounts.ada_in()
+    accounts.clock.advance(3599)
+    await accounts.authenticate(token=signed_in.token)
+    accounts.clock.advance(1)
+    assert (await failure(accounts, signed_in.token)).code == "token_expired"
+
+
+async def test_a_token_that_outlives_its_session_is_expired(accounts: Accounts) -> None:
+    await accounts.ada()
+    session = (await accounts.ada_in()).session
+    claims = TokenClaims(
+        user_id=session.user_id,
+        session_id=session.id,
+        issued_at=session.created_at,
+        expires_at=session.expires_at + timedelta(days=1),
+    )
+    accounts.clock.advance(3600)
+    assert (await failure(accounts, accounts.tokens.encode(claims))).code == "token_expired"
+
+
+async def test_disabling_an_account_and_changing_a_role_bite_at_once(accounts: Accounts) -> None:
+    ada = await accounts.ada()
+    token = (await accounts.ada_in()).token
+    await accounts.change(replace(ada, role=Role.ADMIN))
+    assert (await accounts.authenticate(token=token)).user.role is Role.ADMIN
+    await accounts.change(replace(ada, is_active=False))
+    disabled = await failure(accounts, token)
+    assert (type(disabled), disabled.code) == (Forbidden, "account_disabled")
+
+
+@pytest.mark.parametrize("fault", ["no session", "another user"])
+async def test_a_token_of_no_session_of_its_user_is_not_valid(accounts: Accounts, fault: str) -> None:
+    await accounts.ada()
+    session = (await accounts.ada_in()).session
+    claims = TokenClaims(
+        user_id=session.user_id + (fault == "another user"),
+        session_id="sess_none" if fault == "no session" else session.id,
+        issued_at=session.created_at,
+        expires_at=session.expires_at,
+    )
+    refused = await failure(accounts, accounts.tokens.encode(claims))
+    assert (type(refused), refused.code) == (Unauthenticated, "unauthenticated")

@@ -1,0 +1,379 @@
+"""The loop between model and tools."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+
+import pytest
+from tests.unit.application.house import OWNER, FunctionTool, Gate, House, echo, failing, opened, steps_in
+
+from luxx.adapters.models.scripted import Cue, calling, spoken
+from luxx.application.ports import (
+    AssistantEntry,
+    ModelEnd,
+    ModelText,
+    ModelThinking,
+    ModelToolCall,
+    SystemEntry,
+    ToolEntry,
+    UserEntry,
+)
+from luxx.application.run_turn import MAX_CALLS
+from luxx.domain.errors import (
+    Fault,
+    InvalidInput,
+    LuxxError,
+    ModelRateLimited,
+    ModelRejected,
+    ModelTimeout,
+    ModelUnavailable,
+    ToolBroken,
+    ToolRefused,
+    ToolTimeout,
+)
+from luxx.domain.message import Json, Problem, Status, TextPart, ThinkingPart, ToolCallPart, Usage
+from luxx.domain.tool import ToolCall
+from luxx.domain.turn import Done, Failed, Text, Thinking, ToolCalled, ToolReturned, fold
+
+ECHO = FunctionTool("echo", echo)
+
+
+def calls_of(message_parts: object) -> list[ToolCallPart]:
+    assert isinstance(message_parts, tuple)
+    return [part for part in message_parts if isinstance(part, ToolCallPart)]
+
+
+async def test_an_answer_without_tools_is_stored_as_it_was_streamed(house: House) -> None:
+    usage = Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
+    house.model.then(spoken("Good day", usage=usage))
+    answer = await house.answer()
+    assert answer.parts == (TextPart(text="Good day"),)
+    assert (answer.status, answer.model, answer.usage, answer.error) == (Status.COMPLETE, "glm-5", usage, None)
+    events = await house.events(answer.id)
+    assert [event.delta for event in steps_in(events, Text)] == ["Good ", "day"]
+    assert events[-1] == Done(message=answer)
+    assert fold(events).parts == answer.parts
+
+
+async def test_the_request_carries_the_conversations_settings(house: House) -> None:
+    house.model.then(spoken("ok"))
+    conversation = await house.conversation(
+        model="other", system_prompt="Be brief.", temperature=0.25, max_tokens=77, thinking_enabled=True
+    )
+    await house.answer(conversation, "Hi")
+    (request,) = house.model.requests
+    assert request.entries == (SystemEntry(text="Be brief."), UserEntry(text="Hi"))
+    assert (request.model, request.temperature, request.max_tokens, request.thinking_enabled, request.tools) == (
+        "other",
+        0.25,
+        77,
+        True,
+        (),
+    )
+
+
+async def test_calls_of_one_round_run_together_and_are_told_in_the_order_asked() -> None:
+    """Each of the two tools waits for the other; the second call ends first and is logged first."""
+    first, second, second_logged = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def one(_: Mapping[str, Json]) -> Json:
+        first.set()
+        await second.wait()
+        await second_logged.wait()
+        return "one"
+
+    async def two(_: Mapping[str, Json]) -> Json:
+        second.set()
+        await first.wait()
+        return "two"
+
+    async with opened(tools=[FunctionTool("one", one), FunctionTool("two", two)]) as house:
+        house.model.then(calling(("one", {}), ("two", {})), spoken("done"))
+        message_id = await house.send(await house.conversation())
+        async for logged in await house.follow_turn(user_id=OWNER, message_id=message_id):
+            if isinstance(logged.event, ToolReturned) and logged.event.name == "two":
+                second_logged.set()
+        returned = steps_in(await house.events(message_id), ToolReturned)
+        assert [event.name for event in returned] == ["two", "one"]
+        assert house.model.requests[1].entries[-2:] == (
+            ToolEntry(call_id="call_1", name="one", text='"one"'),
+            ToolEntry(call_id="call_2", name="two", text='"two"'),
+        )
+        assert [part.name for part in calls_of((await house.stored(message_id)).parts)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "code", "words"),
+    [
+        (FunctionTool("t", failing(ToolRefused("no such city"))), "tool_failed", "no such city"),
+        (FunctionTool("t", failing(ToolBroken("the engine is off"))), "tool_failed", "the engine is off"),
+        (FunctionTool("t", failing(ToolTimeout("5 s have passed"))), "tool_timeout", "5 s have passed"),
+        (
+            FunctionTool("t", failing(InvalidInput(Fault(field="n", rule="required")))),
+            "validation_failed",
+            "Bad arguments: n is required",
+        ),
+        (FunctionTool("t", failing(ZeroDivisionError("secret detail"))), "tool_failed", "t failed unexpectedly"),
+        (FunctionTool("t", failing(asyncio.CancelledError())), "tool_failed", "t failed unexpectedly"),
+        (FunctionTool("other", echo), "tool_not_found", "There is no tool named 't'"),
+    ],
+    ids=["refused", "broken", "timeout", "bad arguments", "crash", "cancels itself", "unknown"],
+)
+async def test_a_call_that_fails_goes_back_to_the_model_and_the_answer_goes_on(
+    tool: FunctionTool, code: str, words: str
+) -> None:
+    async with opened(tools=[tool]) as house:
+        house.model.then(calling(("t", {"n": 1})), spoken("never mind"))
+        answer = await house.answer()
+        assert answer.status is Status.COMPLETE
+        assert answer.content == "never mind"
+        (call,) = calls_of(answer.parts)
+        assert call.success is False
+        assert call.result is None
+        assert call.error is not None
+        assert call.error.code == code
+        assert words in call.error.message
+        assert "secret detail" not in call.error.message
+        told = house.model.requests[1].entries[-1]
+        assert isinstance(told, ToolEntry)
+        assert json.loads(told.text) == {"error": {"code": code, "message": call.error.message}}
+
+
+async def test_arguments_that_are_no_object_go_back_to_the_model() -> None:
+    async with opened(tools=[ECHO]) as house:
+        call = ToolCall(id="c", name="echo", arguments=None, malformed='{"n": ')
+        house.model.then([ModelToolCall(call), ModelEnd("tool_calls")], spoken("sorry"))
+        answer = await house.answer()
+        (part,) = calls_of(answer.parts)
+        assert part.arguments == {}
+        assert part.error == Problem(code="validation_failed", message="The arguments were no JSON object.")
+        assert house.model.requests[1].entries[1] == AssistantEntry(calls=(call,))
+        assert answer.content == "sorry"
+
+
+async def test_a_tool_that_is_too_slow_is_stopped_and_told_to_the_model() -> None:
+    stopped = asyncio.Event()
+
+    async def forever(_: Mapping[str, Json]) -> Json:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with opened(tools=[FunctionTool("slow", forever)], tool_seconds=0.01) as house:
+        house.model.then(calling(("slow", {})), spoken("too slow"))
+        answer = await house.answer()
+        (call,) = calls_of(answer.parts)
+        assert call.error == Problem(code="tool_timeout", message="The tool slow took longer than 0.01 s.")
+        assert stopped.is_set()
+        assert answer.content == "too slow"
+
+
+async def test_after_the_last_round_with_tools_there_is_one_without() -> None:
+    async with opened(tools=[ECHO], run={"max_rounds": 2}) as house:
+        house.model.then(*(calling(("echo", {"n": n})) for n in range(2)), spoken("enough"))
+        answer = await house.answer()
+        assert [[spec.name for spec in request.tools] for request in house.model.requests] == [["echo"], ["echo"], []]
+        assert len(calls_of(answer.parts)) == 2
+        assert answer.content == "enough"
+
+
+async def test_a_call_where_no_tool_was_offered_is_passed_over() -> None:
+    async with opened(tools=[ECHO]) as house:
+        house.model.then(calling(("echo", {}), text="Look:"))
+        answer = await house.answer(tools_enabled=False)
+        assert house.model.requests[0].tools == ()
+        assert answer.parts == (TextPart(text="Look:"),)
+        assert answer.status is Status.COMPLETE
+
+
+async def test_calls_beyond_the_bound_are_refused_and_the_others_run() -> None:
+    async with opened(tools=[ECHO]) as house:
+        house.model.then(calling(*(("echo", {"n": n}) for n in range(MAX_CALLS + 2))), spoken("ok"))
+        answer = await house.answer()
+        outcomes = [call.success for call in calls_of(answer.parts)]
+        assert outcomes == [True] * MAX_CALLS + [False, False]
+        entries = [entry for entry in house.model.requests[1].entries if isinstance(entry, ToolEntry)]
+        assert [entry.call_id for entry in entries] == [f"call_{n}" for n in range(1, MAX_CALLS + 3)]
+        assert f"more than {MAX_CALLS} calls" in entries[-1].text
+
+
+async def test_ids_that_repeat_within_a_turn_are_told_apart() -> None:
+    async with opened(tools=[ECHO]) as house:
+        twice = [ModelToolCall(ToolCall(id="call_1", name="echo", arguments={"n": n})) for n in (2, 3)]
+        house.model.then(calling(("echo", {"n": 1})), [*twice, ModelEnd("tool_calls")], spoken("ok"))
+        calls = calls_of((await house.answer()).parts)
+        assert [call.id for call in calls] == ["call_1", "call_1_2", "call_1_3"]
+        assert [call.result for call in calls] == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+async def test_usage_is_summed_over_rounds_and_a_round_without_it_counts_nothing() -> None:
+    async with opened(tools=[ECHO]) as house:
+        usage = Usage(prompt_tokens=10, completion_tokens=1, total_tokens=11)
+        house.model.then(
+            calling(("echo", {}), usage=usage),
+            calling(("echo", {})),
+            spoken("ok", usage=Usage(prompt_tokens=20, completion_tokens=2, total_tokens=22)),
+        )
+        assert (await house.answer()).usage == Usage(prompt_tokens=30, completion_tokens=3, total_tokens=33)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_thinking_is_kept_only_where_the_conversation_has_it_on(enabled: bool) -> None:
+    async with opened(tools=[ECHO]) as house:
+        rounds: list[list[Cue]] = [
+            [ModelThinking("Hm"), ModelThinking("m."), *calling(("echo", {}))],
+            [ModelText("Yes.")],
+        ]
+        house.model.then(rounds[0], [*rounds[1], ModelEnd("stop")])
+        answer = await house.answer(await house.conversation(thinking_enabled=enabled))
+        thoughts = [part for part in answer.parts if isinstance(part, ThinkingPart)]
+        assert thoughts == ([ThinkingPart(text="Hmm.")] if enabled else [])
+        assert bool(steps_in(await house.events(answer.id), Thinking)) is enabled
+        # The model is told its own thinking within the turn: some providers ask for it between tool rounds.
+        said = house.model.requests[1].entries[1]
+        assert isinstance(said, AssistantEntry)
+        assert said.thinking == "Hmm."
+
+
+async def test_earlier_turns_are_told_with_their_tool_rounds_and_without_thinking() -> None:
+    async with opened(tools=[ECHO]) as house:
+        house.model.then(
+            [ModelThinking("Hm."), *calling(("echo", {"n": 1}), ("nope", {}), text="Let me see.")],
+            calling(("echo", {"n": 2}), text="And again.", ids="again"),
+            spoken("It is 2."),
+            spoken("Bye."),
+        )
+        conversation = await house.conversation(thinking_enabled=True)
+        await house.answer(conversation, "What is it?")
+        await house.answer(conversation, "Thanks")
+        assert house.model.requests[-1].entries == (
+            UserEntry(text="What is it?"),
+            AssistantEntry(
+                text="Let me see.",
+                calls=(
+                    ToolCall(id="call_1", name="echo", arguments={"n": 1}),
+                    ToolCall(id="call_2", name="nope", arguments={}),
+                ),
+            ),
+            ToolEntry(call_id="call_1", name="echo", text='{"n":1}'),
+            ToolEntry(
+                call_id="call_2",
+                name="nope",
+                text='{"error": {"code": "tool_not_found", "message": "There is no tool named \'nope\'."}}',
+            ),
+            AssistantEntry(text="And again.", calls=(ToolCall(id="again_1", name="echo", arguments={"n": 2}),)),
+            ToolEntry(call_id="again_1", name="echo", text='{"n":2}'),
+            AssistantEntry(text="It is 2."),
+            UserEntry(text="Thanks"),
+        )
+
+
+async def test_only_the_newest_messages_are_shown_to_the_model() -> None:
+    async with opened(run={"history": 2}) as house:
+        house.model.then(spoken("a"), spoken("b"))
+        conversation = await house.conversation()
+        await house.answer(conversation, "first")
+        await house.answer(conversation, "second")
+        assert house.model.requests[-1].entries == (AssistantEntry(text="a"), UserEntry(text="second"))
+
+
+async def test_a_long_result_is_cut_for_the_model_and_kept_for_the_reader() -> None:
+    async with opened(tools=[ECHO], run={"result_budget": 10}) as house:
+        house.model.then(calling(("echo", {"text": "x" * 50})), spoken("ok"))
+        answer = await house.answer()
+        (call,) = calls_of(answer.parts)
+        assert call.result == {"text": "x" * 50}
+        told = house.model.requests[1].entries[-1]
+        assert isinstance(told, ToolEntry)
+        assert told.text == '{"text":"x\n[cut: 51 of 61 characters left out]'
+
+
+async def test_what_cannot_be_stored_is_cleaned_on_its_way_in() -> None:
+    async def odd(_: Mapping[str, Json]) -> Json:
+        return {"a\0": [float("nan"), "\ud800"]}
+
+    async with opened(tools=[FunctionTool("odd", odd)]) as house:
+        house.model.then(
+            [
+                ModelText("a\0b"),
+                ModelToolCall(ToolCall(id="i\0", name="odd", arguments={"k": "\udfff"})),
+                ModelEnd("x"),
+            ],
+            spoken("ok"),
+        )
+        answer = await house.answer()
+        assert answer.parts[0] == TextPart(text="a\ufffdb")
+        (call,) = calls_of(answer.parts)
+        assert (call.id, call.arguments, call.result) == ("i\ufffd", {"k": "\ufffd"}, {"a\ufffd": [None, "\ufffd"]})
+
+
+@pytest.mark.parametrize(
+    ("cues", "code", "text"),
+    [
+        ([ModelText("half")], "model_unavailable", "half"),
+        ([], "model_unavailable", ""),
+        ([ModelTimeout("too slow")], "model_timeout", ""),
+        ([ModelText("half"), ModelUnavailable("broke off")], "model_unavailable", "half"),
+        ([ModelText("half"), ModelRateLimited("wait", retry_after=3)], "model_rate_limited", "half"),
+        ([ModelRejected("wrong key")], "model_rejected", ""),
+        ([ModelText("half"), KeyError("secret detail")], "internal_error", "half"),
+    ],
+    ids=["no end", "nothing", "error first", "error later", "rate", "rejected", "a bug"],
+)
+async def test_a_model_that_fails_leaves_what_had_arrived_stored_as_failed(
+    house: House, cues: list[Cue], code: str, text: str
+) -> None:
+    house.model.then(cues)
+    answer = await house.answer()
+    assert (answer.status, answer.content) == (Status.FAILED, text)
+    assert answer.error is not None
+    assert answer.error.code == code
+    assert "secret" not in answer.error.message
+    events = await house.events(answer.id)
+    assert events[-1] == Failed(code=code, message=answer.error.message, message_id=answer.id)
+    assert fold(events).parts == answer.parts
+    assert house.model.open_streams == 0
+
+
+async def test_a_failure_in_a_later_round_keeps_the_rounds_before() -> None:
+    async with opened(tools=[ECHO]) as house:
+        usage = Usage(total_tokens=7)
+        house.model.then(calling(("echo", {"n": 1}), text="See:", usage=usage), [ModelTimeout("slow")], spoken("ok"))
+        conversation = await house.conversation()
+        answer = await house.answer(conversation)
+        assert [type(part) for part in answer.parts] == [TextPart, ToolCallPart]
+        assert (answer.status, answer.usage) == (Status.FAILED, usage)
+        again = await house.answer(conversation, "Again?")
+        assert again.status is Status.COMPLETE, "the conversation is free again"
+
+
+async def test_a_call_whose_round_never_ended_is_told_as_stopped_in_later_turns() -> None:
+    async with opened(tools=[ECHO]) as house:
+        house.model.then([ModelToolCall(ToolCall(id="c", name="echo", arguments={})), LuxxError("gone")], spoken("ok"))
+        conversation = await house.conversation()
+        answer = await house.answer(conversation)
+        (call,) = calls_of(answer.parts)
+        assert call.success is None
+        assert not steps_in(await house.events(answer.id), ToolReturned)
+        await house.answer(conversation, "And?")
+        told = house.model.requests[1].entries[2]
+        assert isinstance(told, ToolEntry)
+        assert json.loads(told.text)["error"]["code"] == "cancelled"
+
+
+async def test_a_call_is_seen_before_its_result_is_there() -> None:
+    gate = Gate()
+
+    async def held(_: Mapping[str, Json]) -> Json:
+        await gate()
+        return 1
+
+    async with opened(tools=[FunctionTool("held", held)]) as house:
+        house.model.then(calling(("held", {"a": 1})), spoken("ok"))
+        message_id = await house.send(await house.conversation())
+        await gate.wait_reached()
+        (called,) = steps_in([logged.event for logged in await house.log.read(message_id)], ToolCalled)
+        assert called == ToolCalled(id="call_1", name="held", arguments={"a": 1})
+        gate.opened.set()
+        await house.ended(message_id)

@@ -1,0 +1,206 @@
+"""Accepting a message."""
+
+import asyncio
+
+import pytest
+from tests.support.until import until
+from tests.unit.application.house import OWNER, Gate, House, opened
+
+from luxx.adapters.models.scripted import spoken
+from luxx.domain.errors import Conflict, InvalidInput, NotFound, Overloaded
+from luxx.domain.message import CONTENT_LIMIT, Status
+
+
+async def total(house: House, conversation_id: str) -> int:
+    return (await house.list_messages(user_id=OWNER, conversation_id=conversation_id)).total
+
+
+async def test_when_it_returns_both_messages_are_committed_and_the_answer_is_being_written(house: House) -> None:
+    gate = Gate()
+    house.model.then([gate, *spoken("Hi")])
+    conversation = await house.conversation()
+    message_id = await house.send(conversation, "Hello?")
+    page = await house.list_messages(user_id=OWNER, conversation_id=conversation.id)
+    assert [(one.role.value, one.content, one.status.value) for one in page.items] == [
+        ("user", "Hello?", "complete"),
+        ("assistant", "", "streaming"),
+    ]
+    assert page.items[1].id == message_id
+    gate.opened.set()
+    assert (await house.ended(message_id)).content == "Hi", "nobody followed while it was written"
+
+
+async def test_sending_is_activity_of_the_conversation(house: House) -> None:
+    house.model.then(spoken("Hi"))
+    older, newer = await house.conversation(), await house.conversation()
+    await house.answer(older)
+    page = await house.list_conversations(user_id=OWNER)
+    assert [one.id for one in page.items] == [older.id, newer.id]
+    assert page.items[0].updated_at == house.clock()
+
+
+async def test_a_repeat_with_the_same_key_gives_the_first_answer_and_asks_no_model(house: House) -> None:
+    house.model.then(spoken("once"))
+    conversation = await house.conversation()
+    first = await house.answer(conversation, "Hi", idempotency_key="k")
+    assert await house.send(conversation, "Hi", idempotency_key="k") == first.id
+    assert len(house.model.requests) == 1
+    assert await total(house, conversation.id) == 2
+
+
+async def test_a_repeat_while_the_first_is_written_gives_the_same_answer(house: House) -> None:
+    gate = Gate()
+    house.model.then([gate, *spoken("once")])
+    conversation = await house.conversation()
+    first = await house.send(conversation, "Hi", idempotency_key="k")
+    assert await house.send(conversation, "Hi", idempotency_key="k") == first
+    gate.opened.set()
+    await house.ended(first)
+
+
+async def test_sends_with_one_key_at_once_make_one_turn(house: House) -> None:
+    house.model.then(spoken("once"))
+    conversation = await house.conversation()
+    sends = (house.send(conversation, "Hi", idempotency_key="k" * 255) for _ in range(8))
+    first, *others = await asyncio.gather(*sends)
+    assert set(others) == {first}
+    await house.ended(first)
+    assert len(house.model.requests) == 1
+    assert await total(house, conversation.id) == 2
+
+
+@pytest.mark.parametrize("difference", ["content", "tools", "conversation"])
+async def test_a_key_used_for_something_else_is_a_conflict(house: House, difference: str) -> None:
+    house.model.then(spoken("once"))
+    conversation, other = await house.conversation(), await house.conversation()
+    await house.answer(conversation, "Hi", idempotency_key="k")
+    with pytest.raises(Conflict) as refused:
+        await house.send(
+            other if difference == "conversation" else conversation,
+            "Hello" if difference == "content" else "Hi",
+            tools_enabled=difference != "tools",
+            idempotency_key="k",
+        )
+    assert refused.value.code == "idempotency_conflict"
+    assert len(house.model.requests) == 1
+
+
+async def test_a_key_of_something_else_sent_at_once_is_a_conflict(house: House) -> None:
+    house.model.then(spoken("once"))
+    conversation = await house.conversation()
+    outcomes = await asyncio.gather(
+        house.send(conversation, "one", idempotency_key="k"),
+        house.send(conversation, "two", idempotency_key="k"),
+        return_exceptions=True,
+    )
+    (refused,) = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
+    (accepted,) = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    assert refused.code == "idempotency_conflict"
+    await house.ended(accepted)
+
+
+async def test_keys_belong_to_their_user(house: House) -> None:
+    house.model.then(spoken("mine"), spoken("theirs"))
+    mine = await house.answer(content="Hi", idempotency_key="k")
+    conversation = await house.create_conversation(user_id=OWNER + 1)
+    theirs = await house.send_message(
+        user_id=OWNER + 1, conversation_id=conversation.id, content="Hi", idempotency_key="k"
+    )
+    assert theirs != mine.id
+    await house.idle()
+
+
+async def test_a_second_send_while_an_answer_is_written_is_a_conflict(house: House) -> None:
+    gate = Gate()
+    house.model.then([gate, *spoken("one")], spoken("two"))
+    conversation = await house.conversation()
+    message_id = await house.send(conversation)
+    with pytest.raises(Conflict) as refused:
+        await house.send(conversation, "And?")
+    assert refused.value.code == "generation_in_progress"
+    assert await total(house, conversation.id) == 2
+    gate.opened.set()
+    await house.ended(message_id)
+    assert (await house.answer(conversation, "And?")).content == "two"
+
+
+async def test_all_faults_are_told_at_once(house: House) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await house.send(await house.conversation(), "", idempotency_key="k" * 256)
+    assert [(fault.field, fault.rule) for fault in refused.value.faults] == [
+        ("content", "too_short"),
+        ("Idempotency-Key", "invalid"),
+    ]
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+async def test_a_key_has_1_to_255_characters(house: House, key: str) -> None:
+    with pytest.raises(InvalidInput):
+        await house.send(await house.conversation(), "Hi", idempotency_key=key)
+
+
+async def test_content_that_is_too_long_stores_nothing(house: House) -> None:
+    conversation = await house.conversation()
+    with pytest.raises(InvalidInput):
+        await house.send(conversation, "x" * (CONTENT_LIMIT + 1))
+    assert await total(house, conversation.id) == 0
+
+
+async def test_somebody_elses_conversation_is_absent(house: House) -> None:
+    conversation = await house.create_conversation(user_id=OWNER + 1)
+    with pytest.raises(NotFound) as absent:
+        await house.send(conversation)
+    assert absent.value.code == "conversation_not_found"
+    assert house.model.requests == []
+    assert house.supervisor.running == 0
+
+
+async def test_a_caller_that_goes_away_while_its_message_is_accepted_leaves_a_running_turn(house: House) -> None:
+    house.model.then(spoken("Still here"))
+    conversation = await house.conversation()
+    async with house.storage.writing:
+        sending = asyncio.ensure_future(house.send(conversation))
+        await until(lambda: house.supervisor._accepting)
+        sending.cancel()
+        await asyncio.wait({sending})
+        assert sending.cancelled()
+    await until(lambda: house.model.requests)
+    await house.idle()
+    page = await house.list_messages(user_id=OWNER, conversation_id=conversation.id)
+    assert [(one.content, one.status) for one in page.items] == [
+        ("Hello?", Status.COMPLETE),
+        ("Still here", Status.COMPLETE),
+    ]
+
+
+async def test_a_process_that_is_full_refuses_and_has_room_again_later() -> None:
+    async with opened(max_turns=1) as house:
+        gate = Gate()
+        house.model.then([gate, *spoken("one")], spoken("two"))
+        message_id = await house.send(await house.conversation())
+        other = await house.conversation()
+        with pytest.raises(Overloaded) as refused:
+            await house.send(other)
+        assert refused.value.retry_after > 0
+        gate.opened.set()
+        await house.ended(message_id)
+        await house.idle()
+        assert (await house.answer(other)).content == "two"
+
+
+async def test_messages_being_accepted_count_as_turns() -> None:
+    async with opened(max_turns=1) as house:
+        house.model.then(spoken("one"))
+        one, two = await house.conversation(), await house.conversation()
+        outcomes = await asyncio.gather(house.send(one), house.send(two), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [str, Overloaded]
+        await house.idle()
+
+
+async def test_a_refused_send_gives_its_place_back() -> None:
+    async with opened(max_turns=1) as house:
+        house.model.then(spoken("one"))
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                await house.send_message(user_id=OWNER, conversation_id="conv_none", content="Hi")
+        assert (await house.answer()).content == "one"

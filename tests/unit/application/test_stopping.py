@@ -1,0 +1,324 @@
+"""Turns that end before their answer does."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+
+import pytest
+from tests.support.until import until
+from tests.unit.application.house import OWNER, FunctionTool, Gate, House, opened, steps_in
+from tests.unit.application.logs import FullLog, UnendingLog
+
+from luxx.adapters.models.scripted import Cue, calling, spoken
+from luxx.application.ports import ModelEnd, ModelText
+from luxx.application.run_turn import Stop
+from luxx.domain.errors import ModelUnavailable, NotFound, Overloaded
+from luxx.domain.message import Json, Problem, Status, TextPart, ToolCallPart
+from luxx.domain.turn import Done, Failed, Text, fold
+
+INTERRUPTED = Problem(code="interrupted", message="The answer was interrupted: the process that wrote it ended.")
+
+
+async def test_a_cancel_in_mid_text_keeps_the_text_and_closes_the_models_stream(house: House) -> None:
+    gate = Gate()
+    house.model.then([ModelText("Half "), ModelText("an"), gate, ModelText(" answer"), ModelEnd("stop")])
+    message_id = await house.send(await house.conversation())
+    await gate.wait_reached()
+    reader = asyncio.ensure_future(house.events(message_id))
+    answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
+    assert (answer.status, answer.content, answer.error) == (Status.CANCELLED, "Half an", None)
+    assert answer == await house.stored(message_id)
+    assert house.model.open_streams == 0
+    events = await reader
+    assert events[-1] == Done(message=answer)
+    assert fold(events).parts == answer.parts
+
+
+async def test_a_cancel_before_the_first_token_stores_an_empty_answer(house: House) -> None:
+    gate = Gate()
+    house.model.then([gate, ModelText("never")], spoken("again"))
+    conversation = await house.conversation()
+    message_id = await house.send(conversation)
+    await gate.wait_reached()
+    answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
+    assert (answer.status, answer.parts) == (Status.CANCELLED, ())
+    assert house.model.open_streams == 0
+    assert (await house.answer(conversation)).content == "again", "the conversation is free"
+
+
+async def test_a_cancel_in_mid_tool_cancels_every_tool_and_keeps_the_call() -> None:
+    started, stopped = [Gate(), Gate()], []
+
+    async def hang(arguments: Mapping[str, Json]) -> Json:
+        try:
+            await started[arguments["n"]]()
+        except asyncio.CancelledError:
+            stopped.append(arguments["n"])
+            raise
+
+    async with opened(tools=[FunctionTool("hang", hang)]) as house:
+        house.model.then(calling(("hang", {"n": 0}), ("hang", {"n": 1}), text="Wait:"))
+        message_id = await house.send(await house.conversation())
+        for gate in started:
+            await gate.wait_reached()
+        answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
+        assert sorted(stopped) == [0, 1]
+        assert answer.status is Status.CANCELLED
+        assert answer.parts == (
+            TextPart(text="Wait:"),
+            ToolCallPart(id="call_1", name="hang", arguments={"n": 0}),
+            ToolCallPart(id="call_2", name="hang", arguments={"n": 1}),
+        )
+
+
+async def test_what_a_model_raises_while_it_is_stopped_is_no_failure(house: House) -> None:
+    gate = Gate()
+
+    async def stubborn() -> None:
+        try:
+            await gate()
+        except asyncio.CancelledError:
+            raise ModelUnavailable("closed") from None
+
+    house.model.then([ModelText("Half"), stubborn])
+    message_id = await house.send(await house.conversation())
+    await gate.wait_reached()
+    answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
+    assert (answer.status, answer.content, answer.error) == (Status.CANCELLED, "Half", None)
+
+
+async def test_a_step_that_found_no_room_in_the_log_is_not_in_the_answer_either() -> None:
+    """The stored answer is what the events join to, also where a turn is stopped while the log is full."""
+    logs: list[FullLog] = []
+
+    def full(log: object) -> FullLog:
+        logs.append(FullLog(log))
+        return logs[0]
+
+    async with opened(log=full) as house:
+        house.model.then(spoken("never seen"))
+        message_id = await house.send(await house.conversation())
+        await logs[0].waiting.wait()
+        answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
+        assert answer.status is Status.CANCELLED
+        assert fold(await house.events(message_id)).parts == answer.parts == ()
+
+
+@pytest.mark.parametrize("cues", [[ModelText("Half")], []], ids=["in mid-text", "before the first token"])
+async def test_leaving_the_supervisor_stores_what_runs_as_interrupted(cues: list[Cue]) -> None:
+    gate = Gate()
+    async with opened() as house:
+        house.model.then([*cues, gate])
+        message_id = await house.send(await house.conversation())
+        await gate.wait_reached()
+    answer = await house.stored(message_id)
+    assert (answer.status, answer.error) == (Status.INTERRUPTED, INTERRUPTED)
+    assert answer.content == ("Half" if cues else "")
+    assert (await house.events(message_id))[-1] == Failed(
+        code="interrupted", message=INTERRUPTED.message, message_id=message_id
+    )
+    assert house.model.open_streams == 0
+
+
+async def test_draining_refuses_new_turns_and_lets_running_ones_finish(house: House) -> None:
+    gate = Gate()
+    house.model.then([ModelText("Still "), gate, ModelText("here"), ModelEnd("stop")])
+    message_id = await house.send(await house.conversation())
+    await gate.wait_reached()
+    draining = asyncio.ensure_future(house.supervisor.drain(grace=60))
+    await until(lambda: house.supervisor.draining)
+    with pytest.raises(Overloaded) as refused:
+        await house.send(await house.conversation())
+    assert refused.value.code == "overloaded"
+    gate.opened.set()
+    await draining
+    answer = await house.stored(message_id)
+    assert (answer.status, answer.content) == (Status.COMPLETE, "Still here")
+
+
+async def test_a_turn_accepted_while_draining_ran_out_of_time_does_not_outlive_it(house: House) -> None:
+    """Its commit was under way when the grace ended: it starts afterwards, and must be stopped as the others were."""
+    gate = Gate()
+    house.model.then([gate])
+    conversation = await house.conversation()
+    async with house.storage.writing:
+        sending = asyncio.ensure_future(house.send(conversation))
+        await until(lambda: house.supervisor._accepting)
+        draining = asyncio.ensure_future(house.supervisor.drain(grace=0.01))
+        await until(lambda: house.supervisor.draining)
+        await asyncio.wait({draining}, timeout=0.05)
+        assert not draining.done(), "the turn being accepted is waited for"
+    async with asyncio.timeout(5):
+        await draining
+    answer = await house.stored(await sending)
+    assert answer.status is Status.INTERRUPTED
+
+
+async def test_a_turn_that_was_taken_over_stores_nothing_and_closes_its_stream(house: House) -> None:
+    gate = Gate()
+    house.model.then([ModelText("mine"), gate, ModelText(" no longer"), ModelEnd("stop")])
+    message_id = await house.send(await house.conversation())
+    await gate.wait_reached()
+    house.clock.advance(3601)
+    assert await house.another_supervisor().reap() == 1
+    before = await house.events(message_id)
+    gate.opened.set()
+    await house.idle()
+    assert await house.events(message_id) == before
+    assert isinstance(before[-1], Failed)
+    answer = await house.stored(message_id)
+    assert (answer.status, answer.content) == (Status.INTERRUPTED, "mine")
+    assert house.model.open_streams == 0
+
+
+async def test_a_turn_taken_over_just_before_its_end_keeps_the_end_that_was_stored(house: House) -> None:
+    gate = Gate()
+    house.model.then([ModelText("mine"), ModelEnd("stop"), gate])
+    message_id = await house.send(await house.conversation())
+    await gate.wait_reached()
+    house.clock.advance(3601)
+    assert await house.another_supervisor().reap() == 1
+    gate.opened.set()
+    await house.idle()
+    assert (await house.stored(message_id)).status is Status.INTERRUPTED
+    assert isinstance((await house.events(message_id))[-1], Failed)
+
+
+async def test_the_heartbeat_stops_a_silent_turn_that_was_taken_over() -> None:
+    gate = Gate()
+    async with opened(lease_for=timedelta(seconds=0.03)) as house:
+        house.model.then([gate])
+        message_id = await house.send(await house.conversation())
+        await gate.wait_reached()
+        house.clock.advance(1)
+        assert await house.another_supervisor().reap() == 1
+        await house.idle()
+        assert house.model.open_streams == 0
+        assert (await house.stored(message_id)).status is Status.INTERRUPTED
+
+
+async def test_the_heartbeat_finds_a_cancel_whose_announcement_was_lost() -> None:
+    gate = Gate()
+    async with opened(lease_for=timedelta(seconds=0.03)) as house:
+        house.model.then([ModelText("Half"), gate])
+        message_id = await house.send(await house.conversation())
+        await gate.wait_reached()
+        async with house.storage.new_unit() as unit:
+            await unit.turns.request_cancel(OWNER, message_id)
+            await unit.commit()
+        answer = await house.ended(message_id)
+        assert (answer.status, answer.content) == (Status.CANCELLED, "Half")
+
+
+async def test_a_turn_whose_conversation_is_deleted_stops_and_leaves_nothing(house: House) -> None:
+    """The row went without a cancel, as it does where the cancel was not answered in time."""
+    gate = Gate()
+    house.model.then([ModelText("Half"), gate, ModelText("more"), ModelEnd("stop")])
+    conversation = await house.conversation()
+    message_id = await house.send(conversation)
+    await gate.wait_reached()
+    async with house.storage.new_unit() as unit:
+        await unit.conversations.delete(OWNER, conversation.id)
+        await unit.commit()
+    gate.opened.set()
+    await house.idle()
+    assert house.model.open_streams == 0
+    assert await house.log.read(message_id) == []
+    with pytest.raises(NotFound):
+        await house.stored(message_id)
+
+
+async def test_a_turn_whose_conversation_is_deleted_at_its_end_ends_quietly(house: House) -> None:
+    gate = Gate()
+    house.model.then([ModelEnd("stop"), gate])
+    conversation = await house.conversation()
+    await house.send(conversation)
+    await gate.wait_reached()
+    async with house.storage.new_unit() as unit:
+        await unit.conversations.delete(OWNER, conversation.id)
+        await unit.commit()
+    gate.opened.set()
+    await house.idle()
+    async with house.storage.new_unit(read_only=True) as unit:
+        assert await unit.turns.running_in(OWNER, conversation.id) is None
+
+
+async def test_an_end_that_cannot_be_stored_is_stored_as_interrupted_once_the_lease_ran_out() -> None:
+    async with opened(log=UnendingLog) as house:
+        house.model.then(spoken("All of it"))
+        message_id = await house.send(await house.conversation())
+        await house.idle()
+        assert (await house.stored(message_id)).status is Status.STREAMING
+        house.clock.advance(3601)
+        assert await house.supervisor.reap() == 1
+        answer = await house.stored(message_id)
+        assert (answer.status, answer.content) == (Status.INTERRUPTED, "All of it")
+
+
+async def test_a_fault_at_the_end_of_a_turn_does_not_stop_other_turns(caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(log=lambda log: UnendingLog(log, ZeroDivisionError())) as house:
+        house.model.then(spoken("one"), spoken("two"))
+        await house.send(await house.conversation())
+        await house.idle()
+        assert "could not be ended" in caplog.text
+        assert (await house.answer()).content == "two"
+
+
+async def test_stopping_a_turn_twice_or_one_of_another_process_changes_nothing(house: House) -> None:
+    gate = Gate()
+    house.model.then([gate])
+    message_id = await house.send(await house.conversation())
+    await gate.wait_reached()
+    house.supervisor.stop("msg_elsewhere", Stop.CANCELLED)
+    assert house.supervisor.running == 1
+    house.supervisor.stop(message_id, Stop.CANCELLED)
+    house.supervisor.stop(message_id, Stop.INTERRUPTED)
+    assert (await house.ended(message_id)).status is Status.CANCELLED
+
+
+async def test_a_cancel_of_a_turn_that_has_ended_gives_it_as_it_is(house: House) -> None:
+    house.model.then(spoken("whole"))
+    answer = await house.answer()
+    assert await house.cancel_turn(user_id=OWNER, message_id=answer.id) == answer
+    assert await house.stored(answer.id) == answer
+
+
+async def test_a_cancel_of_a_users_message_gives_it_as_it_is(house: House) -> None:
+    house.model.then(spoken("whole"))
+    conversation = await house.conversation()
+    await house.answer(conversation)
+    question = (await house.list_messages(user_id=OWNER, conversation_id=conversation.id)).items[0]
+    assert await house.cancel_turn(user_id=OWNER, message_id=question.id) == question
+
+
+async def test_nobody_cancels_somebody_elses_turn(house: House) -> None:
+    gate = Gate()
+    house.model.then([gate, *spoken("whole")])
+    message_id = await house.send(await house.conversation())
+    with pytest.raises(NotFound) as absent:
+        await house.cancel_turn(user_id=OWNER + 1, message_id=message_id)
+    assert absent.value.code == "message_not_found"
+    gate.opened.set()
+    assert (await house.ended(message_id)).status is Status.COMPLETE
+
+
+async def test_a_cancel_that_nobody_answers_gives_the_answer_as_it_stands() -> None:
+    """The process that ran it is gone: the reaper will end it."""
+    async with opened(patience=0.02) as house:
+        message_id = await house.dead_turn()
+        answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
+        assert answer.status is Status.STREAMING
+        house.clock.advance(1)
+        assert await house.supervisor.reap() == 1
+        assert (await house.stored(message_id)).status is Status.INTERRUPTED
+
+
+async def test_an_event_is_seen_once_by_a_reader_of_a_cancelled_turn(house: House) -> None:
+    gate = Gate()
+    house.model.then([ModelText("a"), gate])
+    message_id = await house.send(await house.conversation())
+    await gate.wait_reached()
+    await asyncio.gather(*(house.cancel_turn(user_id=OWNER, message_id=message_id) for _ in range(3)))
+    events = await house.events(message_id)
+    assert len(steps_in(events, Done)) == 1
+    assert len(steps_in(events, Text)) == 1

@@ -1,0 +1,108 @@
+"""The toolbox, and tools run by hand."""
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+from tests.unit.application.house import FunctionTool, echo, failing
+
+from luxx.application import ExecuteTool, GetTool, ListTools, Toolbox
+from luxx.application.tools import RESULT_LIMIT
+from luxx.domain.errors import Fault, InvalidInput, NotFound, ToolBroken, ToolRefused, ToolTimeout
+from luxx.domain.message import Json
+
+
+def giving(result: Json) -> FunctionTool:
+    async def give(_: Mapping[str, Json]) -> Json:
+        return result
+
+    return FunctionTool("t", give)
+
+
+def test_tools_are_listed_by_category_in_the_order_of_the_contract() -> None:
+    categories = ["weather", "mine", "data", "code", "crawler"]
+    toolbox = Toolbox(FunctionTool(f"{category}_{n}", echo, category) for n in (1, 2) for category in categories)
+    names = [spec.name for spec in ListTools(toolbox=toolbox)()]
+    ordered = ["crawler", "code", "data", "weather", "mine"]
+    assert names == [f"{category}_{n}" for category in ordered for n in (1, 2)]
+    assert [spec.name for spec in ListTools(toolbox=toolbox)(category="data")] == ["data_1", "data_2"]
+    assert list(ListTools(toolbox=toolbox)(category="none")) == []
+
+
+async def test_a_disabled_tool_is_absent() -> None:
+    toolbox = Toolbox([FunctionTool("on", echo), FunctionTool("off", echo)], disabled=frozenset({"off", "nothing"}))
+    assert [spec.name for spec in toolbox.specs] == ["on"]
+    assert GetTool(toolbox=toolbox)(name="on").name == "on"
+    with pytest.raises(NotFound) as absent:
+        GetTool(toolbox=toolbox)(name="off")
+    assert absent.value.code == "tool_not_found"
+    with pytest.raises(NotFound):
+        await ExecuteTool(toolbox=toolbox)(name="off", arguments={})
+
+
+async def test_a_result_comes_as_json_and_as_text() -> None:
+    result = await ExecuteTool(toolbox=Toolbox([giving({"a": (1, "é\0"), 2: None})]))(name="t", arguments={})
+    assert result.result == {"a": [1, "é\ufffd"], "2": None}
+    assert result.text == '{"a":[1,"é\ufffd"],"2":null}'
+    assert result.name == "t"
+    assert result.duration_ms >= 0
+
+
+@pytest.mark.parametrize(
+    "error", [ToolRefused("no"), ToolBroken("off"), InvalidInput(Fault(field="a.b", rule="required"))]
+)
+async def test_what_a_tool_says_is_raised_as_it_stands(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        await Toolbox([FunctionTool("t", failing(error))]).run("t", {})
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("result", [{1, 2}, object(), 10**5000], ids=["a set", "an object", "too long a number"])
+async def test_a_result_that_is_no_json_is_the_tools_fault(result: object, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ToolBroken, match="The tool t failed unexpectedly"):
+        await Toolbox([giving(result)]).run("t", {})
+    assert "the tool t failed unexpectedly" in caplog.text
+
+
+async def test_a_result_nested_beyond_measure_is_the_tools_fault() -> None:
+    nested: list[Json] = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(ToolBroken):
+        await Toolbox([giving(nested)]).run("t", {})
+
+
+async def test_a_result_may_have_the_limit_and_not_a_byte_more() -> None:
+    fits = "é" * (RESULT_LIMIT // 2 - 1)
+    assert (await Toolbox([giving(fits)]).run("t", {})).result == fits
+    with pytest.raises(ToolBroken, match="larger than 1048576 bytes"):
+        await Toolbox([giving(fits + "x")]).run("t", {})
+
+
+async def test_a_run_ends_with_its_time_and_its_work_is_stopped() -> None:
+    stopped = asyncio.Event()
+
+    async def forever(_: Mapping[str, Json]) -> Json:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    with pytest.raises(ToolTimeout, match=r"The tool t took longer than 0\.01 s") as slow:
+        await Toolbox([FunctionTool("t", forever)], timeout=0.01).run("t", {})
+    assert slow.value.code == "tool_timeout"
+    assert stopped.is_set()
+
+
+async def test_who_stops_a_run_from_outside_is_obeyed() -> None:
+    started = asyncio.Event()
+
+    async def forever(_: Mapping[str, Json]) -> Json:
+        started.set()
+        await asyncio.Event().wait()
+
+    run = asyncio.ensure_future(Toolbox([FunctionTool("t", forever)]).run("t", {}))
+    await started.wait()
+    run.cancel()
+    await asyncio.wait({run})
+    assert run.cancelled()

@@ -1,0 +1,91 @@
+"""Stored messages told as what a model is shown."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luxx.application.ports import AssistantEntry, SystemEntry, ToolEntry, UserEntry
+from luxx.application.transcript import transcript, within
+from luxx.domain.message import Message, Part, Role, Status, TextPart, ThinkingPart, ToolCallPart
+from luxx.domain.tool import ToolCall
+
+
+def message(*parts: Part, role: Role = Role.ASSISTANT) -> Message:
+    return Message(
+        id="msg_1",
+        conversation_id="conv_1",
+        role=role,
+        parts=parts,
+        status=Status.COMPLETE,
+        created_at=datetime(2026, 3, 1, tzinfo=UTC),
+    )
+
+
+def call(number: int) -> ToolCallPart:
+    return ToolCallPart(id=f"c{number}", name="t", arguments={}, result=number, success=True, duration_ms=1)
+
+
+def asked(*numbers: int) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(id=f"c{number}", name="t", arguments={}) for number in numbers)
+
+
+def told(number: int) -> ToolEntry:
+    return ToolEntry(call_id=f"c{number}", name="t", text=str(number))
+
+
+@pytest.mark.parametrize("prompt", [None, ""])
+def test_without_a_system_prompt_there_is_no_system_entry(prompt: str | None) -> None:
+    question = message(TextPart(text="Hi"), role=Role.USER)
+    assert transcript(prompt, [question], budget=100) == (UserEntry(text="Hi"),)
+    assert transcript("Be brief.", [question], budget=100)[0] == SystemEntry(text="Be brief.")
+
+
+def test_an_answer_without_anything_to_tell_is_left_out() -> None:
+    assert transcript(None, [message(), message(ThinkingPart(text="Hm."))], budget=100) == ()
+
+
+def test_text_tells_where_the_next_round_began() -> None:
+    parts = (TextPart(text="a"), call(1), call(2), ThinkingPart(text="Hm."), TextPart(text="b"), call(3))
+    assert transcript(None, [message(*parts)], budget=100) == (
+        AssistantEntry(text="a", calls=asked(1, 2)),
+        told(1),
+        told(2),
+        AssistantEntry(text="b", calls=asked(3)),
+        told(3),
+    )
+
+
+def test_text_around_thinking_is_one_entry() -> None:
+    parts = (TextPart(text="a"), ThinkingPart(text="Hm."), TextPart(text="b"))
+    assert transcript(None, [message(*parts)], budget=100) == (AssistantEntry(text="ab"),)
+
+
+@given(st.lists(st.sampled_from([TextPart(text="a"), ThinkingPart(text="b"), call(0)]), max_size=12))
+def test_every_result_follows_the_entry_that_called_it(parts: list[Part]) -> None:
+    numbered = [
+        ToolCallPart(id=str(place), name="t", arguments={}) if isinstance(part, ToolCallPart) else part
+        for place, part in enumerate(parts)
+    ]
+    open_calls: list[str] = []
+    text = ""
+    for entry in transcript(None, [message(*numbered)], budget=100):
+        if isinstance(entry, ToolEntry):
+            assert entry.call_id == open_calls.pop(0)
+        else:
+            assert isinstance(entry, AssistantEntry)
+            assert not open_calls, "calls without results are refused by providers"
+            open_calls = [one.id for one in entry.calls]
+            text += entry.text
+    assert not open_calls
+    assert text == message(*numbered).content
+
+
+@given(st.text(), st.integers(min_value=0, max_value=40))
+def test_a_text_is_cut_only_where_it_is_too_long_and_says_so(text: str, budget: int) -> None:
+    cut = within(text, budget)
+    if len(text) <= budget:
+        assert cut == text
+    else:
+        assert cut == f"{text[:budget]}\n[cut: {len(text) - budget} of {len(text)} characters left out]"

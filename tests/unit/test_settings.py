@@ -140,6 +140,13 @@ def test_postgres_needs_a_secret_that_all_processes_share(url: str, secret: str 
     assert good(database_url=url, jwt_secret=SECRET).on_postgres
 
 
+@pytest.mark.parametrize(("engine", "needed"), [("searxng", "search_url"), ("brave", "search_key")])
+def test_a_search_engine_needs_what_it_is_reached_by(engine: str, needed: str) -> None:
+    (fault,) = faults(search_engine=engine)
+    assert fault.startswith(f"LUXX_{needed.upper()} is required with ")
+    assert good(search_engine=engine, **{needed: "https://search.example"}).search_engine == engine
+
+
 @pytest.mark.parametrize(
     "environ",
     [

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,7 @@ from tests.unit.application.logs import LateLog, OverLog
 from luxx.adapters.models.scripted import calling, spoken
 from luxx.application.follow_turn import events_of
 from luxx.application.ports import LoggedEvent, ModelEnd, ModelText, ModelThinking
-from luxx.domain.errors import NotFound
+from luxx.domain.errors import NotFound, Overloaded
 from luxx.domain.message import Status
 from luxx.domain.turn import Done, Failed, Started, Text, fold
 
@@ -252,3 +253,30 @@ async def test_waiting_for_the_end_of_what_was_deleted_meanwhile_says_that_it_is
         with pytest.raises(NotFound) as absent:
             await house.ended(message_id)
         assert absent.value.code == "message_not_found"
+
+
+async def test_a_process_that_leaves_sends_the_readers_of_others_turns_elsewhere(house: House) -> None:
+    leaving: list[bool] = []
+    follow = replace(house.follow_turn, leaving=lambda: bool(leaving))
+    message_id = await house.dead_turn("half")
+    async with aclosing(await follow(user_id=OWNER, message_id=message_id)) as events:
+        assert [(await anext(events)).seq for _ in range(2)] == [1, 2]
+        reading = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        leaving.append(True)
+        with pytest.raises(Overloaded):
+            await reading
+
+
+async def test_a_process_that_leaves_gives_the_ends_of_its_own_turns_first() -> None:
+    logs: list[LateLog] = []
+    async with opened(log=lambda log: late(logs, log)) as house:
+        gate = Gate()
+        house.model.then([ModelText("a"), gate])
+        message_id = await house.send(await house.conversation())
+        await gate.wait_reached()
+        follow = replace(house.follow_turn, leaving=house.supervisor.drained, ask=60.0)
+        logs[0].meanwhile = lambda: house.supervisor.drain(grace=0)
+        events = [logged.event async for logged in await follow(user_id=OWNER, message_id=message_id)]
+        assert isinstance(events[-1], Failed)
+        assert events[-1].code == "interrupted"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luxx.domain.conversation import Conversation
+from luxx.domain.conversation import TOOLS_LIMIT, Conversation
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 GOOD = Conversation(
@@ -72,6 +72,12 @@ def test_a_temperature_is_0_to_2_and_a_number(temperature: float, rule: str | No
 )
 def test_the_tokens_are_at_least_one_and_fit_a_database(tokens: int, rule: str | None) -> None:
     assert rules(max_tokens=tokens) == ([] if rule is None else [("max_tokens", rule)])
+
+
+def test_a_conversation_names_so_many_tools_and_no_more() -> None:
+    assert rules(tools=()) == []
+    assert rules(tools=("t",) * TOOLS_LIMIT) == []
+    assert rules(tools=("t",) * (TOOLS_LIMIT + 1)) == [("tools", "too_many")]
 
 
 def test_every_fault_is_told_at_once_and_in_words() -> None:

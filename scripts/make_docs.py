@@ -3,6 +3,10 @@
 import sys
 from pathlib import Path
 
+from luxx.adapters.system import utc_now
+from luxx.adapters.tools.loading import load_tools
+from luxx.adapters.tools.reference import reference
+from luxx.adapters.tools.resources import ToolResources
 from luxx.settings import settings_table
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -17,8 +21,19 @@ ends with status 2. This page is made by `make docs`.
 """
 
 
+def with_reference(page: str) -> str:
+    """Put the reference of the built-in tools between its marks."""
+    before, _, rest = page.partition("<!-- reference -->")
+    _, _, after = rest.partition("<!-- /reference -->")
+    tools = reference(load_tools(ToolResources.open(utc_now)))
+    return f"{before}<!-- reference -->\n{tools}\n<!-- /reference -->{after}"
+
+
 def main() -> None:
-    pages = {DOCS / "settings.md": SETTINGS.format(table=settings_table())}
+    pages = {
+        DOCS / "settings.md": SETTINGS.format(table=settings_table()),
+        DOCS / "tools.md": with_reference((DOCS / "tools.md").read_text(encoding="utf-8")),
+    }
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv and stale:
         sys.exit(f"not current: {', '.join(path.name for path in stale)}; run `make docs`")

@@ -201,8 +201,7 @@ async def test_no_python_bomb_outlives_its_time(sandbox: PythonSandbox, capsys: 
     slowest = 0.0
     for code in hostile.BOMBS:
         started = time.monotonic()
-        with suppress(ToolRefused, ToolTimeout):
-            await sandbox.run(code, seconds=0.5)
+        await sandbox.run(code, seconds=0.3)
         taken = time.monotonic() - started
         slowest = max(slowest, taken)
         if taken > 5:

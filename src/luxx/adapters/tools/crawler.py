@@ -48,7 +48,7 @@ async def fetch_page(arguments: FetchPageArguments, resources: ToolResources) ->
     return await _page(arguments.url, arguments.format, resources)
 
 
-@tool(category="crawler", seconds=90, concurrency=8, untrusted=True)
+@tool(category="crawler", seconds=60, concurrency=8, untrusted=True)
 async def crawl_pages(arguments: CrawlPagesArguments, resources: ToolResources) -> Json:
     """Read up to 10 pages of the public web at once, each with an outcome of its own.
 

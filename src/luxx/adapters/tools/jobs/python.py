@@ -38,11 +38,15 @@ def run_python(code: str, seconds: float, memory_bytes: int, output_characters: 
     except (monty.MontyRuntimeError, monty.MontySyntaxError) as raised:
         error = _traceback(raised.display(), seconds, output_characters)
     except monty.MontyCrashedError as crash:
-        late = crash.timed_out
-        error = f"TimeoutError: the code ran longer than {seconds:g} seconds" if late else "MemoryError"
+        error = late(seconds) if crash.timed_out else "MemoryError"
     except monty.MontyError as failure:
         raise ToolBroken(f"the Python sandbox failed ({type(failure).__name__}); try again") from failure
     return {"stdout": output.text, "value": jsonable(value), "error": error}
+
+
+def late(seconds: float) -> str:
+    """Say in a traceback's last line that code took too long."""
+    return f"TimeoutError: the code ran longer than {seconds:g} seconds"
 
 
 class _Output:
@@ -80,7 +84,7 @@ def _address_space(limit: int) -> Iterator[None]:
 def _traceback(text: str, seconds: float, most: int) -> str:
     last = text.rsplit("\n", 1)[-1]
     if last.startswith("TimeoutError: feed time limit exceeded"):
-        return f"TimeoutError: the code ran longer than {seconds:g} seconds"
+        return late(seconds)
     return text if len(text) <= most else text[: most // 2] + "\n…\n" + text[-most // 2 :]
 
 

@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from luxx.adapters.tools.jobs.python import run_python
+from luxx.adapters.tools.jobs.python import late, run_python
 from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, PythonOutcome
 from luxx.adapters.tools.workers.pool import WorkerPool
+from luxx.domain.errors import ToolRefused, ToolTimeout
 
-GRACE_SECONDS: Final = 3.0
+GRACE_SECONDS: Final = 1.5
 """How long the worker may go on after the code should have ended, before it is killed."""
 
 
@@ -27,9 +28,15 @@ class MontySandbox:
         self._memory_bytes = memory_bytes
 
     async def run(self, code: str, *, seconds: float) -> PythonOutcome:
-        found = await self.workers.run(
-            seconds + GRACE_SECONDS, run_python, code, seconds, self._memory_bytes, OUTPUT_CHARACTERS
-        )
+        try:
+            found = await self.workers.run(
+                seconds + GRACE_SECONDS, run_python, code, seconds, self._memory_bytes, OUTPUT_CHARACTERS
+            )
+        except ToolTimeout:
+            # Monty did not end in time, and has been killed.
+            return PythonOutcome(stdout="", value=None, error=late(seconds))
+        except ToolRefused:
+            return PythonOutcome(stdout="", value=None, error="MemoryError")
         return PythonOutcome(stdout=found["stdout"], value=found["value"], error=found["error"])
 
     async def aclose(self) -> None:

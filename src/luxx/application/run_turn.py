@@ -273,13 +273,11 @@ async def _as_they_come(
 
 
 def _cleaned(call: ToolCall) -> ToolCall:
-    return replace(
-        call,
-        id=clean(call.id),
-        name=clean(call.name),
-        arguments=None if call.arguments is None else clean(call.arguments),
-        malformed=clean(call.malformed),
-    )
+    try:
+        arguments = None if call.arguments is None else clean(call.arguments)
+    except ValueError:
+        arguments = None  # nested beyond all use: the model is told as of any arguments that are none
+    return replace(call, id=clean(call.id), name=clean(call.name), arguments=arguments, malformed=clean(call.malformed))
 
 
 def clean_problem(problem: Problem) -> Problem:

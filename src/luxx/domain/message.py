@@ -20,20 +20,27 @@ Json: TypeAlias = Any
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
-def clean(value: Json) -> Json:
+NESTING_LIMIT: Final = 200
+"""Levels of lists and objects within each other, at most, in what a model or a tool gave."""
+
+
+def clean(value: Json, *, level: int = 0) -> Json:
     """Make what a model or a tool gave fit to store and to send: any JSON value in, the same kind out.
 
-    U+0000 and lone surrogates become U+FFFD, numbers that JSON cannot write become null.
+    U+0000 and lone surrogates become U+FFFD, numbers that JSON cannot write become null. Raises
+    ValueError for more than `NESTING_LIMIT` levels: whoever reads it back would run out of stack.
     """
+    if level > NESTING_LIMIT:
+        raise ValueError(f"nested more than {NESTING_LIMIT} levels deep")
     match value:
         case str():
             return _UNSTORABLE.sub("\ufffd", value)
         case float():
             return value if math.isfinite(value) else None
         case list() | tuple():
-            return [clean(item) for item in value]
+            return [clean(item, level=level + 1) for item in value]
         case Mapping():
-            return {clean(str(key)): clean(item) for key, item in value.items()}
+            return {clean(str(key)): clean(item, level=level + 1) for key, item in value.items()}
         case _:
             return value
 

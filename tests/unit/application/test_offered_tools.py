@@ -13,7 +13,7 @@ from luxx.application import CreateConversation, Toolbox, UpdateConversation
 from luxx.application.ports import AssistantEntry, ToolEntry
 from luxx.application.transcript import STRANGERS_WORDS
 from luxx.domain.errors import InvalidInput
-from luxx.domain.message import Json, ToolCallPart
+from luxx.domain.message import NESTING_LIMIT, Json, Status, ToolCallPart
 from luxx.domain.tool import ToolSpec
 
 
@@ -62,6 +62,25 @@ async def test_what_strangers_wrote_is_marked_to_the_model_on_a_line_of_its_own_
             assert f"{mark}\n" == STRANGERS_WORDS
             assert "\n" not in line
         assert any(isinstance(entry, AssistantEntry) for entry in house.model.requests[1].entries)
+
+
+async def test_arguments_and_results_nested_beyond_all_use_fail_the_call_and_not_the_answer() -> None:
+    deep: Json = []
+    for _ in range(NESTING_LIMIT + 1):
+        deep = [deep]
+
+    async def bring_deep(_: Mapping[str, Json]) -> Json:
+        return deep
+
+    async with opened(tools=[FunctionTool("echo", echo), FunctionTool("deep", bring_deep)]) as house:
+        house.model.then(calling(("echo", {"value": deep}), ("deep", {})), spoken("Never mind."))
+        answer = await house.answer()
+        assert answer.status is Status.COMPLETE
+        outcomes = {part.name: part.error for part in answer.parts if isinstance(part, ToolCallPart)}
+        assert outcomes["echo"] is not None
+        assert outcomes["echo"].code == "validation_failed"
+        assert outcomes["deep"] is not None
+        assert outcomes["deep"].code == "tool_failed"
 
 
 async def test_a_tool_that_there_is_not_cannot_be_named_by_a_conversation() -> None:

@@ -4,11 +4,18 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Final
 
 from luxx.application.ports import LoggedEvent, NewUnit, TurnLog
 from luxx.domain.errors import NotFound, Overloaded
 from luxx.domain.message import Message, Part, Status, TextPart, ThinkingPart, ToolCallPart
 from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent
+
+
+BATCH: Final = 32 * 1024
+"""Characters that are read at once, about: many readers may hold a batch each that nobody takes from them."""
+
+TOOL_SIZE: Final = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +46,14 @@ class FollowTurn:
     ) -> AsyncGenerator[Sequence[LoggedEvent], None]:
         """Give the events as they are read: what is there at once comes together. No batch is empty."""
         async with self.new_unit(read_only=True) as unit:
-            answer = await unit.messages.get(user_id, message_id)
+            # Not the answer: it may be large, and whoever reads the log has it there.
             turn = await unit.turns.get(user_id, message_id)
             if turn is None:
                 raise NotFound(f"There is no turn that wrote the message {message_id!r}.", code="message_not_found")
         if turn.running or await self.log.read(message_id, limit=1):
             return self._follow(user_id, message_id, after)
         async with self.new_unit(read_only=True) as unit:
+            answer = await unit.messages.get(user_id, message_id)
             question = await unit.messages.get(user_id, turn.user_message_id)
         return _replay(question, answer)
 
@@ -65,9 +73,14 @@ class FollowTurn:
     async def _follow(self, owner: int, message_id: str, after: int) -> AsyncGenerator[Sequence[LoggedEvent], None]:
         with self.log.watch(message_id) as wakeup:
             asked = float("-inf")
+            limit = 8
             while True:
-                events = await self.log.read(message_id, after=after)
+                events = await self.log.read(message_id, after=after, limit=limit)
                 if events:
+                    if _size(events) > BATCH:
+                        limit = max(limit // 2, 1)
+                    elif len(events) == limit:
+                        limit = min(limit * 2, 256)
                     yield events
                     asked = time.monotonic()
                     after = events[-1].seq
@@ -101,6 +114,15 @@ class FollowTurn:
     async def _stands(self, owner: int, message_id: str) -> bool:
         async with self.new_unit(read_only=True) as unit:
             return await unit.turns.get(owner, message_id) is not None
+
+
+def _size(events: Sequence[LoggedEvent]) -> int:
+    """Tell about how many characters these are; what a tool gave counts as much."""
+    return sum(
+        len(logged.event.delta) if isinstance(logged.event, Text | Thinking) else TOOL_SIZE
+        for logged in events
+        if isinstance(logged.event, Text | Thinking | ToolReturned)
+    )
 
 
 async def _one_by_one(

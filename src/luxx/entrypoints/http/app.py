@@ -1,18 +1,20 @@
 """The Litestar application: handlers, what they are given, and what becomes of errors."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar, Request
+from litestar import HttpMethod, Litestar, Request, Response, route
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
 
 from luxx.application.accounts import Authenticate, Caller
 from luxx.container import Container, running
 from luxx.domain.errors import LuxxError
 from luxx.entrypoints.http import auth, conversations, health, messages, tools
 from luxx.entrypoints.http.answers import add_request_id, broken, failed, refused
+from luxx.entrypoints.http.peer import PeerOf, peer_of
 from luxx.entrypoints.http.reading import BODY_LIMIT, bearer_token
 from luxx.entrypoints.http.schema_page import schema_handlers
 
@@ -56,6 +58,30 @@ def _from(provider: Callable[[], Any]) -> Provide:
     return Provide(provide, sync_to_thread=False)
 
 
+def _peer(told: PeerOf) -> Provide:
+    def peer(request: Request[Any, Any, Any]) -> str:
+        return told(request.scope)
+
+    return Provide(peer, sync_to_thread=False)
+
+
+def _options_of(handlers: Sequence[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
+    """Make handlers of OPTIONS: Litestar's own name only the methods of the first handler of a path."""
+    methods: dict[str, set[str]] = {}
+    for handler in handlers:
+        for path in handler.paths:
+            methods.setdefault(path, {"OPTIONS"}).update(handler.http_methods)
+    return [_options(path, ", ".join(sorted(found))) for path, found in methods.items()]
+
+
+def _options(path: str, allowed: str) -> HTTPRouteHandler:
+    @route(path, http_method=[HttpMethod.OPTIONS], status_code=204)
+    async def options(request: Request[Any, Any, Any]) -> Response[None]:
+        return Response(None, status_code=204, headers={"Allow": allowed})
+
+    return options
+
+
 def create_app(container: Container) -> Litestar:
     """Make the application of a container; the application's lifespan opens and closes what the container holds."""
 
@@ -64,9 +90,14 @@ def create_app(container: Container) -> Litestar:
         async with running(container):
             yield
 
+    handlers = [*HANDLERS, *schema_handlers(HANDLERS)]
     return Litestar(
-        route_handlers=[*HANDLERS, *schema_handlers(HANDLERS)],
-        dependencies={name: _from(container.providers[name]) for name in GIVEN} | {"caller": Provide(authenticated)},
+        route_handlers=[*_options_of(handlers), *handlers],
+        dependencies={
+            "caller": Provide(authenticated),
+            "peer": _peer(peer_of(container.settings().trusted_proxies)),
+            **{name: _from(container.providers[name]) for name in GIVEN},
+        },
         exception_handlers={LuxxError: failed, HTTPException: refused, Exception: broken},
         before_send=[add_request_id],
         lifespan=[lifespan],

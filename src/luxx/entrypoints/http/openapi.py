@@ -17,6 +17,9 @@ from luxx.entrypoints.http.answers import Failure
 _KEY: Final = "luxx_operation"
 _REF: Final = "#/components/schemas/{name}"
 
+_NO_NUL: Final = "^[^\\u0000]*$"
+"""What every string that a client sends must match (ECMA-262)."""
+
 _ERRORS: Final[Mapping[int, str]] = {
     400: "The body is no valid JSON",
     401: "No token, or one that is invalid, expired or revoked",
@@ -38,7 +41,7 @@ _HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         "The client's own name for this message: a repeat within 24 h gives the first outcome and calls no model.",
         {"type": "string", "minLength": 1, "maxLength": 255},
     ),
-    "Last-Event-ID": ("The id of the last event seen.", {"type": "string", "pattern": "^[0-9]{1,15}$"}),
+    "Last-Event-ID": ("The id of the last event seen.", {"type": "string", "pattern": "^[0-9]{0,15}$"}),
 }
 
 
@@ -104,6 +107,9 @@ def openapi_document(handlers: Iterable[HTTPRouteHandler]) -> dict[str, Any]:
     described_handlers = [(handler, handler.opt[_KEY]) for handler in handlers if _KEY in handler.opt]
     kinds = _kinds(operation for _, operation in described_handlers)
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    for _, operation in described_handlers:
+        if isinstance(operation.body, type) and operation.body.__name__ in components:
+            _refuse_nul(components[operation.body.__name__])
     paths: dict[str, dict[str, Any]] = {}
     for handler, operation in described_handlers:
         for path in handler.paths:
@@ -125,6 +131,18 @@ def openapi_document(handlers: Iterable[HTTPRouteHandler]) -> dict[str, Any]:
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
+
+
+def _refuse_nul(schema: Any) -> None:
+    """Say in every string of an input's schema that U+0000 is refused."""
+    if isinstance(schema, list):
+        for item in schema:
+            _refuse_nul(item)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "string":
+            schema.setdefault("pattern", _NO_NUL)
+        for item in schema.values():
+            _refuse_nul(item)
 
 
 def _word(method: HttpMethod | str) -> str:
@@ -166,7 +184,7 @@ def _success(operation: Operation) -> dict[str, Any]:
         events = ", ".join(f"`{name}`" for name in EVENTS)
         return {
             "description": f"Server-Sent Events: {events}. Each has an id, counted up from 1, and one line of JSON.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": {"oneOf": [_event(*named) for named in EVENTS.items()]}}},
         }
     if operation.plain is not None:
         schema = _schema(operation.plain)
@@ -181,6 +199,16 @@ def _success(operation: Operation) -> dict[str, Any]:
             "additionalProperties": False,
         }
     return {"description": "Done", "content": {"application/json": {"schema": schema}}}
+
+
+def _event(name: str, data: type[Struct]) -> dict[str, Any]:
+    """Describe one event of a stream by its fields; `data` is JSON as text."""
+    text = {"type": "string", "contentMediaType": "application/json", "contentSchema": _schema(data)}
+    return {
+        "type": "object",
+        "properties": {"id": {"type": "string", "pattern": "^[1-9][0-9]*$"}, "event": {"const": name}, "data": text},
+        "required": ["id", "event", "data"],
+    }
 
 
 def _failure(status: int, operation: Operation) -> dict[str, Any]:
@@ -204,6 +232,7 @@ def _query_parameters(query: type[Struct] | None) -> list[dict[str, Any]]:
         return []
     _, components = msgspec.json.schema_components([query], ref_template=_REF)
     properties = components[query.__name__]["properties"]
+    _refuse_nul(properties)
     return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()]
 
 

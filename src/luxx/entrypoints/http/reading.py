@@ -59,7 +59,7 @@ def only_header(request: Request[Any, Any, Any], name: str) -> str | None:
     given = request.headers.getall(name.lower(), [])
     if len(given) > 1:
         raise InvalidInput(Fault(field=name, rule="duplicate"))
-    return given[0].strip() if given else None
+    return given[0].strip(" \t") if given else None
 
 
 def known_id(value: str, code: str) -> str:
@@ -80,12 +80,8 @@ def bearer_token(request: Request[Any, Any, Any]) -> str:
 
 def last_seen(request: Request[Any, Any, Any], after: int | None) -> int:
     """Give the event after which a reader goes on: `?after=`, else the header Last-Event-ID, else 0."""
-    if after is not None:
-        return after
-    given = only_header(request, "Last-Event-ID")
-    if not given:
-        return 0
+    given = only_header(request, "Last-Event-ID") or "0"
     if not re.fullmatch(r"[0-9]{1,15}", given):
         reason = "it must be the id of an event"
         raise InvalidInput(Fault(field="Last-Event-ID", rule="invalid", parameters={"reason": reason}))
-    return int(given)
+    return int(given) if after is None else after

@@ -6,6 +6,7 @@ To swap a part in a test or an embedding service, override its provider before t
     container.model.override(ScriptedChatModel.saying("hello"))
 """
 
+import asyncio
 import os
 import secrets
 import socket
@@ -36,6 +37,7 @@ from luxx.application.conversations import (
 )
 from luxx.application.follow_turn import FollowTurn
 from luxx.application.messages import DeleteMessage, ListMessages
+from luxx.application.passwords import AT_ONCE, TryLimits
 from luxx.application.ports import ChatModel, Clock, Storage
 from luxx.application.run_turn import RunTurn
 from luxx.application.send_message import SendMessage
@@ -95,6 +97,14 @@ def _toolbox(settings: Settings, resources: ToolResources) -> Toolbox:
     return Toolbox(load_tools(resources), timeout=settings.tool_seconds, disabled=settings.disabled_tools)
 
 
+def _try_limits(settings: Settings) -> TryLimits:
+    return TryLimits(
+        account=settings.login_tries,
+        peer=settings.login_peer_tries,
+        window=timedelta(seconds=settings.login_pause_seconds),
+    )
+
+
 def _lease(settings: Settings) -> timedelta:
     return timedelta(seconds=settings.lease_seconds)
 
@@ -120,8 +130,12 @@ class Container(containers.DeclarativeContainer):
     toolbox = providers.Singleton(_toolbox, settings, tool_resources)
 
     register_user = providers.Singleton(RegisterUser, new_unit=new_unit, hasher=hasher, clock=clock)
+    try_limits = providers.Singleton(_try_limits, settings)
+    password_gate = providers.Singleton(asyncio.Semaphore, AT_ONCE)
     log_in = providers.Singleton(
         LogIn,
+        limits=try_limits,
+        gate=password_gate,
         new_unit=new_unit,
         hasher=hasher,
         tokens=tokens,

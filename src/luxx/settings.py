@@ -103,6 +103,16 @@ def _hosts(value: str) -> frozenset[str]:
     return words
 
 
+def _networks(value: str) -> frozenset[str]:
+    words = _words(value)
+    for word in words:
+        try:
+            ip_network(word)
+        except ValueError:
+            raise ValueError(f"must be addresses or CIDR blocks; {word!r} is none") from None
+    return words
+
+
 def _secret(value: str) -> str:
     if len(value.encode()) < 32:
         raise ValueError("must have at least 32 bytes; make one with: openssl rand -base64 48")
@@ -125,6 +135,14 @@ class Settings:
         None, _secret, "signs the access tokens; required with Postgres, else made once and kept", secret=True
     )
     token_hours: timedelta = _setting(timedelta(hours=24), _hours(0.01, 8760), "how long a login lasts")
+    login_tries: int = _setting(10, _whole(1, 1000), "wrong passwords at one account, before it is slowed down")
+    login_peer_tries: int = _setting(
+        100, _whole(1, 1_000_000), "wrong passwords from one address (an IPv6 /64), before it is slowed down"
+    )
+    login_pause_seconds: float = _setting(300.0, _seconds(1, 86400), "the time within which these are counted")
+    trusted_proxies: frozenset[str] = _setting(
+        frozenset(), _networks, "addresses or CIDR blocks of proxies whose `X-Forwarded-For` is believed"
+    )
     llm_base_url: str | None = _setting(
         None, _url("http", "https"), "an OpenAI-compatible `/v1` root; without it, the built-in offline model answers"
     )

@@ -15,6 +15,7 @@ from luxx.application.conversations import (
 )
 from luxx.application.follow_turn import FollowTurn
 from luxx.application.messages import DeleteMessage, ListMessages, MessagePage
+from luxx.application.passwords import TryLimits
 from luxx.application.run_turn import RunTurn
 from luxx.application.send_message import SendMessage
 from luxx.application.supervisor import TurnSupervisor
@@ -44,6 +45,7 @@ __all__ = [
     "SignedIn",
     "ToolResult",
     "Toolbox",
+    "TryLimits",
     "TurnSupervisor",
     "UpdateConversation",
 ]

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from luxx.application.ports import Clock, NewId, NewUnit, PasswordHasher, TokenClaims, TokenCodec
+from luxx.application.passwords import ChecksPasswords, account_key
+from luxx.application.ports import Clock, NewUnit, PasswordHasher, TokenClaims, TokenCodec
 from luxx.domain.errors import Forbidden, InvalidInput, Unauthenticated
 from luxx.domain.user import (
     NewUser,
@@ -50,39 +51,44 @@ class SignedIn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogIn:
-    """Open a session.
+class LogIn(ChecksPasswords):
+    """Open a session; `peer` is where the try comes from.
 
     An unknown user and a wrong password raise the same `Unauthenticated` `invalid_credentials`, after
-    the same work. Raises `Forbidden` `account_disabled`, with the right password only.
+    the same work. Raises `Forbidden` `account_disabled`, with the right password only, and
+    `RateLimited` whatever the password is.
     """
 
-    new_unit: NewUnit
-    hasher: PasswordHasher
     tokens: TokenCodec
-    clock: Clock
-    new_id: NewId
     session_for: timedelta = timedelta(hours=24)
 
-    async def __call__(self, *, username: str, password: str) -> SignedIn:
-        async with self.new_unit(read_only=True) as unit:
-            user = await unit.users.by_username(username)
+    async def __call__(self, *, username: str, password: str, peer: str = "") -> SignedIn:
         normalized = normalized_password(password)
-        matches = await self.hasher.verify(normalized, user.password_hash if user else None)
-        if user is None or not matches:
-            raise Unauthenticated("The username or the password is wrong.", code="invalid_credentials")
-        if not user.is_active:
-            raise Forbidden("This account is disabled.", code="account_disabled")
-        if self.hasher.outdated(user.password_hash):
-            user = replace(user, password_hash=await self.hasher.hash(normalized))
-        now = self.clock()
-        session = Session(id=self.new_id("sess"), user_id=user.id, created_at=now, expires_at=now + self.session_for)
-        async with self.new_unit() as unit:
-            await unit.users.update(user)
-            await unit.sessions.add(session)
-            await unit.commit()
-        claims = TokenClaims(user_id=user.id, session_id=session.id, issued_at=now, expires_at=session.expires_at)
-        return SignedIn(token=self.tokens.encode(claims), user=user, session=session)
+        async with self.tried(username=username, password=normalized, peer=peer) as user:
+            if user is None:
+                raise Unauthenticated("The username or the password is wrong.", code="invalid_credentials")
+            renewed = await self.hasher.hash(normalized) if self.hasher.outdated(user.password_hash) else None
+            now = self.clock()
+            session = Session(
+                id=self.new_id("sess"), user_id=user.id, created_at=now, expires_at=now + self.session_for
+            )
+            async with self.new_unit() as unit:
+                # What was read before the hash may have changed meanwhile: an account disabled or a
+                # password changed while it was computed must stay so, and open no session.
+                held = await unit.users.hold(user.id)
+                if held is None or held.password_hash != user.password_hash:
+                    raise Unauthenticated("The username or the password is wrong.", code="invalid_credentials")
+                await unit.tries.forget(account_key(username))
+                if held.is_active:
+                    if renewed is not None:
+                        held = replace(held, password_hash=renewed)
+                        await unit.users.update(held)
+                    await unit.sessions.add(session)
+                await unit.commit()
+            if not held.is_active:
+                raise Forbidden("This account is disabled.", code="account_disabled")
+        claims = TokenClaims(user_id=held.id, session_id=session.id, issued_at=now, expires_at=session.expires_at)
+        return SignedIn(token=self.tokens.encode(claims), user=held, session=session)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

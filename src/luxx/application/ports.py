@@ -77,6 +77,10 @@ class Users(Protocol):
         """Find by name, compared by `comparison_key`."""
         ...
 
+    async def hold(self, user_id: int) -> User | None:
+        """Read as `get` does, and let nobody else change this user until the unit ends."""
+        ...
+
     async def update(self, user: User) -> None:
         """Store the password hash, role and `is_active` of a user that exists."""
         ...
@@ -91,6 +95,33 @@ class Sessions(Protocol):
 
     async def revoke(self, session_id: str, at: datetime) -> None:
         """Revoke for good; the first time counts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PasswordTry:
+    """One guess at a password: at which account, and from where. Both are any words that stand for them."""
+
+    id: str
+    account: str
+    peer: str
+    at: datetime
+
+
+class PasswordTries(Protocol):
+    """The tries at passwords that were wrong or are not yet settled."""
+
+    async def begin(self, one: PasswordTry, *, since: datetime, account_limit: int, peer_limit: int) -> datetime | None:
+        """Store a try, unless there are as many after `since` as one of the limits allows.
+
+        Gives None if it was stored; else the time of the try that must grow old before another is
+        taken. Units that begin tries at once are put in an order: together they exceed no limit.
+        Tries not after `since` may be forgotten, whosever they are.
+        """
+        ...
+
+    async def forget(self, account: str) -> None:
+        """Delete the tries at an account."""
         ...
 
 
@@ -262,6 +293,8 @@ class UnitOfWork(Protocol):
     def users(self) -> Users: ...
     @property
     def sessions(self) -> Sessions: ...
+    @property
+    def tries(self) -> PasswordTries: ...
     @property
     def conversations(self) -> Conversations: ...
     @property

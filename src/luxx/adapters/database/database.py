@@ -17,6 +17,7 @@ from luxx.adapters.database.migrate import SchemaState
 from luxx.adapters.database.repositories import (
     DatabaseConversations,
     DatabaseMessages,
+    DatabasePasswordTries,
     DatabaseSessions,
     DatabaseTurns,
     DatabaseUsers,
@@ -269,6 +270,10 @@ class DatabaseUnit:
     @property
     def sessions(self) -> DatabaseSessions:
         return DatabaseSessions(self._connection)
+
+    @property
+    def tries(self) -> DatabasePasswordTries:
+        return DatabasePasswordTries(self._connection)
 
     @property
     def conversations(self) -> DatabaseConversations:

@@ -13,6 +13,7 @@ from luxx.adapters.database.schema import (
     conversations,
     idempotency_keys,
     messages,
+    password_tries,
     sessions,
     turn_events,
     turns,
@@ -27,13 +28,18 @@ from luxx.adapters.wire import (
     encode_problem,
     encode_usage,
 )
-from luxx.application.ports import ConversationPlace, KeyTaken, Lease, NewTurn, Remembered, Turn
+from luxx.application.ports import ConversationPlace, KeyTaken, Lease, NewTurn, PasswordTry, Remembered, Turn
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.message import Message, Role, Status
 from luxx.domain.turn import Started
 from luxx.domain.user import NewUser, Session, User, comparison_key
 from luxx.domain.user import Role as UserRole
+
+_STALE_TRIES: Final = 100
+"""Old tries deleted with each new one, at most."""
+
+_TRIES_LOCK: Final = 0x7472696573  # any number: "tries"
 
 
 def _columns(table: sa.Table, kind: type) -> list[sa.Column[Any]]:
@@ -44,6 +50,7 @@ _USER: Final = _columns(users, User)
 _SESSION: Final = _columns(sessions, Session)
 _CONVERSATION: Final = _columns(conversations, Conversation)
 _MESSAGE: Final = _columns(messages, Message)
+_TRY: Final = _columns(password_tries, PasswordTry)
 _TURN: Final = _columns(turns, Turn)
 
 
@@ -120,8 +127,14 @@ class DatabaseUsers:
     async def by_username(self, username: str) -> User | None:
         return await self._first(users.c.username_key == comparison_key(username))
 
-    async def _first(self, condition: sa.ColumnElement[bool]) -> User | None:
-        row = (await self.connection.execute(sa.select(*_USER).where(condition))).first()
+    async def hold(self, user_id: int) -> User | None:
+        return await self._first(users.c.id == user_id, held=True)
+
+    async def _first(self, condition: sa.ColumnElement[bool], *, held: bool = False) -> User | None:
+        statement = sa.select(*_USER).where(condition)
+        # NO KEY: what refers to the user (a new conversation) need not wait.
+        statement = statement.with_for_update(key_share=True) if held else statement
+        row = (await self.connection.execute(statement)).first()
         return None if row is None else _user(row)
 
     async def update(self, user: User) -> None:
@@ -155,6 +168,55 @@ class DatabaseSessions:
             .where(sessions.c.id == session_id, sessions.c.revoked_at.is_(None))
             .values(revoked_at=at)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DatabasePasswordTries:
+    connection: Connection
+
+    async def begin(self, one: PasswordTry, *, since: datetime, account_limit: int, peer_limit: int) -> datetime | None:
+        # The account before the peer, in all units alike, so that nobody deadlocks.
+        await self._order(f"account {one.account}")
+        await self._order(f"peer {one.peer}")
+        stale = (
+            sa.select(password_tries.c.id)
+            .where(password_tries.c.at <= since)
+            .order_by(password_tries.c.at)
+            .limit(_STALE_TRIES)
+            .with_for_update(skip_locked=True)
+        )
+        await self.connection.execute(sa.delete(password_tries).where(password_tries.c.id.in_(stale)))
+        limits = (
+            (password_tries.c.account == one.account, account_limit),
+            (password_tries.c.peer == one.peer, peer_limit),
+        )
+        standing = [
+            await self.connection.scalar(
+                sa.select(password_tries.c.at)
+                .where(condition, password_tries.c.at > since)
+                .order_by(password_tries.c.at.desc())
+                .offset(limit - 1)
+                .limit(1)
+            )
+            for condition, limit in limits
+        ]
+        found: list[datetime] = [at for at in standing if at is not None]
+        if found:
+            return max(found)
+        await self.connection.execute(
+            sa.insert(password_tries).values({column: getattr(one, column.name) for column in _TRY})
+        )
+        return None
+
+    async def forget(self, account: str) -> None:
+        await self._order(f"account {account}")
+        await self.connection.execute(sa.delete(password_tries).where(password_tries.c.account == account))
+
+    async def _order(self, name: str) -> None:
+        # SQLite has one writer at a time anyway.
+        if self.connection.postgres:
+            lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, _TRIES_LOCK))
+            await self.connection.execute(sa.select(lock))
 
 
 def _no_conversation(conversation_id: str) -> NotFound:

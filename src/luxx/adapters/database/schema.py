@@ -102,6 +102,18 @@ sessions: Final = sa.Table(
     sa.Column("revoked_at", UtcTime),
 )
 
+password_tries: Final = sa.Table(
+    "password_tries",
+    metadata,
+    sa.Column("id", Word, primary_key=True),
+    sa.Column("account", Word, nullable=False),
+    sa.Column("peer", Word, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Index("ix_password_tries_account", "account", "at"),
+    sa.Index("ix_password_tries_peer", "peer", "at"),
+    sa.Index("ix_password_tries_at", "at"),
+)
+
 conversations: Final = sa.Table(
     "conversations",
     metadata,

@@ -12,6 +12,7 @@ from luxx.application.ports import (
     Lease,
     LoggedEvent,
     NewTurn,
+    PasswordTry,
     Remembered,
     Turn,
 )
@@ -53,6 +54,9 @@ class MemoryUsers:
         user_id = self.tables.usernames.get(comparison_key(username))
         return None if user_id is None else self.tables.users[user_id]
 
+    async def hold(self, user_id: int) -> User | None:
+        return self.tables.users.get(user_id)
+
     async def update(self, user: User) -> None:
         stored = self.tables.users.get(user.id)
         if stored is not None:
@@ -76,6 +80,27 @@ class MemorySessions:
         session = self.tables.sessions.get(session_id)
         if session is not None and session.revoked_at is None:
             self.tables.sessions[session_id] = replace(session, revoked_at=at)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPasswordTries:
+    tables: Tables
+
+    async def begin(self, one: PasswordTry, *, since: datetime, account_limit: int, peer_limit: int) -> datetime | None:
+        tries = self.tables.tries
+        for old in [other.id for other in tries.values() if other.at <= since]:
+            del tries[old]
+        at_account = sorted(other.at for other in tries.values() if other.account == one.account)
+        from_peer = sorted(other.at for other in tries.values() if other.peer == one.peer)
+        full = ((at_account, account_limit), (from_peer, peer_limit))
+        if standing := [times[-limit] for times, limit in full if len(times) >= limit]:
+            return max(standing)
+        tries[one.id] = one
+        return None
+
+    async def forget(self, account: str) -> None:
+        for settled in [one.id for one in self.tables.tries.values() if one.account == account]:
+            del self.tables.tries[settled]
 
 
 def _owned(tables: Tables, owner: int, conversation_id: str) -> Conversation:

@@ -7,6 +7,7 @@ from typing import Final, Self
 from luxx.adapters.memory.repositories import (
     MemoryConversations,
     MemoryMessages,
+    MemoryPasswordTries,
     MemorySessions,
     MemoryTurns,
     MemoryUsers,
@@ -93,6 +94,10 @@ class MemoryUnit:
     @property
     def sessions(self) -> MemorySessions:
         return MemorySessions(self._tables)
+
+    @property
+    def tries(self) -> MemoryPasswordTries:
+        return MemoryPasswordTries(self._tables)
 
     @property
     def conversations(self) -> MemoryConversations:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from luxx.application.ports import LoggedEvent, Remembered, Turn
+from luxx.application.ports import LoggedEvent, PasswordTry, Remembered, Turn
 from luxx.domain.conversation import Conversation
 from luxx.domain.message import Message
 from luxx.domain.user import Session, User
@@ -45,6 +45,7 @@ class Tables:
     usernames: dict[str, int] = field(default_factory=dict)
     emails: dict[str, int] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
+    tries: dict[str, PasswordTry] = field(default_factory=dict)
     conversations: dict[str, Conversation] = field(default_factory=dict)
     messages: dict[str, Message] = field(default_factory=dict)
     history: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -100,6 +100,7 @@ def server_of(container: Container, *, host: str, port: int) -> DrainingServer:
         log_config=None,
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # who may say where a request comes from is a setting of ours
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CLOSING_SECONDS,

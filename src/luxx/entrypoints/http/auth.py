@@ -28,9 +28,11 @@ async def register(request: Request[Any, Any, Any], register_user: NamedDependen
     status_code=200,
     opt=described("Log in", body=LoginBody, data=LoginData, errors=(401, 403, 429), secured=False),
 )
-async def login(request: Request[Any, Any, Any], log_in: NamedDependency[LogIn]) -> Response[bytes]:
+async def login(
+    request: Request[Any, Any, Any], log_in: NamedDependency[LogIn], peer: NamedDependency[str]
+) -> Response[bytes]:
     body = await read_body(request, LoginBody)
-    signed_in = await log_in(username=body.username, password=body.password)
+    signed_in = await log_in(username=body.username, password=body.password, peer=peer)
     user = signed_in.user
     data = LoginData(signed_in.token, "bearer", LoginUserData(user.id, user.username, user.role.value))
     return ok(request, data, said="logged_in")

@@ -2,11 +2,11 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from luxx.application.ports import ConversationPlace, IdempotencyKey, KeyTaken, Lease, Storage
+from luxx.application.ports import ConversationPlace, IdempotencyKey, KeyTaken, Lease, PasswordTry, Storage
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.message import Message, Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart, Usage
@@ -37,6 +37,17 @@ async def _ids(storage: Storage, owner: User, **how: object) -> list[str]:
 async def _history(storage: Storage, conversation: Conversation) -> list[Message]:
     async with storage.new_unit(read_only=True) as unit:
         return list(await unit.messages.newest(conversation.user_id, conversation.id, limit=1000))
+
+
+async def _try(
+    storage: Storage, *, account: str = "ada", peer: str = "192.0.2.1", at: float = 0, account_limit: int = 3
+) -> datetime | None:
+    """Begin a try; the limits are 3 at an account and 5 from a peer within 60 seconds, if not said otherwise."""
+    async with storage.new_unit() as unit:
+        one = PasswordTry(id=new_id("try"), account=account, peer=peer, at=moment(at))
+        found = await unit.tries.begin(one, since=moment(at - 60), account_limit=account_limit, peer_limit=5)
+        await unit.commit()
+    return found
 
 
 async def _ended(storage: Storage, conversation: Conversation, *, text: str = "Hello?", at: float = 60) -> str:
@@ -214,6 +225,73 @@ class UnitOfWorkContract:
         async with storage.new_unit(read_only=True) as unit:
             found = await unit.sessions.with_user(session.id)
         assert found == (replace(session, revoked_at=moment(5)), ada)
+
+    async def test_of_two_that_hold_a_user_the_second_sees_what_the_first_did(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+
+        async def add_a_letter() -> None:
+            async with storage.new_unit() as unit:
+                user = await unit.users.hold(ada.id)
+                assert user is not None
+                await unit.users.update(replace(user, password_hash=user.password_hash + "x"))
+                await unit.commit()
+
+        await asyncio.gather(*(add_a_letter() for _ in range(8)))
+        async with storage.new_unit(read_only=True) as unit:
+            changed = await unit.users.get(ada.id)
+        assert changed == replace(ada, password_hash=ada.password_hash + "x" * 8)
+
+    async def test_nobody_that_is_not_there_is_held(self, storage: Storage) -> None:
+        async with storage.new_unit() as unit:
+            assert await unit.users.hold(1) is None
+
+    # --- tries at passwords -------------------------------------------------------------------------
+
+    async def test_tries_are_taken_up_to_the_limit_of_their_account(self, storage: Storage) -> None:
+        assert [await _try(storage, at=at) for at in (0, 1, 2)] == [None] * 3
+        assert await _try(storage, at=3, peer="192.0.2.2") == moment(0)
+        assert await _try(storage, at=3, account="bob") is None
+
+    async def test_tries_are_taken_up_to_the_limit_of_their_peer(self, storage: Storage) -> None:
+        assert [await _try(storage, at=at, account=f"user{at}") for at in range(5)] == [None] * 5
+        assert await _try(storage, at=5, account="another") == moment(0)
+        assert await _try(storage, at=5, account="another", peer="192.0.2.2") is None
+
+    async def test_a_refused_try_does_not_count(self, storage: Storage) -> None:
+        for at in (0, 1, 2):
+            await _try(storage, at=at)
+        for at in range(10, 20):
+            assert await _try(storage, at=at) == moment(0)
+        assert await _try(storage, at=60) is None
+
+    async def test_room_is_made_by_one_old_try_after_the_other(self, storage: Storage) -> None:
+        for at in (0, 20, 40):
+            await _try(storage, at=at)
+        assert await _try(storage, at=59) == moment(0)
+        assert await _try(storage, at=60) is None
+        assert await _try(storage, at=61) == moment(20)
+
+    async def test_of_both_limits_the_one_that_lasts_longer_is_told(self, storage: Storage) -> None:
+        for at in (10, 11, 12):
+            await _try(storage, at=at, peer="192.0.2.2")
+        for at in range(5):
+            await _try(storage, at=at, account=f"user{at}")
+        assert await _try(storage, at=20) == moment(10)
+
+    async def test_forgetting_an_account_makes_room_for_it_and_for_its_peer_alone(self, storage: Storage) -> None:
+        for at in (0, 1, 2):
+            await _try(storage, at=at)
+        for at in (3, 4):
+            await _try(storage, at=at, account="bob")
+        async with storage.new_unit() as unit:
+            await unit.tries.forget("ada")
+            await unit.commit()
+        assert [await _try(storage, at=at) for at in (5, 6, 7)] == [None] * 3
+        assert await _try(storage, at=8, account="bob") == moment(3)
+
+    async def test_of_tries_at_once_no_more_are_taken_than_the_limit_says(self, storage: Storage) -> None:
+        found = await asyncio.gather(*(_try(storage, at=n / 100, peer=f"peer {n % 3}") for n in range(24)))
+        assert found.count(None) == 3
 
     # --- conversations ------------------------------------------------------------------------------
 

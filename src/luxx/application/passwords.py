@@ -1,0 +1,78 @@
+"""Checking passwords, and slowing down those who guess them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from hashlib import sha256
+from typing import Final
+
+from luxx.application.ports import Clock, NewId, NewUnit, PasswordHasher, PasswordTry
+from luxx.domain.errors import RateLimited
+from luxx.domain.user import User, comparison_key
+
+AT_ONCE: Final = 8
+"""Passwords checked at once by one process: enough for its cores, and fewer than one account is allowed tries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryLimits:
+    """How many wrong passwords are borne within `window`, at one account and from one peer."""
+
+    account: int = 10
+    peer: int = 100
+    window: timedelta = timedelta(minutes=5)
+
+
+def account_key(username: str) -> str:
+    """Give the word by which tries at an account are counted, whether there is such an account or not.
+
+    A digest, because people type their password where their name belongs.
+    """
+    return sha256(comparison_key(username).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChecksPasswords:
+    """What use cases share that take a password for a proof.
+
+    A try is counted before the password is looked at, and forgotten if it was right: of any number of
+    tries at once no more are answered than the limit says. `gate` lets few through at a time, for else
+    a burst of right passwords would count as a burst of wrong ones; the hashes would queue anyway.
+    """
+
+    new_unit: NewUnit
+    hasher: PasswordHasher
+    clock: Clock
+    new_id: NewId
+    limits: TryLimits = TryLimits()
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+
+    @asynccontextmanager
+    async def tried(self, *, username: str, password: str, peer: str) -> AsyncIterator[User | None]:
+        """Try a normalized password; gives the user whose it is, else None.
+
+        Who finds it right calls `tries.forget` inside. An empty `peer` is nobody's: it is not slowed.
+        Raises `RateLimited`, before the password is looked at.
+        """
+        async with self.gate:
+            now = self.clock()
+            one = PasswordTry(id=self.new_id("try"), account=account_key(username), peer=peer, at=now)
+            async with self.new_unit() as unit:
+                user = await unit.users.by_username(username)
+                stands_until_old = await unit.tries.begin(
+                    one,
+                    since=now - self.limits.window,
+                    account_limit=self.limits.account,
+                    peer_limit=self.limits.peer if peer else _NO_LIMIT,
+                )
+                await unit.commit()
+            if stands_until_old is not None:
+                wait = stands_until_old + self.limits.window - now
+                raise RateLimited("Too many wrong passwords: try again later.", retry_after=wait.total_seconds())
+            matches = await self.hasher.verify(password, user.password_hash if user else None)
+            yield user if matches else None
+
+
+_NO_LIMIT: Final = 2**31 - 1

@@ -7,7 +7,7 @@ Passwords shorter than the shortest that is allowed are left out: the length rul
 
 from pathlib import Path
 
-from zxcvbn.frequency_lists import FREQUENCY_LISTS  # type: ignore[import-not-found]  # not a dependency
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from luxx.domain.user import PASSWORD_MIN
 

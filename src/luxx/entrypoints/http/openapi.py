@@ -122,7 +122,8 @@ def openapi_document(handlers: Iterable[HTTPRouteHandler]) -> dict[str, Any]:
         "info": {
             "title": "Luxx",
             "version": __version__,
-            "description": "An LLM chat backend: accounts, conversations, durable streamed answers, tools.",
+            "description": "An LLM chat backend: accounts, conversations, durable streamed answers, tools. "
+            "Unknown fields of a body are refused; of a field given twice the last counts.",
         },
         "servers": [{"url": "/"}],
         "paths": paths,

@@ -11,11 +11,11 @@ from luxx.domain.errors import NotFound, Overloaded
 from luxx.domain.message import Message, Part, Status, TextPart, ThinkingPart, ToolCallPart
 from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent
 
-
 BATCH: Final = 32 * 1024
 """Characters that are read at once, about: many readers may hold a batch each that nobody takes from them."""
 
-TOOL_SIZE: Final = 8 * 1024
+BATCH_EVENTS: Final = 256
+_TOOL_SIZE: Final = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +77,7 @@ class FollowTurn:
             while True:
                 events = await self.log.read(message_id, after=after, limit=limit)
                 if events:
-                    if _size(events) > BATCH:
-                        limit = max(limit // 2, 1)
-                    elif len(events) == limit:
-                        limit = min(limit * 2, 256)
+                    limit = _next_limit(events, limit)
                     yield events
                     asked = time.monotonic()
                     after = events[-1].seq
@@ -93,12 +90,9 @@ class FollowTurn:
                         # The end may have been committed between the read and the question.
                         if await self.log.read(message_id, after=after, limit=1):
                             continue
-                        if await self._stands(owner, message_id):
-                            return  # `after` is at or behind the end: nothing is missing
-                        text = "The message was deleted."
-                        gone = Failed(code="message_not_found", message=text, message_id=message_id)
-                        yield (LoggedEvent(after + 1, gone),)
-                        return
+                        if (gone := await self._gone(owner, message_id)) is not None:
+                            yield (LoggedEvent(after + 1, gone),)
+                        return  # else `after` is at or behind the end: nothing is missing
                 if self.leaving():
                     # What this process wrote to the end is there by now.
                     if await self.log.read(message_id, after=after, limit=1):
@@ -111,15 +105,23 @@ class FollowTurn:
             turn = await unit.turns.get(owner, message_id)
         return turn is not None and turn.running
 
-    async def _stands(self, owner: int, message_id: str) -> bool:
+    async def _gone(self, owner: int, message_id: str) -> Failed | None:
         async with self.new_unit(read_only=True) as unit:
-            return await unit.turns.get(owner, message_id) is not None
+            if await unit.turns.get(owner, message_id) is not None:
+                return None
+        return Failed(code="message_not_found", message="The message was deleted.", message_id=message_id)
+
+
+def _next_limit(events: Sequence[LoggedEvent], limit: int) -> int:
+    if _size(events) > BATCH:
+        return max(limit // 2, 1)
+    return min(limit * 2, BATCH_EVENTS) if len(events) == limit else limit
 
 
 def _size(events: Sequence[LoggedEvent]) -> int:
-    """Tell about how many characters these are; what a tool gave counts as much."""
+    """Tell about how many characters these are; what a tool gave is not looked at closely."""
     return sum(
-        len(logged.event.delta) if isinstance(logged.event, Text | Thinking) else TOOL_SIZE
+        len(logged.event.delta) if isinstance(logged.event, Text | Thinking) else _TOOL_SIZE
         for logged in events
         if isinstance(logged.event, Text | Thinking | ToolReturned)
     )

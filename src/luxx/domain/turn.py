@@ -8,7 +8,7 @@ itself are all the fold of the same events:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from luxx.domain.message import Json, Message, Part, Problem, TextPart, ThinkingPart, ToolCallPart
 
@@ -78,14 +78,21 @@ class ImpossibleStep(Exception):
     """An event that may not follow what came before it."""
 
 
+MERGED_LIMIT: Final = 8 * 1024
+"""Characters from which on a delta takes in no more: whoever reads events holds few of them at once."""
+
+
 def merged(events: Iterable[TurnEvent]) -> list[TurnEvent]:
-    """Join all neighbouring deltas: the fold stays the same."""
+    """Join neighbouring deltas, up to `MERGED_LIMIT`: the fold stays the same."""
     runs: list[list[TurnEvent]] = []
+    size = 0
     for event in events:
-        if runs and isinstance(event, Text | Thinking) and type(runs[-1][0]) is type(event):
+        if isinstance(event, Text | Thinking) and runs and type(runs[-1][0]) is type(event) and size < MERGED_LIMIT:
             runs[-1].append(event)
         else:
             runs.append([event])
+            size = 0
+        size += len(event.delta) if isinstance(event, Text | Thinking) else 0
     return [_joined(run) for run in runs]
 
 

@@ -26,7 +26,16 @@ from luxx.adapters.security.jwt import JwtCodec, kept_secret
 from luxx.adapters.system import SortableIds, utc_now
 from luxx.adapters.tools.loading import load_tools
 from luxx.adapters.tools.resources import ToolResources, ToolSettings
-from luxx.application.accounts import Authenticate, LogIn, LogOut, RegisterUser
+from luxx.application.accounts import (
+    Authenticate,
+    ChangePassword,
+    EndSession,
+    ListSessions,
+    LogIn,
+    LogOut,
+    RegisterUser,
+)
+from luxx.application.api_keys import CreateApiKey, DeleteApiKey, ListApiKeys
 from luxx.application.cancel_turn import CancelTurn
 from luxx.application.conversations import (
     CreateConversation,
@@ -144,6 +153,20 @@ class Container(containers.DeclarativeContainer):
         session_for=settings.provided.token_hours,
     )
     log_out = providers.Singleton(LogOut, new_unit=new_unit, clock=clock)
+    change_password = providers.Singleton(
+        ChangePassword,
+        limits=try_limits,
+        gate=password_gate,
+        new_unit=new_unit,
+        hasher=hasher,
+        clock=clock,
+        new_id=new_id,
+    )
+    list_sessions = providers.Singleton(ListSessions, new_unit=new_unit, clock=clock)
+    end_session = providers.Singleton(EndSession, new_unit=new_unit, clock=clock)
+    create_api_key = providers.Singleton(CreateApiKey, new_unit=new_unit, clock=clock, new_id=new_id)
+    list_api_keys = providers.Singleton(ListApiKeys, new_unit=new_unit)
+    delete_api_key = providers.Singleton(DeleteApiKey, new_unit=new_unit)
     authenticate = providers.Singleton(Authenticate, new_unit=new_unit, tokens=tokens, clock=clock)
 
     run_turn = providers.Singleton(

@@ -3,7 +3,18 @@
 Each use case is a callable that holds the ports it needs; see `luxx.application.ports` for those.
 """
 
-from luxx.application.accounts import Authenticate, Caller, LogIn, LogOut, RegisterUser, SignedIn
+from luxx.application.accounts import (
+    Authenticate,
+    Caller,
+    ChangePassword,
+    EndSession,
+    ListSessions,
+    LogIn,
+    LogOut,
+    RegisterUser,
+    SignedIn,
+)
+from luxx.application.api_keys import CreateApiKey, DeleteApiKey, ListApiKeys, NewApiKey
 from luxx.application.cancel_turn import CancelTurn
 from luxx.application.conversations import (
     ConversationPage,
@@ -25,20 +36,27 @@ __all__ = [
     "Authenticate",
     "Caller",
     "CancelTurn",
+    "ChangePassword",
     "ConversationPage",
+    "CreateApiKey",
     "CreateConversation",
+    "DeleteApiKey",
     "DeleteConversation",
     "DeleteMessage",
+    "EndSession",
     "ExecuteTool",
     "FollowTurn",
     "GetConversation",
     "GetTool",
+    "ListApiKeys",
     "ListConversations",
     "ListMessages",
+    "ListSessions",
     "ListTools",
     "LogIn",
     "LogOut",
     "MessagePage",
+    "NewApiKey",
     "RegisterUser",
     "RunTurn",
     "SendMessage",

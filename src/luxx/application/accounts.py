@@ -1,17 +1,23 @@
 """Accounts: sign up, sign in, sign out, and who is calling."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from luxx.application.api_keys import NOTED_EVERY, digest_of
 from luxx.application.passwords import ChecksPasswords, account_key
 from luxx.application.ports import Clock, NewUnit, PasswordHasher, TokenClaims, TokenCodec
-from luxx.domain.errors import Forbidden, InvalidInput, Unauthenticated
+from luxx.domain.api_key import PREFIX as KEY_PREFIX
+from luxx.domain.api_key import ApiKey
+from luxx.domain.errors import Forbidden, InvalidInput, StorageUnavailable, Unauthenticated
 from luxx.domain.user import (
     NewUser,
     Role,
     Session,
     User,
     email_fault,
+    new_password_fault,
     normalized_password,
     password_fault,
     username_fault,
@@ -93,16 +99,24 @@ class LogIn(ChecksPasswords):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who is calling, and by which session."""
+    """Who is calling: by a login's session, or by a key."""
 
     user: User
-    session: Session
+    session: Session | None = None
+    key: ApiKey | None = None
+
+    def by_login(self) -> Session:
+        """Give the session; raises `Forbidden` for a key, which must not make itself a longer life."""
+        if self.session is None:
+            raise Forbidden("A key may not do this: log in with the password.")
+        return self.session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authenticate:
-    """Tell whose token this is. Session and user are read each time: a logout or a disabled account bites at once.
+    """Tell whose token or key this is.
 
+    Session or key and user are read each time: a logout or a disabled account bites at once.
     Raises `Unauthenticated` (`unauthenticated`, `token_expired`, `token_revoked`) and `Forbidden`
     `account_disabled`.
     """
@@ -113,6 +127,12 @@ class Authenticate:
 
     async def __call__(self, *, token: str) -> Caller:
         now = self.clock()
+        caller = await (self._by_key if token.startswith(KEY_PREFIX) else self._by_session)(token, now)
+        if not caller.user.is_active:
+            raise Forbidden("This account is disabled.", code="account_disabled")
+        return caller
+
+    async def _by_session(self, token: str, now: datetime) -> Caller:
         claims = self.tokens.decode(token, now=now)
         async with self.new_unit(read_only=True) as unit:
             found = await unit.sessions.with_user(claims.session_id)
@@ -123,9 +143,23 @@ class Authenticate:
             raise Unauthenticated("The access token was revoked: log in again.", code="token_revoked")
         if session.expires_at <= now:
             raise Unauthenticated("The access token has expired: log in again.", code="token_expired")
-        if not user.is_active:
-            raise Forbidden("This account is disabled.", code="account_disabled")
         return Caller(user=user, session=session)
+
+    async def _by_key(self, secret: str, now: datetime) -> Caller:
+        async with self.new_unit(read_only=True) as unit:
+            found = await unit.api_keys.with_user(digest_of(secret))
+        if found is None:
+            raise Unauthenticated("The access token is not valid.")
+        key, user = found
+        if key.expires_at is not None and key.expires_at <= now:
+            raise Unauthenticated("The key has expired: make another.", code="token_expired")
+        if user.is_active and (key.last_used_at is None or now - key.last_used_at >= NOTED_EVERY):
+            # A note that is lost harms nobody; the request must not wait for a database that only reads.
+            with suppress(StorageUnavailable):
+                async with self.new_unit() as writing:
+                    await writing.api_keys.used(key.id, now)
+                    await writing.commit()
+        return Caller(user=user, key=key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,4 +172,61 @@ class LogOut:
     async def __call__(self, *, session_id: str) -> None:
         async with self.new_unit() as unit:
             await unit.sessions.revoke(session_id, self.clock())
+            await unit.commit()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePassword(ChecksPasswords):
+    """Change the password of who is logged in, and end all their sessions but this one. Keys stay.
+
+    Raises `InvalidInput`; `Unauthenticated` `invalid_credentials` for a wrong present password, which
+    counts as a failed try; `RateLimited`.
+    """
+
+    async def __call__(
+        self, *, user: User, session_id: str, current_password: str, new_password: str, peer: str = ""
+    ) -> None:
+        if (fault := new_password_fault(new_password)) is not None:
+            raise InvalidInput(fault)
+        present = normalized_password(current_password)
+        async with self.tried(username=user.username, password=present, peer=peer) as matched:
+            if matched is None:
+                raise _wrong_password()
+            changed = await self.hasher.hash(normalized_password(new_password))
+            async with self.new_unit() as unit:
+                held = await unit.users.hold(user.id)
+                if held is None or held.password_hash != matched.password_hash:
+                    raise _wrong_password()  # changed by somebody else since it was read
+                await unit.tries.forget(account_key(user.username))
+                await unit.users.update(replace(held, password_hash=changed))
+                await unit.sessions.revoke_all_of(user.id, self.clock(), but=session_id)
+                await unit.commit()
+
+
+def _wrong_password() -> Unauthenticated:
+    return Unauthenticated("The present password is wrong.", code="invalid_credentials")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListSessions:
+    """List where a user is logged in, newest first."""
+
+    new_unit: NewUnit
+    clock: Clock
+
+    async def __call__(self, *, user_id: int) -> Sequence[Session]:
+        async with self.new_unit(read_only=True) as unit:
+            return await unit.sessions.live_of(user_id, self.clock())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndSession:
+    """End one of a user's sessions; raises `NotFound` where the user has no such one."""
+
+    new_unit: NewUnit
+    clock: Clock
+
+    async def __call__(self, *, user_id: int, session_id: str) -> None:
+        async with self.new_unit() as unit:
+            await unit.sessions.revoke_one_of(user_id, session_id, self.clock())
             await unit.commit()

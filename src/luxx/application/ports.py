@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
+from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
 from luxx.domain.message import Json, Message, Usage
 from luxx.domain.tool import ToolCall, ToolSpec
@@ -95,6 +96,40 @@ class Sessions(Protocol):
 
     async def revoke(self, session_id: str, at: datetime) -> None:
         """Revoke for good; the first time counts."""
+        ...
+
+    async def live_of(self, owner: int, now: datetime) -> Sequence[Session]:
+        """List those neither expired by `now` nor revoked, newest first; at most 1 000."""
+        ...
+
+    async def revoke_one_of(self, owner: int, session_id: str, at: datetime) -> None:
+        """Revoke a live session; raises `NotFound` where the owner has no such one."""
+        ...
+
+    async def revoke_all_of(self, owner: int, at: datetime, *, but: str | None = None) -> None:
+        """Revoke every session of the owner, except `but`."""
+        ...
+
+
+class ApiKeys(Protocol):
+    async def add(self, key: ApiKey, digest: str) -> None:
+        """Store a key; `digest` is all that is kept of its secret."""
+        ...
+
+    async def of(self, owner: int) -> Sequence[ApiKey]:
+        """List all, newest first, the expired ones among them."""
+        ...
+
+    async def with_user(self, digest: str) -> tuple[ApiKey, User] | None:
+        """Read a key and its user in one go: this runs on every request of a program."""
+        ...
+
+    async def used(self, key_id: str, at: datetime) -> None:
+        """Note a use."""
+        ...
+
+    async def delete(self, owner: int, key_id: str) -> None:
+        """Delete for good; raises `NotFound` where the owner has no such key."""
         ...
 
 
@@ -293,6 +328,8 @@ class UnitOfWork(Protocol):
     def users(self) -> Users: ...
     @property
     def sessions(self) -> Sessions: ...
+    @property
+    def api_keys(self) -> ApiKeys: ...
     @property
     def tries(self) -> PasswordTries: ...
     @property

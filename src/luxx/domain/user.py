@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -131,6 +131,12 @@ def password_fault(password: str) -> Fault | None:
     if normalized.casefold() in common_passwords():
         return Fault(field="password", rule="common")
     return None
+
+
+def new_password_fault(password: str) -> Fault | None:
+    """Check as `password_fault` does, for a field that is called `new_password`."""
+    fault = password_fault(password)
+    return None if fault is None else replace(fault, field="new_password")
 
 
 @cache

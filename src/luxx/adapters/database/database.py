@@ -15,6 +15,7 @@ from luxx.adapters.database.connection import Connection, lent, undisturbed
 from luxx.adapters.database.errors import translated, unavailable
 from luxx.adapters.database.migrate import SchemaState
 from luxx.adapters.database.repositories import (
+    DatabaseApiKeys,
     DatabaseConversations,
     DatabaseMessages,
     DatabasePasswordTries,
@@ -270,6 +271,10 @@ class DatabaseUnit:
     @property
     def sessions(self) -> DatabaseSessions:
         return DatabaseSessions(self._connection)
+
+    @property
+    def api_keys(self) -> DatabaseApiKeys:
+        return DatabaseApiKeys(self._connection)
 
     @property
     def tries(self) -> DatabasePasswordTries:

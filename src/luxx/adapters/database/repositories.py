@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from luxx.adapters.database.connection import Connection
 from luxx.adapters.database.schema import (
+    api_keys,
     conversations,
     idempotency_keys,
     messages,
@@ -29,6 +30,7 @@ from luxx.adapters.wire import (
     encode_usage,
 )
 from luxx.application.ports import ConversationPlace, KeyTaken, Lease, NewTurn, PasswordTry, Remembered, Turn
+from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.message import Message, Role, Status
@@ -47,6 +49,7 @@ def _columns(table: sa.Table, kind: type) -> list[sa.Column[Any]]:
 
 
 _USER: Final = _columns(users, User)
+_API_KEY: Final = _columns(api_keys, ApiKey)
 _SESSION: Final = _columns(sessions, Session)
 _CONVERSATION: Final = _columns(conversations, Conversation)
 _MESSAGE: Final = _columns(messages, Message)
@@ -168,6 +171,70 @@ class DatabaseSessions:
             .where(sessions.c.id == session_id, sessions.c.revoked_at.is_(None))
             .values(revoked_at=at)
         )
+
+    async def live_of(self, owner: int, now: datetime) -> Sequence[Session]:
+        rows = await self.connection.execute(
+            sa.select(*_SESSION)
+            .where(sessions.c.user_id == owner, sessions.c.revoked_at.is_(None), sessions.c.expires_at > now)
+            .order_by(sessions.c.created_at.desc(), sessions.c.id.desc())
+            .limit(1000)
+        )
+        return [Session(**row) for row in rows.mappings()]
+
+    async def revoke_one_of(self, owner: int, session_id: str, at: datetime) -> None:
+        result = await self.connection.execute(
+            sa.update(sessions)
+            .where(
+                sessions.c.id == session_id,
+                sessions.c.user_id == owner,
+                sessions.c.revoked_at.is_(None),
+                sessions.c.expires_at > at,
+            )
+            .values(revoked_at=at)
+        )
+        if not result.rowcount:
+            raise NotFound(f"There is no session {session_id!r}.")
+
+    async def revoke_all_of(self, owner: int, at: datetime, *, but: str | None = None) -> None:
+        theirs = sa.update(sessions).where(sessions.c.user_id == owner, sessions.c.revoked_at.is_(None))
+        if but is not None:
+            theirs = theirs.where(sessions.c.id != but)
+        await self.connection.execute(theirs.values(revoked_at=at))
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseApiKeys:
+    connection: Connection
+
+    async def add(self, key: ApiKey, digest: str) -> None:
+        values = {column: getattr(key, column.name) for column in _API_KEY}
+        await self.connection.execute(sa.insert(api_keys).values({**values, api_keys.c.digest: digest}))
+
+    async def of(self, owner: int) -> Sequence[ApiKey]:
+        rows = await self.connection.execute(
+            sa.select(*_API_KEY)
+            .where(api_keys.c.user_id == owner)
+            .order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc())
+        )
+        return [ApiKey(**row) for row in rows.mappings()]
+
+    async def with_user(self, digest: str) -> tuple[ApiKey, User] | None:
+        both = sa.select(*_API_KEY, *_USER).join_from(api_keys, users).where(api_keys.c.digest == digest)
+        row = (await self.connection.execute(both)).first()
+        if row is None:
+            return None
+        width = len(_API_KEY)
+        return ApiKey(**_named(_API_KEY, row[:width])), _user(row[width:])
+
+    async def used(self, key_id: str, at: datetime) -> None:
+        await self.connection.execute(sa.update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=at))
+
+    async def delete(self, owner: int, key_id: str) -> None:
+        result = await self.connection.execute(
+            sa.delete(api_keys).where(api_keys.c.id == key_id, api_keys.c.user_id == owner)
+        )
+        if not result.rowcount:
+            raise NotFound(f"There is no key {key_id!r}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from luxx.application.ports import (
     Remembered,
     Turn,
 )
+from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.message import Message
@@ -80,6 +81,52 @@ class MemorySessions:
         session = self.tables.sessions.get(session_id)
         if session is not None and session.revoked_at is None:
             self.tables.sessions[session_id] = replace(session, revoked_at=at)
+
+    async def live_of(self, owner: int, now: datetime) -> Sequence[Session]:
+        found = [
+            one
+            for one in self.tables.sessions.values()
+            if one.user_id == owner and one.revoked_at is None and one.expires_at > now
+        ]
+        return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)[:1000]
+
+    async def revoke_one_of(self, owner: int, session_id: str, at: datetime) -> None:
+        session = self.tables.sessions.get(session_id)
+        if session is None or session.user_id != owner or session.revoked_at is not None or session.expires_at <= at:
+            raise NotFound(f"There is no session {session_id!r}.")
+        self.tables.sessions[session_id] = replace(session, revoked_at=at)
+
+    async def revoke_all_of(self, owner: int, at: datetime, *, but: str | None = None) -> None:
+        for session in list(self.tables.sessions.values()):
+            if session.user_id == owner and session.id != but:
+                await self.revoke(session.id, at)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryApiKeys:
+    tables: Tables
+
+    async def add(self, key: ApiKey, digest: str) -> None:
+        self.tables.api_keys[key.id] = key
+        self.tables.digests[digest] = key.id
+
+    async def of(self, owner: int) -> Sequence[ApiKey]:
+        found = [key for key in self.tables.api_keys.values() if key.user_id == owner]
+        return sorted(found, key=lambda key: (key.created_at, key.id), reverse=True)
+
+    async def with_user(self, digest: str) -> tuple[ApiKey, User] | None:
+        key = self.tables.api_keys.get(self.tables.digests.get(digest, ""))
+        return None if key is None else (key, self.tables.users[key.user_id])
+
+    async def used(self, key_id: str, at: datetime) -> None:
+        if key_id in self.tables.api_keys:
+            self.tables.api_keys[key_id] = replace(self.tables.api_keys[key_id], last_used_at=at)
+
+    async def delete(self, owner: int, key_id: str) -> None:
+        key = self.tables.api_keys.get(key_id)
+        if key is None or key.user_id != owner:
+            raise NotFound(f"There is no key {key_id!r}.")
+        del self.tables.api_keys[key_id]
 
 
 @dataclass(frozen=True, slots=True)

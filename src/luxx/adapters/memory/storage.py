@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from luxx.adapters.memory.repositories import (
+    MemoryApiKeys,
     MemoryConversations,
     MemoryMessages,
     MemoryPasswordTries,
@@ -94,6 +95,10 @@ class MemoryUnit:
     @property
     def sessions(self) -> MemorySessions:
         return MemorySessions(self._tables)
+
+    @property
+    def api_keys(self) -> MemoryApiKeys:
+        return MemoryApiKeys(self._tables)
 
     @property
     def tries(self) -> MemoryPasswordTries:

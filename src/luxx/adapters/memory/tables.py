@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from luxx.application.ports import LoggedEvent, PasswordTry, Remembered, Turn
+from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
 from luxx.domain.message import Message
 from luxx.domain.user import Session, User
@@ -45,6 +46,9 @@ class Tables:
     usernames: dict[str, int] = field(default_factory=dict)
     emails: dict[str, int] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
+    api_keys: dict[str, ApiKey] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    """The id of a key, by the digest of its secret."""
     tries: dict[str, PasswordTry] = field(default_factory=dict)
     conversations: dict[str, Conversation] = field(default_factory=dict)
     messages: dict[str, Message] = field(default_factory=dict)

@@ -12,26 +12,39 @@ from litestar.handlers import HTTPRouteHandler
 from luxx.application.accounts import Authenticate, Caller
 from luxx.container import Container, running
 from luxx.domain.errors import LuxxError
-from luxx.entrypoints.http import auth, conversations, health, messages, tools
+from luxx.entrypoints.http import auth, conversations, credentials, health, messages, tools
 from luxx.entrypoints.http.answers import add_request_id, broken, failed, refused
 from luxx.entrypoints.http.peer import PeerOf, peer_of
 from luxx.entrypoints.http.reading import BODY_LIMIT, bearer_token
 from luxx.entrypoints.http.schema_page import schema_handlers
 
-HANDLERS = (*auth.HANDLERS, *conversations.HANDLERS, *messages.HANDLERS, *tools.HANDLERS, *health.HANDLERS)
+HANDLERS = (
+    *auth.HANDLERS,
+    *credentials.HANDLERS,
+    *conversations.HANDLERS,
+    *messages.HANDLERS,
+    *tools.HANDLERS,
+    *health.HANDLERS,
+)
 
 GIVEN = (
     "authenticate",
     "cancel_turn",
+    "change_password",
+    "create_api_key",
     "create_conversation",
+    "delete_api_key",
     "delete_conversation",
     "delete_message",
+    "end_session",
     "execute_tool",
     "follow_turn",
     "get_conversation",
     "get_tool",
+    "list_api_keys",
     "list_conversations",
     "list_messages",
+    "list_sessions",
     "list_tools",
     "log_in",
     "log_out",

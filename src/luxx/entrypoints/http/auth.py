@@ -42,7 +42,7 @@ async def login(
 async def logout(
     request: Request[Any, Any, Any], caller: NamedDependency[Caller], log_out: NamedDependency[LogOut]
 ) -> Response[bytes]:
-    await log_out(session_id=caller.session.id)
+    await log_out(session_id=caller.by_login().id)
     return ok(request, said="logged_out")
 
 

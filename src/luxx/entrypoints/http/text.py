@@ -6,7 +6,9 @@ from enum import StrEnum
 from typing import Final
 
 from luxx.adapters import validation
+from luxx.application import api_keys
 from luxx.domain.errors import RULES, Fault, LuxxError, ToolError
+from luxx.entrypoints.http import account_forms
 
 
 class Language(StrEnum):
@@ -18,6 +20,10 @@ SUCCESS: Final[Mapping[str, Mapping[Language, str]]] = {
     "registered": {Language.ZH: "注册成功", Language.EN: "Registered"},
     "logged_in": {Language.ZH: "登录成功", Language.EN: "Logged in"},
     "logged_out": {Language.ZH: "登出成功", Language.EN: "Logged out"},
+    "password_changed": {Language.ZH: "密码修改成功", Language.EN: "Password changed"},
+    "session_ended": {Language.ZH: "该登录已注销", Language.EN: "Session ended"},
+    "key_created": {Language.ZH: "API 密钥创建成功", Language.EN: "API key created"},
+    "key_deleted": {Language.ZH: "API 密钥删除成功", Language.EN: "API key deleted"},
     "conversation_created": {Language.ZH: "会话创建成功", Language.EN: "Conversation created"},
     "conversation_updated": {Language.ZH: "会话更新成功", Language.EN: "Conversation updated"},
     "conversation_deleted": {Language.ZH: "会话删除成功", Language.EN: "Conversation deleted"},
@@ -78,6 +84,10 @@ RULES_ZH: Final[Mapping[str, str]] = {
 }
 
 REASONS_ZH: Final[Mapping[str, str]] = {
+    api_keys.FULL: "密钥数量已达上限，请先删除一个",
+    api_keys.PAST: "必须是将来的时间",
+    account_forms.NO_TIME: "必须是带时区的 RFC 3339 时间",
+    api_keys.ONE_OF_TWO: "expires_at 与 expires_in_days 只能填写一个",
     "1 to 255 characters": "长度应为 1 到 255 个字符",
     "it must be the id of an event": "必须是事件的 id",
     "take it from next_cursor of a page": "请使用列表返回的 next_cursor",

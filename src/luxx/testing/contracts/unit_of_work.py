@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from luxx.application.ports import ConversationPlace, IdempotencyKey, KeyTaken, Lease, PasswordTry, Storage
+from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.message import Message, Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart, Usage
@@ -37,6 +38,10 @@ async def _ids(storage: Storage, owner: User, **how: object) -> list[str]:
 async def _history(storage: Storage, conversation: Conversation) -> list[Message]:
     async with storage.new_unit(read_only=True) as unit:
         return list(await unit.messages.newest(conversation.user_id, conversation.id, limit=1000))
+
+
+def _session(owner: User, identity: str, *, at: float = 0) -> Session:
+    return Session(id=identity, user_id=owner.id, created_at=moment(at), expires_at=moment(3600 + at))
 
 
 async def _try(
@@ -244,6 +249,105 @@ class UnitOfWorkContract:
     async def test_nobody_that_is_not_there_is_held(self, storage: Storage) -> None:
         async with storage.new_unit() as unit:
             assert await unit.users.hold(1) is None
+
+    async def test_live_sessions_are_listed_newest_first_and_each_owner_sees_their_own(self, storage: Storage) -> None:
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        sessions = [_session(owner, f"sess_{n}", at=n) for n, owner in enumerate((ada, ada, bob, ada, ada))]
+        async with storage.new_unit() as unit:
+            for session in sessions:
+                await unit.sessions.add(session)
+            await unit.sessions.revoke("sess_3", moment(5))
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.sessions.live_of(ada.id, moment(10)) == [sessions[4], sessions[1], sessions[0]]
+            assert await unit.sessions.live_of(bob.id, moment(10)) == [sessions[2]]
+            assert await unit.sessions.live_of(ada.id, sessions[1].expires_at) == [sessions[4]]
+
+    async def test_a_session_is_ended_by_its_owner_alone_and_once(self, storage: Storage) -> None:
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        async with storage.new_unit() as unit:
+            for n in range(2):
+                await unit.sessions.add(_session(ada, f"sess_{n}"))
+            await unit.commit()
+        async with storage.new_unit() as unit:
+            with pytest.raises(NotFound):
+                await unit.sessions.revoke_one_of(bob.id, "sess_0", moment(5))
+            await unit.sessions.revoke_one_of(ada.id, "sess_0", moment(5))
+            for absent in ("sess_0", "sess_none", ODD_TEXT + "\0\ud800"):
+                with pytest.raises(NotFound):
+                    await unit.sessions.revoke_one_of(ada.id, absent, moment(6))
+            with pytest.raises(NotFound):
+                await unit.sessions.revoke_one_of(ada.id, "sess_1", _session(ada, "any").expires_at)
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert [one.id for one in await unit.sessions.live_of(ada.id, moment(7))] == ["sess_1"]
+            found = await unit.sessions.with_user("sess_0")
+            assert found is not None
+            assert found[0].revoked_at == moment(5)
+
+    async def test_all_sessions_of_one_owner_are_ended_but_the_one_to_keep(self, storage: Storage) -> None:
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        async with storage.new_unit() as unit:
+            for n, owner in enumerate((ada, ada, ada, bob)):
+                await unit.sessions.add(_session(owner, f"sess_{n}"))
+            await unit.sessions.revoke("sess_2", moment(1))
+            await unit.sessions.revoke_all_of(ada.id, moment(5), but="sess_1")
+            await unit.commit()
+
+        async def live(owner: User) -> list[str]:
+            async with storage.new_unit(read_only=True) as unit:
+                return [one.id for one in await unit.sessions.live_of(owner.id, moment(7))]
+
+        assert (await live(ada), await live(bob)) == (["sess_1"], ["sess_3"])
+        async with storage.new_unit() as unit:
+            await unit.sessions.revoke_all_of(ada.id, moment(6))
+            await unit.commit()
+        assert (await live(ada), await live(bob)) == ([], ["sess_3"])
+        async with storage.new_unit(read_only=True) as unit:
+            found = [await unit.sessions.with_user(f"sess_{n}") for n in range(3)]
+        assert [one[0].revoked_at for one in found if one] == [moment(5), moment(6), moment(1)]
+
+    # --- keys ---------------------------------------------------------------------------------------
+
+    async def test_a_key_is_found_with_its_user_by_its_digest_alone(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        key = ApiKey(id="key_1", user_id=ada.id, name=ODD_TEXT, created_at=moment(), expires_at=moment(60))
+        async with storage.new_unit() as unit:
+            await unit.api_keys.add(key, "digest")
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.api_keys.with_user("digest") == (key, ada)
+            assert [await unit.api_keys.with_user(other) for other in ("DIGEST", "", "key_1")] == [None] * 3
+        async with storage.new_unit() as unit:
+            await unit.api_keys.used("key_1", moment(30))
+            await unit.api_keys.used("key_none", moment(30))
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.api_keys.of(ada.id) == [replace(key, last_used_at=moment(30))]
+
+    async def test_keys_are_listed_and_deleted_by_their_owner_alone(self, storage: Storage) -> None:
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        keys = [
+            ApiKey(id=f"key_{n}", user_id=owner.id, name="k", created_at=moment(n))
+            for n, owner in enumerate((ada, bob, ada))
+        ]
+        async with storage.new_unit() as unit:
+            for key in keys:
+                await unit.api_keys.add(key, f"digest of {key.id}")
+            await unit.commit()
+        async with storage.new_unit() as unit:
+            assert await unit.api_keys.of(ada.id) == [keys[2], keys[0]]
+            for absent in ("key_1", "key_none", ODD_TEXT + "\0\ud800"):
+                with pytest.raises(NotFound):
+                    await unit.api_keys.delete(ada.id, absent)
+            await unit.api_keys.delete(ada.id, "key_0")
+            with pytest.raises(NotFound):
+                await unit.api_keys.delete(ada.id, "key_0")
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.api_keys.of(ada.id) == [keys[2]]
+            assert await unit.api_keys.of(bob.id) == [keys[1]]
+            assert await unit.api_keys.with_user("digest of key_0") is None
 
     # --- tries at passwords -------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from luxx.adapters.database import Database
 from luxx.adapters.models.offline import OfflineChatModel
 from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
 from luxx.adapters.models.openai_wire import ThinkingStyle
-from luxx.adapters.security.argon2 import Argon2Hasher
+from luxx.adapters.security.argon2 import Argon2Cost, Argon2Hasher
 from luxx.adapters.security.jwt import JwtCodec, kept_secret
 from luxx.adapters.system import SortableIds, utc_now
 from luxx.adapters.tools.loading import load_tools
@@ -63,6 +63,14 @@ def _database(settings: Settings) -> Database:
     if not settings.on_postgres and settings.database_url is None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Database(settings.storage_url, pool_size=settings.database_pool)
+
+
+def _hasher(settings: Settings) -> Argon2Hasher:
+    return Argon2Hasher(
+        Argon2Cost(
+            memory_kib=settings.password_memory_kib, passes=settings.password_passes, lanes=settings.password_lanes
+        )
+    )
 
 
 def _tokens(settings: Settings) -> JwtCodec:
@@ -129,7 +137,7 @@ class Container(containers.DeclarativeContainer):
 
     clock = providers.Object(utc_now)
     new_id = providers.Singleton(SortableIds)
-    hasher = providers.Singleton(Argon2Hasher)
+    hasher = providers.Singleton(_hasher, settings)
     tokens = providers.Singleton(_tokens, settings)
     storage: providers.Provider[Storage] = providers.Singleton(_database, settings)
     new_unit = storage.provided.new_unit

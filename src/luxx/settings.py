@@ -135,6 +135,11 @@ class Settings:
         None, _secret, "signs the access tokens; required with Postgres, else made once and kept", secret=True
     )
     token_hours: timedelta = _setting(timedelta(hours=24), _hours(0.01, 8760), "how long a login lasts")
+    password_memory_kib: int = _setting(
+        19 * 1024, _whole(128, 4 * 1024 * 1024), "KiB of memory that one password hash (argon2id) takes"
+    )
+    password_passes: int = _setting(2, _whole(1, 100), "passes of a password hash over its memory")
+    password_lanes: int = _setting(1, _whole(1, 16), "lanes of a password hash")
     login_tries: int = _setting(10, _whole(1, 1000), "wrong passwords at one account, before it is slowed down")
     login_peer_tries: int = _setting(
         100, _whole(1, 1_000_000), "wrong passwords from one address (an IPv6 /64), before it is slowed down"

@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-import pytest
 from tests.support.live import Account, Live
 
 from luxx.adapters.models.scripted import ScriptedChatModel, spoken
@@ -146,29 +145,30 @@ async def test_a_cursor_reads_on_although_the_list_moves(stored: Live, model: Sc
     assert [item["id"] for item in top["items"]] == [ids[0], ids[5]]
 
 
-@pytest.mark.parametrize(
-    ("query", "fields"),
-    [
-        ("page=0", ["page"]),
-        ("page=-1&page_size=0", ["page", "page_size"]),
-        ("page_size=101", ["page_size"]),
-        ("page=x", ["page"]),
-        ("page=1.0", ["page"]),
-        ("page=%201", ["page"]),
-        ("page=", ["page"]),
-        ("page=1&page=1", ["page"]),
-        (f"page={2**53}", ["page"]),
-        (f"page={'9' * 5000}", ["page"]),
-        ("project_id=", ["project_id"]),
-        (f"project_id={'x' * 65}", ["project_id"]),
-        ("project_id=%00", ["project_id"]),
-        ("cursor=nonsense", ["cursor"]),
-        ("cursor=", ["cursor"]),
-        (f"cursor={'A' * 513}", ["cursor"]),
-        ("cursor=%00", ["cursor"]),
-    ],
-)
-async def test_a_bad_list_query_is_refused_by_field(user: Account, query: str, fields: list[str]) -> None:
-    answer = await user.get(f"/api/conversations/?{query}")
-    assert answer.status_code == 422
-    assert [detail["field"] for detail in answer.json()["error"]["details"]] == fields
+BAD_QUERIES = [
+    ("page=0", ["page"]),
+    ("page=-1&page_size=0", ["page", "page_size"]),
+    ("page_size=101", ["page_size"]),
+    ("page=x", ["page"]),
+    ("page=1.0", ["page"]),
+    ("page=%201", ["page"]),
+    ("page=", ["page"]),
+    ("page=1&page=1", ["page"]),
+    (f"page={2**53}", ["page"]),
+    (f"page={'9' * 5000}", ["page"]),
+    ("project_id=", ["project_id"]),
+    (f"project_id={'x' * 65}", ["project_id"]),
+    ("project_id=%00", ["project_id"]),
+    ("cursor=nonsense", ["cursor"]),
+    ("cursor=", ["cursor"]),
+    (f"cursor={'A' * 513}", ["cursor"]),
+    ("cursor=%00", ["cursor"]),
+]
+"""Queries, and the fields that are wrong in them."""
+
+
+async def test_a_bad_list_query_is_refused_by_field(user: Account) -> None:
+    for query, fields in BAD_QUERIES:
+        answer = await user.get(f"/api/conversations/?{query}")
+        assert answer.status_code == 422, query
+        assert [detail["field"] for detail in answer.json()["error"]["details"]] == fields, query

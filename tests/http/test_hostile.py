@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pytest
 from tests.support.live import Account, Live
 from tests.support.raw import RawAnswer, wire
 
@@ -266,28 +265,26 @@ async def test_other_methods_are_told_which_ones_there_are(served: Live, user: A
             assert options.headers["x-request-id"]
 
 
-@pytest.mark.parametrize(
-    ("sent", "expected"),
-    [
-        (b"GET / HTTP/9.9\r\n\r\n", INVALID),
-        (b"NOT-A-METHOD / HTTP/1.1\r\nHost: x\r\n\r\n", INVALID),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", INVALID),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", INVALID),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n", INVALID),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n", INVALID),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", INVALID),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n", INVALID),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", INVALID),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", INVALID),
-        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", (414, "uri_too_long")),
-    ],
-)
-async def test_what_is_no_http_gets_the_envelope_and_is_hung_up_on(
-    served: Live, sent: bytes, expected: tuple[int, str]
-) -> None:
-    async with wire(served.url) as connection:
-        await connection.send(sent)
-        answer = await connection.answer()
-        assert outcome(answer) == expected
-        assert answer.headers["connection"] == "close"
+NO_HTTP = [
+    (b"GET / HTTP/9.9\r\n\r\n", INVALID),
+    (b"NOT-A-METHOD / HTTP/1.1\r\nHost: x\r\n\r\n", INVALID),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", INVALID),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", INVALID),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n", INVALID),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n", INVALID),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", INVALID),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n", INVALID),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", INVALID),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", INVALID),
+    (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", (414, "uri_too_long")),
+]
+
+
+async def test_what_is_no_http_gets_the_envelope_and_is_hung_up_on(served: Live) -> None:
+    for sent, expected in NO_HTTP:
+        async with wire(served.url) as connection:
+            await connection.send(sent)
+            answer = await connection.answer()
+            assert outcome(answer) == expected, sent[:80]
+            assert answer.headers["connection"] == "close"
     assert (await served.http.get("/health/live")).status_code == 200

@@ -61,27 +61,26 @@ async def test_a_tool_is_read_and_run_by_its_name(user: Account) -> None:
     assert isinstance(data["duration_ms"], int)
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "expected"),
-    [
-        ("calculate", {"expression": "1/0"}, (422, "tool_failed", [])),
-        ("calculate", {}, (422, "validation_failed", ["expression"])),
-        ("calculate", {"expression": 1, "more": 2}, (422, "validation_failed", ["expression", "more"])),
-        ("calculate", [], (422, "validation_failed", [""])),
-        ("query_table", {"data": "a\n1", "sql": "SELEC"}, (422, "tool_failed", [])),
-        ("analyze_text", {"text": "\0"}, (422, "validation_failed", ["text"])),
-        ("nothing", {}, (404, "tool_not_found", [])),
-        ("%00", {}, (404, "tool_not_found", [])),
-        ("x" * 3000, {}, (404, "tool_not_found", [])),
-    ],
-)
-async def test_a_call_that_cannot_work_says_why(
-    user: Account, name: str, arguments: Any, expected: tuple[int, str, list[str]]
-) -> None:
-    answer = await user.post(f"/api/tools/{name}/execute", json=arguments)
-    error = answer.json()["error"]
-    fields = [detail["field"] for detail in error.get("details", [])]
-    assert (answer.status_code, error["code"], fields) == expected
+BAD_CALLS: list[tuple[str, Any, tuple[int, str, list[str]]]] = [
+    ("calculate", {"expression": "1/0"}, (422, "tool_failed", [])),
+    ("calculate", {}, (422, "validation_failed", ["expression"])),
+    ("calculate", {"expression": 1, "more": 2}, (422, "validation_failed", ["expression", "more"])),
+    ("calculate", [], (422, "validation_failed", [""])),
+    ("query_table", {"data": "a\n1", "sql": "SELEC"}, (422, "tool_failed", [])),
+    ("analyze_text", {"text": "\0"}, (422, "validation_failed", ["text"])),
+    ("nothing", {}, (404, "tool_not_found", [])),
+    ("%00", {}, (404, "tool_not_found", [])),
+    ("x" * 3000, {}, (404, "tool_not_found", [])),
+]
+"""Tools and arguments; the status, the code and the bad fields to be told."""
+
+
+async def test_a_call_that_cannot_work_says_why(user: Account) -> None:
+    for name, arguments, expected in BAD_CALLS:
+        answer = await user.post(f"/api/tools/{name}/execute", json=arguments)
+        error = answer.json()["error"]
+        fields = [detail["field"] for detail in error.get("details", [])]
+        assert (answer.status_code, error["code"], fields) == expected, (name, arguments)
 
 
 @pytest.mark.parametrize(

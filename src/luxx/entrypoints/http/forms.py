@@ -60,6 +60,12 @@ Temperature = Annotated[float, Meta(ge=0, le=conv.TEMPERATURE_MAX)]
 MaxTokens = Annotated[int, Meta(ge=1, le=conv.MAX_TOKENS_LIMIT)]
 
 
+ToolNames = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=64)]],
+    Meta(max_length=conv.TOOLS_LIMIT, description="The tools that the model may call here; null allows all."),
+]
+
+
 class RegisterBody(Struct, forbid_unknown_fields=True):
     username: Username
     email: Email
@@ -108,10 +114,11 @@ class NewConversationBody(Struct, forbid_unknown_fields=True):
     temperature: Temperature | UnsetType = UNSET
     max_tokens: MaxTokens | UnsetType = UNSET
     thinking_enabled: bool | UnsetType = UNSET
+    tools: ToolNames | None = None
 
 
 class ConversationChangesBody(Struct, forbid_unknown_fields=True):
-    """The fields to change; null clears `project_id` and `system_prompt`."""
+    """The fields to change; null clears `project_id` and `system_prompt`, and in `tools` it allows all."""
 
     project_id: ProjectId | UnsetType | None = UNSET
     title: Title | UnsetType = UNSET
@@ -120,6 +127,7 @@ class ConversationChangesBody(Struct, forbid_unknown_fields=True):
     temperature: Temperature | UnsetType = UNSET
     max_tokens: MaxTokens | UnsetType = UNSET
     thinking_enabled: bool | UnsetType = UNSET
+    tools: ToolNames | UnsetType | None = UNSET
 
 
 def given(body: Struct) -> dict[str, Any]:
@@ -138,12 +146,14 @@ class ConversationData(Struct):
     temperature: float
     max_tokens: int
     thinking_enabled: bool
+    tools: list[str] | None
     created_at: datetime
     updated_at: datetime
 
     @classmethod
     def of(cls, conversation: Conversation) -> "ConversationData":
-        return cls(**{name: getattr(conversation, name) for name in cls.__struct_fields__})
+        fields = {name: getattr(conversation, name) for name in cls.__struct_fields__}
+        return cls(**fields | {"tools": None if conversation.tools is None else list(conversation.tools)})
 
 
 class ConversationsQuery(Struct):

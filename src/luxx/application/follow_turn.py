@@ -72,20 +72,20 @@ class FollowTurn:
 
     async def _follow(self, owner: int, message_id: str, after: int) -> AsyncGenerator[Sequence[LoggedEvent], None]:
         with self.log.watch(message_id) as wakeup:
-            asked = float("-inf")
+            asked, woken = float("-inf"), False
             limit = 8
             while True:
                 events = await self.log.read(message_id, after=after, limit=limit)
                 if events:
                     limit = _next_limit(events, limit)
                     yield events
-                    asked = time.monotonic()
+                    asked, woken = time.monotonic(), False
                     after = events[-1].seq
                     if isinstance(events[-1].event, Done | Failed):
                         return
                     continue
-                if time.monotonic() - asked >= self.ask:
-                    asked = time.monotonic()
+                if woken or time.monotonic() - asked >= self.ask:
+                    asked = time.monotonic()  # woken for nothing: the turn may be gone
                     if not await self._runs(owner, message_id):
                         # The end may have been committed between the read and the question.
                         if await self.log.read(message_id, after=after, limit=1):
@@ -98,7 +98,7 @@ class FollowTurn:
                     if await self.log.read(message_id, after=after, limit=1):
                         continue
                     raise Overloaded("This server is about to stop: follow the answer at another one.")
-                await wakeup.wait(self.poll)
+                woken = await wakeup.wait(self.poll)
 
     async def _runs(self, owner: int, message_id: str) -> bool:
         async with self.new_unit(read_only=True) as unit:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.unit.application.house import OWNER, FunctionTool, Gate, House, echo, failing, opened
+from tests.unit.application.house import OWNER, PATIENCE, FunctionTool, Gate, House, echo, failing, opened
 from tests.unit.application.logs import LateLog, OverLog
 
 from luxx.adapters.models.scripted import calling, spoken
-from luxx.application.follow_turn import events_of
+from luxx.application.follow_turn import FollowTurn, events_of
 from luxx.application.ports import LoggedEvent, ModelEnd, ModelText, ModelThinking
 from luxx.domain.errors import NotFound, Overloaded
 from luxx.domain.message import Status
@@ -280,3 +280,23 @@ async def test_a_process_that_leaves_gives_the_ends_of_its_own_turns_first() -> 
         events = [logged.event async for logged in await follow(user_id=OWNER, message_id=message_id)]
         assert isinstance(events[-1], Failed)
         assert events[-1].code == "interrupted"
+
+
+async def test_a_reader_woken_by_a_deletion_asks_at_once_and_not_after_its_patience(house: House) -> None:
+    gate = Gate()
+    house.model.then([ModelText("a"), gate])
+    conversation = await house.conversation()
+    message_id = await house.send(conversation)
+    await gate.wait_reached()
+    patient = FollowTurn(new_unit=house.storage.new_unit, log=house.log, poll=3600, ask=3600)
+    events = await patient(user_id=OWNER, message_id=message_id)
+    seen = [await anext(events) for _ in range(2)]
+    reading = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0)
+    async with house.storage.new_unit() as unit:
+        await unit.conversations.delete(OWNER, conversation.id)
+        await unit.commit()
+    async with asyncio.timeout(PATIENCE):
+        last = await reading
+    assert last.seq == len(seen) + 1
+    assert isinstance(last.event, Failed)

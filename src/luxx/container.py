@@ -46,6 +46,7 @@ from luxx.application.conversations import (
 )
 from luxx.application.follow_turn import FollowTurn
 from luxx.application.messages import DeleteMessage, ListMessages
+from luxx.application.operating import ChangeUser, ListUsers, ResetPassword
 from luxx.application.passwords import AT_ONCE, TryLimits
 from luxx.application.ports import ChatModel, Clock, Storage
 from luxx.application.run_turn import RunTurn
@@ -61,7 +62,7 @@ OFFLINE_PAUSE: Final = 0.02
 
 def _database(settings: Settings) -> Database:
     if not settings.on_postgres and settings.database_url is None:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Database(settings.storage_url, pool_size=settings.database_pool)
 
 
@@ -172,6 +173,9 @@ class Container(containers.DeclarativeContainer):
     )
     list_sessions = providers.Singleton(ListSessions, new_unit=new_unit, clock=clock)
     end_session = providers.Singleton(EndSession, new_unit=new_unit, clock=clock)
+    list_users = providers.Singleton(ListUsers, new_unit=new_unit)
+    change_user = providers.Singleton(ChangeUser, new_unit=new_unit)
+    reset_password = providers.Singleton(ResetPassword, new_unit=new_unit, hasher=hasher, clock=clock)
     create_api_key = providers.Singleton(CreateApiKey, new_unit=new_unit, clock=clock, new_id=new_id)
     list_api_keys = providers.Singleton(ListApiKeys, new_unit=new_unit)
     delete_api_key = providers.Singleton(DeleteApiKey, new_unit=new_unit)

@@ -26,6 +26,7 @@ from luxx.application.conversations import (
 )
 from luxx.application.follow_turn import FollowTurn
 from luxx.application.messages import DeleteMessage, ListMessages, MessagePage
+from luxx.application.operating import ChangeUser, ListUsers, ResetPassword
 from luxx.application.passwords import TryLimits
 from luxx.application.run_turn import RunTurn
 from luxx.application.send_message import SendMessage
@@ -37,6 +38,7 @@ __all__ = [
     "Caller",
     "CancelTurn",
     "ChangePassword",
+    "ChangeUser",
     "ConversationPage",
     "CreateApiKey",
     "CreateConversation",
@@ -53,11 +55,13 @@ __all__ = [
     "ListMessages",
     "ListSessions",
     "ListTools",
+    "ListUsers",
     "LogIn",
     "LogOut",
     "MessagePage",
     "NewApiKey",
     "RegisterUser",
+    "ResetPassword",
     "RunTurn",
     "SendMessage",
     "SignedIn",

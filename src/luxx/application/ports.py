@@ -82,6 +82,10 @@ class Users(Protocol):
         """Read as `get` does, and let nobody else change this user until the unit ends."""
         ...
 
+    async def page(self, *, after: int = 0, limit: int = 1000) -> Sequence[User]:
+        """List by number, upwards, from behind `after`: for the operator, not for users."""
+        ...
+
     async def update(self, user: User) -> None:
         """Store the password hash, role and `is_active` of a user that exists."""
         ...

@@ -133,6 +133,12 @@ class DatabaseUsers:
     async def hold(self, user_id: int) -> User | None:
         return await self._first(users.c.id == user_id, held=True)
 
+    async def page(self, *, after: int = 0, limit: int = 1000) -> Sequence[User]:
+        rows = await self.connection.execute(
+            sa.select(*_USER).where(users.c.id > after).order_by(users.c.id).limit(limit)
+        )
+        return [_user(row) for row in rows]
+
     async def _first(self, condition: sa.ColumnElement[bool], *, held: bool = False) -> User | None:
         statement = sa.select(*_USER).where(condition)
         # NO KEY: what refers to the user (a new conversation) need not wait.

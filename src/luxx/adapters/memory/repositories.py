@@ -58,6 +58,9 @@ class MemoryUsers:
     async def hold(self, user_id: int) -> User | None:
         return self.tables.users.get(user_id)
 
+    async def page(self, *, after: int = 0, limit: int = 1000) -> Sequence[User]:
+        return [self.tables.users[number] for number in sorted(self.tables.users) if number > after][:limit]
+
     async def update(self, user: User) -> None:
         stored = self.tables.users.get(user.id)
         if stored is not None:

@@ -89,7 +89,7 @@ def kept_secret(path: Path) -> str:
 
     Processes that start at once agree on one. Raises `OSError` where the file cannot be made or read.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         draft.touch(mode=0o600, exist_ok=False)

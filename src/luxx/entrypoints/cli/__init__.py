@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from luxx import __version__
 
@@ -13,33 +14,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"luxx {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="serve the HTTP API")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 for any (default: %(default)s)")
+    _address(commands.add_parser("serve", help="serve the HTTP API"))
+    _address(commands.add_parser("doctor", help="look for what is missing or wrong, and tell what to do"))
 
     database = commands.add_parser("db", help="look after the database")
-    database.add_argument(
-        "action", choices=("upgrade", "current"), help="bring the schema up to date, or tell its state"
-    )
+    actions = database.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("upgrade", help="bring the schema up to date")
+    actions.add_parser("current", help="tell whether the schema is current")
+    backup = actions.add_parser("backup", help="copy an SQLite database that may be in use")
+    backup.add_argument("path", type=Path, metavar="PATH", help="the file to write; it must not be there yet")
+
+    users = commands.add_parser("user", help="look after accounts")
+    actions = users.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="make an account; the password is asked for, or read from a pipe")
+    create.add_argument("username", metavar="NAME")
+    create.add_argument("email", metavar="EMAIL")
+    create.add_argument("--admin", action="store_true", help="give it the role `admin`")
+    listing = actions.add_parser("list", help="list all accounts")
+    listing.add_argument("--json", action="store_true", help="as one JSON array")
+    for action, purpose in (
+        ("disable", "refuse an account, its sessions and keys, from now on"),
+        ("enable", "let a disabled account in again"),
+        ("promote", "give an account the role `admin`"),
+        ("password", "set a password, asked for or read from a pipe, and end all sessions of the account"),
+    ):
+        actions.add_parser(action, help=purpose).add_argument("username", metavar="NAME")
 
     return _run(parser.parse_args(arguments))
 
 
+def _address(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    command.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 for any (default: %(default)s)")
+
+
 def _run(options: argparse.Namespace) -> int:
-    # Imported late: `luxx --help` needs neither the web framework nor a database.
+    # Imported late: no command waits for what only another one needs.
     from luxx.domain.errors import LuxxError  # noqa: PLC0415
-    from luxx.entrypoints.cli import database, serve  # noqa: PLC0415
     from luxx.settings import BadSettings, Settings  # noqa: PLC0415
 
     try:
         settings = Settings.from_env()
     except BadSettings as error:
+        if options.command == "doctor":
+            print("\n".join(f"FAIL  settings: {fault}" for fault in error.faults))
+            return 1
         print(error, file=sys.stderr)
         return 2
     try:
-        if options.command == "serve":
-            return serve.run(settings, host=options.host, port=options.port)
-        return database.run(settings, options.action)
+        match options.command:
+            case "serve":
+                from luxx.entrypoints.cli import serve  # noqa: PLC0415
+
+                return serve.run(settings, host=options.host, port=options.port)
+            case "doctor":
+                from luxx.entrypoints.cli import doctor  # noqa: PLC0415
+
+                return doctor.run(settings, host=options.host, port=options.port)
+            case "user":
+                from luxx.entrypoints.cli import users  # noqa: PLC0415
+
+                return users.run(settings, options)
+            case _:
+                from luxx.entrypoints.cli import database  # noqa: PLC0415
+
+                return database.run(settings, options)
     except (LuxxError, OSError) as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1

@@ -246,6 +246,14 @@ class UnitOfWorkContract:
             changed = await unit.users.get(ada.id)
         assert changed == replace(ada, password_hash=ada.password_hash + "x" * 8)
 
+    async def test_users_are_listed_by_number_page_by_page(self, storage: Storage) -> None:
+        users = [await stored_user(storage, name) for name in ("cleo", "ada", "bob")]
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.page() == users
+            assert await unit.users.page(limit=2) == users[:2]
+            assert await unit.users.page(after=users[1].id) == users[2:]
+            assert await unit.users.page(after=users[2].id) == []
+
     async def test_nobody_that_is_not_there_is_held(self, storage: Storage) -> None:
         async with storage.new_unit() as unit:
             assert await unit.users.hold(1) is None

@@ -1,0 +1,253 @@
+"""The operator's commands, run as an operator runs them."""
+
+import asyncio
+import json
+import os
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.http.conftest import SECRET, container_of
+from tests.support.live import live
+
+import luxx
+from luxx.adapters.models.scripted import ScriptedChatModel
+from luxx.settings import Settings
+from luxx.testing.upstream import ScriptedUpstream
+
+SOURCE = Path(luxx.__file__).parent.parent
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Somebody with a shell, in a directory of their own."""
+
+    directory: Path
+    environment: dict[str, str]
+
+    def luxx(self, *arguments: str, given: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: text for name, text in os.environ.items() if not name.startswith("LUXX_")}
+        return subprocess.run(
+            [sys.executable, "-m", "luxx.entrypoints.cli", *arguments],
+            cwd=self.directory,
+            env=clean | {"PYTHONPATH": str(SOURCE), "LUXX_PASSWORD_MEMORY_KIB": "128"} | self.environment | environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def well(self, *arguments: str, given: str = "") -> str:
+        done = self.luxx(*arguments, given=given)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        return done.stdout
+
+    def users(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.well("user", "list", "--json")))
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Operator:
+    """Somebody who has set nothing."""
+    directory = tmp_path / "alone"
+    directory.mkdir()
+    return Operator(directory, {})
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def operator(request: pytest.FixtureRequest, tmp_path: Path) -> Operator:
+    url = str(request.getfixturevalue(f"{request.param}_url"))
+    return Operator(tmp_path, {"LUXX_DATABASE_URL": url, "LUXX_JWT_SECRET": SECRET, "LUXX_DATA_DIR": str(tmp_path)})
+
+
+async def log_in(operator: Operator, model: ScriptedChatModel, username: str, password: str) -> tuple[int, str]:
+    settings = Settings(
+        data_dir=operator.directory, database_url=operator.environment["LUXX_DATABASE_URL"], jwt_secret=SECRET
+    )
+    async with live(container_of(settings, model)) as server:
+        answer = await server.http.post("/api/auth/login", json={"username": username, "password": password})
+        token = answer.json().get("data", {}).get("access_token", "")
+    return answer.status_code, token
+
+
+async def status_of(operator: Operator, model: ScriptedChatModel, token: str) -> int:
+    settings = Settings(
+        data_dir=operator.directory, database_url=operator.environment["LUXX_DATABASE_URL"], jwt_secret=SECRET
+    )
+    async with live(container_of(settings, model)) as server:
+        return (await server.http.get("/api/auth/me", headers={"Authorization": f"Bearer {token}"})).status_code
+
+
+async def test_an_account_is_made_listed_disabled_enabled_promoted_and_given_a_password(operator: Operator) -> None:
+    model = ScriptedChatModel()
+    assert operator.users() == []
+    said = operator.well("user", "create", "Zo\u00eb", "zoe@example.org", given=f"{PASSWORD}\n")
+    assert "Zo\u00eb" in said
+    operator.well("user", "create", "root", "root@example.org", "--admin", given=PASSWORD)
+    zoe, root = operator.users()
+    assert (zoe["username"], zoe["email"], zoe["role"], zoe["is_active"]) == (
+        "Zo\u00eb",
+        "zoe@example.org",
+        "user",
+        True,
+    )
+    assert root["role"] == "admin"
+    status, token = await log_in(operator, model, "zo\u00eb", PASSWORD)
+    assert status == 200
+    operator.well("user", "disable", "ZO\u00cb")
+    assert await status_of(operator, model, token) == 403
+    operator.well("user", "enable", "zo\u00eb")
+    operator.well("user", "promote", "zo\u00eb")
+    assert operator.users()[0] == zoe | {"role": "admin"}
+    assert await status_of(operator, model, token) == 200
+    operator.well("user", "password", "zo\u00eb", given="another battery of horses\r\n")
+    assert await status_of(operator, model, token) == 401
+    assert (await log_in(operator, model, "zo\u00eb", PASSWORD))[0] == 401
+    assert (await log_in(operator, model, "zo\u00eb", "another battery of horses"))[0] == 200
+    assert "admin  active    Zo\u00eb  <zoe@example.org>" in operator.well("user", "list")
+
+
+def test_what_cannot_be_done_is_told_in_a_sentence(alone: Operator) -> None:
+    alone.well("user", "create", "ada", "ada@example.org", given=PASSWORD)
+    before = alone.users()
+    for arguments, given, said in (
+        (("create", "ADA", "other@example.org"), PASSWORD, "is taken"),
+        (("create", "a", "nowhere"), "short", "username must have at least 3 characters"),
+        (("create", "bob", "bob@example.org"), "", "There is no password on standard input"),
+        (("disable", "nobody"), "", "There is no user 'nobody'"),
+        (("password", "ada"), "12345678", "password is one of the most common passwords"),
+    ):
+        done = alone.luxx("user", *arguments, given=given)
+        assert (done.returncode, done.stdout) == (1, ""), arguments
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert PASSWORD not in done.stderr
+    assert alone.users() == before
+
+
+def test_a_password_is_no_argument(alone: Operator) -> None:
+    """Arguments are seen by everybody on the machine."""
+    done = alone.luxx("user", "create", "ada", "ada@example.org", PASSWORD)
+    assert done.returncode == 2
+    assert alone.luxx("user", "create", "ada", "ada@example.org", "--password", PASSWORD).returncode == 2
+
+
+async def test_a_backup_is_a_whole_database_made_while_others_write(alone: Operator) -> None:
+    alone.well("user", "create", "ada", "ada@example.org", given=PASSWORD)
+    database = alone.directory / ".luxx" / "luxx.db"
+    target = alone.directory / "backup.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as writing:
+        writing.execute("BEGIN IMMEDIATE")
+        writing.execute("UPDATE users SET username = 'half done'")
+        alone.well("db", "backup", str(target))
+        writing.execute("ROLLBACK")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert sorted(one.name for one in alone.directory.iterdir()) == [".luxx", "backup.db"]
+    restored = Operator(alone.directory, {"LUXX_DATABASE_URL": f"sqlite:///{target}"})
+    assert restored.users() == alone.users()
+    again = alone.luxx("db", "backup", str(target))
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+
+
+def test_a_backup_of_nothing_is_refused_and_makes_nothing(alone: Operator) -> None:
+    done = alone.luxx("db", "backup", "backup.db")
+    assert done.returncode == 1
+    assert "nothing to back up" in done.stderr
+    assert list(alone.directory.iterdir()) == []
+
+
+def test_a_backup_of_postgres_is_left_to_pg_dump(alone: Operator, postgres_url: str) -> None:
+    done = alone.luxx("db", "backup", "backup.db", LUXX_DATABASE_URL=postgres_url, LUXX_JWT_SECRET=SECRET)
+    assert done.returncode == 2
+    assert "pg_dump" in done.stderr
+    assert not (alone.directory / "backup.db").exists()
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]:
+    """Give verdict and text by the name of the check."""
+    lines = [line.split(": ", 1) for line in done.stdout.splitlines()]
+    return {head.split(maxsplit=1)[1]: (head.split()[0], text) for head, text in lines}
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_the_doctor_finds_a_fresh_place_well_and_changes_nothing(alone: Operator) -> None:
+    done = alone.luxx("doctor", "--port", free_port())
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    found = findings(done)
+    assert list(found) == ["settings", "data directory", "database", "schema", "model", "sandbox", "port"]
+    assert {verdict for verdict, _ in found.values()} == {"ok"}
+    assert list(alone.directory.iterdir()) == []
+
+
+def test_the_doctor_finds_a_place_in_use_well(operator: Operator) -> None:
+    (operator.directory).chmod(0o700)
+    operator.well("db", "upgrade")
+    done = operator.luxx("doctor", "--port", free_port())
+    assert done.returncode == 0, done.stdout
+    assert findings(done)["schema"] == ("ok", "it is current")
+
+
+async def test_the_doctor_tells_all_that_is_wrong_and_what_to_do(alone: Operator) -> None:
+    data = alone.directory / ".luxx"
+    data.mkdir(mode=0o755)
+    data.chmod(0o755)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = alone.luxx(
+            "doctor",
+            "--port",
+            str(taken.getsockname()[1]),
+            LUXX_DATABASE_URL=f"postgresql://luxx:s3cret@127.0.0.1:{free_port()}/luxx",
+            LUXX_JWT_SECRET=SECRET,
+            LUXX_LLM_BASE_URL=f"http://127.0.0.1:{free_port()}/v1",
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+    found = findings(done)
+    assert {name for name, (verdict, _) in found.items() if verdict == "FAIL"} == {
+        "data directory",
+        "database",
+        "schema",
+        "model",
+        "port",
+    }
+    assert "chmod go= .luxx" in found["data directory"][1]
+    assert "LUXX_DATABASE_URL" in found["database"][1]
+    assert "LUXX_LLM_BASE_URL" in found["model"][1]
+    assert "--port" in found["port"][1]
+    assert "s3cret" not in done.stdout
+
+
+@pytest.mark.parametrize(("model", "said"), [("scripted", "offers 'scripted'"), ("glm-5", "is not in its list")])
+async def test_the_doctor_asks_the_endpoint_for_its_models(alone: Operator, model: str, said: str) -> None:
+    async with ScriptedUpstream() as upstream:
+        done = await asyncio.to_thread(
+            alone.luxx, "doctor", "--port", free_port(), LUXX_LLM_BASE_URL=upstream.url, LUXX_DEFAULT_MODEL=model
+        )
+    verdict, text = findings(done)["model"]
+    assert (done.returncode, verdict) == (0, "ok")
+    assert said in text
+
+
+def test_the_doctor_names_every_bad_setting(alone: Operator) -> None:
+    done = alone.luxx("doctor", LUXX_TOKEN_HOURS="never", LUXX_MAX_TURNS="few")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [line.split()[:3] for line in done.stdout.splitlines()] == [
+        ["FAIL", "settings:", "LUXX_TOKEN_HOURS"],
+        ["FAIL", "settings:", "LUXX_MAX_TURNS"],
+    ]

@@ -26,13 +26,13 @@ def main() -> int:
     if options.url:
         urls = [url.rstrip("/") for url in options.url]
         work = run_against(urls, seconds=options.seconds, seed=options.seed, clients=options.clients)
-        return _told(asyncio.run(work), options)
+        return _told(asyncio.run(work), options, options.seconds)
     storages: tuple[Storage, ...] = ("sqlite", "postgres") if options.storage == "both" else (options.storage,)
     status = 0
     for storage in storages:
         seconds = options.seconds / len(storages)
         work = run_own(storage, seconds=seconds, seed=options.seed, clients=options.clients)
-        status |= _told(asyncio.run(work), options, storage)
+        status |= _told(asyncio.run(work), options, seconds, storage)
     return status
 
 
@@ -41,7 +41,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _told(result: Result, options: argparse.Namespace, storage: str = "") -> int:
+def _told(result: Result, options: argparse.Namespace, seconds: float, storage: str = "") -> int:
     _say(f"\n{result.title}, seed {options.seed}: {result.summary}")
     _say(result.tally.report(result.promises))
     broken = result.tally.violations
@@ -55,7 +55,7 @@ def _told(result: Result, options: argparse.Namespace, storage: str = "") -> int
         _say("All promises were kept.")
         return 0
     where = " ".join(f"--url {url}" for url in options.url or ()) or f"--storage {storage}"
-    again = f"python -m luxx.testing.chaos {where} --seconds {options.seconds:g} --seed {options.seed}"
+    again = f"python -m luxx.testing.chaos {where} --seconds {seconds:g} --seed {options.seed}"
     _say(f"{broken} violations. Again: {again}")
     return 1
 

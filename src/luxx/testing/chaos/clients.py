@@ -15,22 +15,8 @@ from luxx.testing.upstream import echo
 
 PASSWORD: Final = "chaos keeps its promises"  # noqa: S105 - of accounts that exist to be played with
 _WORDS: Final = (
-    "amber",
-    "birch",
-    "cedar",
-    "delta",
-    "ember",
-    "河",
-    "frost",
-    "grove",
-    "hazel",
-    "雪",
-    "ivory",
-    "jade",
-    "éclair",
-    "karst",
-    "🙂",
-    "lunar",
+    *("amber", "birch", "cedar", "delta", "ember", "河", "frost", "grove"),
+    *("hazel", "雪", "ivory", "jade", "éclair", "karst", "🙂", "lunar"),
 )
 _FAULTS: Final = (
     "[[status:500]]",
@@ -304,6 +290,7 @@ class ChaosClient:
                     refused = _refusal(response)
                     if refused.code in _FINAL_CODES:
                         sent.accepted = True
+                        self._tally.check("P8", True, "hung", "")
                         return
                     if self._refused(talk, sent, refused):
                         return

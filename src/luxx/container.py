@@ -10,7 +10,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import timedelta
 from typing import Final
@@ -24,6 +24,9 @@ from luxx.adapters.models.openai_wire import ThinkingStyle
 from luxx.adapters.security.argon2 import Argon2Cost, Argon2Hasher
 from luxx.adapters.security.jwt import JwtCodec, kept_secret
 from luxx.adapters.system import SortableIds, utc_now
+from luxx.adapters.telemetry.logs import LogObserver
+from luxx.adapters.telemetry.opentelemetry import OpenTelemetryTraces, open_traces
+from luxx.adapters.telemetry.prometheus import PrometheusMetrics
 from luxx.adapters.tools.loading import load_tools
 from luxx.adapters.tools.resources import ToolResources, ToolSettings
 from luxx.application.accounts import (
@@ -46,6 +49,7 @@ from luxx.application.conversations import (
 )
 from luxx.application.follow_turn import FollowTurn
 from luxx.application.messages import DeleteMessage, ListMessages
+from luxx.application.observer import Observer, Observers
 from luxx.application.operating import ChangeUser, ListUsers, ResetPassword
 from luxx.application.passwords import AT_ONCE, TryLimits
 from luxx.application.ports import ChatModel, Clock, Storage
@@ -60,10 +64,25 @@ OFFLINE_PAUSE: Final = 0.02
 """Seconds between the offline model's words, so that its answers stream as a model's do."""
 
 
-def _database(settings: Settings) -> Database:
+def _database(settings: Settings, observer: Observer) -> Database:
     if not settings.on_postgres and settings.database_url is None:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Database(settings.storage_url, pool_size=settings.database_pool)
+    return Database(settings.storage_url, pool_size=settings.database_pool, observer=observer)
+
+
+def _traces(settings: Settings) -> OpenTelemetryTraces | None:
+    return open_traces(provider="luxx" if settings.llm_base_url is None else "openai")
+
+
+def _watchers(
+    logs: LogObserver, metrics: PrometheusMetrics, traces: OpenTelemetryTraces | None
+) -> Sequence[LogObserver | PrometheusMetrics | OpenTelemetryTraces]:
+    # Traces first: they are entered first and left last, so that their duration holds the others.
+    return (logs, metrics) if traces is None else (traces, logs, metrics)
+
+
+def _observer(watchers: Sequence[Observer]) -> Observers:
+    return Observers(*watchers)
 
 
 def _hasher(settings: Settings) -> Argon2Hasher:
@@ -111,8 +130,9 @@ def _tool_resources(settings: Settings, clock: Clock) -> ToolResources:
     )
 
 
-def _toolbox(settings: Settings, resources: ToolResources) -> Toolbox:
-    return Toolbox(load_tools(resources), timeout=settings.tool_seconds, disabled=settings.disabled_tools)
+def _toolbox(settings: Settings, resources: ToolResources, observer: Observer) -> Toolbox:
+    tools = load_tools(resources)
+    return Toolbox(tools, timeout=settings.tool_seconds, disabled=settings.disabled_tools, observer=observer)
 
 
 def _try_limits(settings: Settings) -> TryLimits:
@@ -140,12 +160,16 @@ class Container(containers.DeclarativeContainer):
     new_id = providers.Singleton(SortableIds)
     hasher = providers.Singleton(_hasher, settings)
     tokens = providers.Singleton(_tokens, settings)
-    storage: providers.Provider[Storage] = providers.Singleton(_database, settings)
+    metrics = providers.Singleton(PrometheusMetrics)
+    traces = providers.Singleton(_traces, settings)
+    watchers = providers.Singleton(_watchers, providers.Singleton(LogObserver), metrics, traces)
+    observer = providers.Singleton(_observer, watchers)
+    storage: providers.Provider[Storage] = providers.Singleton(_database, settings, observer)
     new_unit = storage.provided.new_unit
     log = storage.provided.log
     model: providers.Provider[ChatModel] = providers.Singleton(_model, settings)
     tool_resources = providers.Singleton(_tool_resources, settings, clock)
-    toolbox = providers.Singleton(_toolbox, settings, tool_resources)
+    toolbox = providers.Singleton(_toolbox, settings, tool_resources, observer)
 
     register_user = providers.Singleton(RegisterUser, new_unit=new_unit, hasher=hasher, clock=clock)
     try_limits = providers.Singleton(_try_limits, settings)
@@ -160,6 +184,7 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         new_id=new_id,
         session_for=settings.provided.token_hours,
+        observer=observer,
     )
     log_out = providers.Singleton(LogOut, new_unit=new_unit, clock=clock)
     change_password = providers.Singleton(
@@ -190,6 +215,7 @@ class Container(containers.DeclarativeContainer):
         max_rounds=settings.provided.max_tool_rounds,
         history=settings.provided.history_messages,
         result_budget=settings.provided.tool_result_chars,
+        observer=observer,
     )
     supervisor = providers.Singleton(
         TurnSupervisor,
@@ -236,7 +262,13 @@ async def running(container: Container) -> AsyncIterator[None]:
     Raises `StorageUnavailable` where the database cannot be reached or its schema is not current.
     """
     async with AsyncExitStack() as stack:
+        metrics, traces = container.metrics(), container.traces()
+        if traces is not None:
+            stack.push_async_callback(asyncio.to_thread, traces.close)
+        await stack.enter_async_context(metrics.watching_loop())
         storage = container.storage()
+        if isinstance(storage, Database):
+            metrics.watch_pool(lambda: storage.connections_in_use)
         stack.push_async_callback(storage.close)
         if isinstance(storage, Database) and not storage.postgres:
             # An embedded database has no operator of its own; one that is shared is upgraded on purpose.

@@ -8,7 +8,7 @@ from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from luxx.domain.errors import LuxxError
 
@@ -181,6 +181,13 @@ class Settings:
         frozenset(), _hosts, "hosts or CIDR blocks that the crawler may reach although they are private"
     )
 
+    log_format: str = _setting(
+        "pretty", _one_of("pretty", "json"), "how a line of the log is written: for the eye, or for a program"
+    )
+    log_level: str = _setting(
+        "info", _one_of("debug", "info", "warning", "error"), "from which level on Luxx writes into its log"
+    )
+
     search_engine: str = _setting("duckduckgo", _one_of("duckduckgo", "searxng", "brave"), "who answers `web_search`")
     search_url: str | None = _setting(None, _url("http", "https"), "the SearXNG instance; or where Brave is asked")
     search_key: str | None = _setting(None, _text, "the key for Brave Search", secret=True)
@@ -239,9 +246,20 @@ class Settings:
         return self.database_url is not None and self.database_url.startswith("postgres")
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be read outside this process, as it stands in texts."""
+        quoted = _password(self.database_url)
+        given = (self.jwt_secret, self.llm_api_key, self.search_key, quoted, quoted and unquote(quoted))
+        return tuple(sorted({secret for secret in given if secret}))
+
+    @property
     def storage_url(self) -> str:
         """The database's URL, the embedded default filled in."""
         return self.database_url or f"sqlite:///{self.data_dir / 'luxx.db'}"
+
+
+def _password(url: str | None) -> str | None:
+    return None if url is None else urlsplit(url).password
 
 
 def _environment() -> Mapping[str, str]:

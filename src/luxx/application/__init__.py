@@ -26,6 +26,7 @@ from luxx.application.conversations import (
 )
 from luxx.application.follow_turn import FollowTurn
 from luxx.application.messages import DeleteMessage, ListMessages, MessagePage
+from luxx.application.observer import UNOBSERVED, Observer, Observers
 from luxx.application.operating import ChangeUser, ListUsers, ResetPassword
 from luxx.application.passwords import TryLimits
 from luxx.application.run_turn import RunTurn
@@ -34,6 +35,7 @@ from luxx.application.supervisor import TurnSupervisor
 from luxx.application.tools import ExecuteTool, GetTool, ListTools, Toolbox, ToolResult
 
 __all__ = [
+    "UNOBSERVED",
     "Authenticate",
     "Caller",
     "CancelTurn",
@@ -60,6 +62,8 @@ __all__ = [
     "LogOut",
     "MessagePage",
     "NewApiKey",
+    "Observer",
+    "Observers",
     "RegisterUser",
     "ResetPassword",
     "RunTurn",

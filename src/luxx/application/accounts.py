@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from luxx.application.api_keys import NOTED_EVERY, digest_of
+from luxx.application.observer import UNOBSERVED, Observer
 from luxx.application.passwords import ChecksPasswords, account_key
 from luxx.application.ports import Clock, NewUnit, PasswordHasher, TokenClaims, TokenCodec
 from luxx.domain.api_key import PREFIX as KEY_PREFIX
 from luxx.domain.api_key import ApiKey
-from luxx.domain.errors import Forbidden, InvalidInput, StorageUnavailable, Unauthenticated
+from luxx.domain.errors import Forbidden, InvalidInput, LuxxError, StorageUnavailable, Unauthenticated
 from luxx.domain.user import (
     NewUser,
     Role,
@@ -67,8 +68,18 @@ class LogIn(ChecksPasswords):
 
     tokens: TokenCodec
     session_for: timedelta = timedelta(hours=24)
+    observer: Observer = UNOBSERVED
 
     async def __call__(self, *, username: str, password: str, peer: str = "") -> SignedIn:
+        try:
+            signed_in = await self._try(username=username, password=password, peer=peer)
+        except LuxxError as error:
+            self.observer.login(error.code)
+            raise
+        self.observer.login("ok")
+        return signed_in
+
+    async def _try(self, *, username: str, password: str, peer: str) -> SignedIn:
         normalized = normalized_password(password)
         async with self.tried(username=username, password=normalized, peer=peer) as user:
             if user is None:

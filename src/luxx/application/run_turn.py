@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
+from luxx.application.observer import UNOBSERVED, Observer, RoundRecord, TurnRecord
 from luxx.application.ports import (
     AssistantEntry,
     ChatModel,
@@ -16,6 +17,7 @@ from luxx.application.ports import (
     Lease,
     LeaseLost,
     ModelEnd,
+    ModelEvent,
     ModelRequest,
     ModelText,
     ModelThinking,
@@ -65,12 +67,19 @@ class _Running:
     usage: Usage | None = None
     model: str | None = None
     call_ids: set[str] = field(default_factory=set)
+    began: float = field(default_factory=time.monotonic)
+    first_token_s: float | None = None
+    rounds: int = 0
 
     async def add(self, step: Step) -> None:
         # In this order: a turn that is stopped while the log has no room must not answer with a step
         # that no reader can ever see.
         await self.log.append(self.lease, step)
         self.answer.add(step)
+
+    def heard(self, event: ModelEvent) -> None:
+        if self.first_token_s is None and not isinstance(event, ModelEnd):
+            self.first_token_s = time.monotonic() - self.began
 
     def unique(self, call: ToolCall) -> ToolCall:
         """Providers make ids unique within a round only."""
@@ -97,6 +106,7 @@ class RunTurn:
     max_rounds: int = 10
     history: int = 1000
     result_budget: int = 20_000
+    observer: Observer = UNOBSERVED
 
     async def __call__(self, lease: Lease, *, tools_enabled: bool, stop: "asyncio.Future[Stop]") -> None:
         """Run until the answer is whole, the model fails, or `stop` is set; then commit the end.
@@ -104,7 +114,20 @@ class RunTurn:
         Raises nothing that a caller could mend: where the end cannot be stored, the lease runs out,
         and whoever takes the turn over stores it as interrupted.
         """
+        record = TurnRecord(message_id=lease.message_id, conversation_id=lease.conversation_id, user_id=lease.owner)
         running = _Running(lease=lease, log=self.log)
+        with self.observer.turn(record):
+            try:
+                await self._to_end(running, record, tools_enabled=tools_enabled, stop=stop)
+            finally:
+                record.model, record.usage, record.rounds = running.model, running.usage, running.rounds
+                record.first_token_s = running.first_token_s
+                record.duration_s = time.monotonic() - running.began
+
+    async def _to_end(
+        self, running: _Running, record: TurnRecord, *, tools_enabled: bool, stop: "asyncio.Future[Stop]"
+    ) -> None:
+        lease = running.lease
         work = asyncio.ensure_future(self._work(running, tools_enabled=tools_enabled))
         stopped = False
         try:
@@ -120,18 +143,22 @@ class RunTurn:
             # Whatever the model or a tool raises while it is stopped is no failure of the answer.
             reason = stop.result() if stop.done() else Stop.INTERRUPTED
         if reason is Stop.LOST or isinstance(failure, LeaseLost):
+            record.outcome = "lost"
             _log.warning("the turn %s was taken over or deleted", lease.message_id)
             return
+        status, problem = _outcome(reason, failure)
+        record.outcome, record.error = status.value, None if problem is None else problem.code
         try:
-            await self._end(running, reason, failure)
+            await self._end(running, status, problem)
         except LeaseLost:
+            record.outcome = "lost"
             _log.warning("the turn %s was taken over or deleted before its end", lease.message_id)
-        except StorageUnavailable:
+        except StorageUnavailable as error:
+            record.outcome, record.error = Status.INTERRUPTED.value, error.code
             _log.warning("the end of the turn %s could not be stored: its lease will run out", lease.message_id)
 
-    async def _end(self, running: _Running, reason: Stop | None, failure: BaseException | None) -> None:
+    async def _end(self, running: _Running, status: Status, problem: Problem | None) -> None:
         message_id = running.lease.message_id
-        status, problem = _outcome(reason, failure)
         async with self.new_unit(read_only=True) as unit:
             try:
                 stored = await unit.messages.get(running.lease.owner, message_id)
@@ -189,12 +216,39 @@ class RunTurn:
             max_tokens=conversation.max_tokens,
             thinking_enabled=conversation.thinking_enabled,
         )
+        running.rounds += 1
+        record = RoundRecord(
+            number=running.rounds,
+            conversation_id=conversation.id,
+            model=request.model,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+        )
+        began = time.monotonic()
+        with self.observer.round(record):
+            try:
+                said = await self._speak(running, conversation, request, record)
+                record.outcome = "complete"
+            except LuxxError as error:
+                record.outcome, record.error = "failed", error.code
+                raise
+            except Exception:
+                record.outcome, record.error = "failed", InternalError.code
+                raise
+            finally:
+                record.duration_s = time.monotonic() - began
+        return said
+
+    async def _speak(
+        self, running: _Running, conversation: Conversation, request: ModelRequest, record: RoundRecord
+    ) -> AssistantEntry:
         text: list[str] = []
         thinking: list[str] = []
         calls: list[ToolCall] = []
         ended = False
         async with aclosing(self.model.stream(request)) as events:
             async for event in events:
+                running.heard(event)
                 match event:
                     case ModelText(delta=delta):
                         text.append(clean(delta))
@@ -203,15 +257,16 @@ class RunTurn:
                         thinking.append(clean(delta))
                         if conversation.thinking_enabled:
                             await running.add(Thinking(delta=thinking[-1]))
-                    case ModelToolCall(call=call) if tools:
+                    case ModelToolCall(call=call) if request.tools:
                         calls.append(running.unique(_cleaned(call)))
                         await running.add(
                             ToolCalled(id=calls[-1].id, name=calls[-1].name, arguments=calls[-1].arguments or {})
                         )
                     case ModelToolCall():
                         _log.info("the model asked for a tool where it was offered none")
-                    case ModelEnd(usage=usage):
+                    case ModelEnd(reason=reason, usage=usage):
                         ended = True
+                        record.reason, record.usage = reason, usage
                         if usage is not None:
                             running.usage = usage if running.usage is None else running.usage + usage
         if not ended:
@@ -242,7 +297,7 @@ class RunTurn:
             elif call.arguments is None:
                 problem = Problem(code="validation_failed", message="The arguments were no JSON object.")
             else:
-                done = await self.toolbox.run(call.name, call.arguments)
+                done = await self.toolbox.run(call.name, call.arguments, call_id=call.id)
                 return ToolReturned(
                     id=call.id, name=call.name, success=True, result=done.result, duration_ms=done.duration_ms
                 )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from luxx.application.observer import UNOBSERVED, Observer, ToolRecord
 from luxx.application.ports import Tool
 from luxx.domain.errors import LuxxError, NotFound, ToolBroken, ToolTimeout
 from luxx.domain.message import Json, clean
@@ -36,12 +37,20 @@ class Toolbox:
     by itself. Names in `disabled` are absent: not listed, not shown to a model, not run.
     """
 
-    def __init__(self, tools: Iterable[Tool], *, timeout: float = 60.0, disabled: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        tools: Iterable[Tool],
+        *,
+        timeout: float = 60.0,
+        disabled: frozenset[str] = frozenset(),
+        observer: Observer = UNOBSERVED,
+    ) -> None:
         kept = [tool for tool in tools if tool.spec.name not in disabled]
         order = {category: place for place, category in enumerate(CATEGORIES)}
         kept.sort(key=lambda tool: (order.get(tool.spec.category, len(order)), tool.spec.category))
         self._tools: Final = {tool.spec.name: tool for tool in kept}
         self._timeout: Final = timeout
+        self._observer: Final = observer
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -63,10 +72,23 @@ class Toolbox:
         except KeyError:
             raise NotFound(f"There is no tool named {name!r}.", code="tool_not_found") from None
 
-    async def run(self, name: str, arguments: Mapping[str, Json]) -> ToolResult:
+    async def run(self, name: str, arguments: Mapping[str, Json], *, call_id: str | None = None) -> ToolResult:
         """Run one; raises `NotFound`, `InvalidInput` and the `ToolError`s."""
         tool = self.tool(name)
+        record = ToolRecord(name=name, call_id=call_id)
         started = time.monotonic()
+        with self._observer.tool(record):
+            try:
+                result, text = await self._bounded(tool, name, arguments)
+                record.outcome = "ok"
+            except LuxxError as error:
+                record.outcome = error.code
+                raise
+            finally:
+                record.duration_s = time.monotonic() - started
+        return ToolResult(name=name, result=result, text=text, duration_ms=round(record.duration_s * 1000))
+
+    async def _bounded(self, tool: Tool, name: str, arguments: Mapping[str, Json]) -> tuple[Json, str]:
         try:
             async with asyncio.timeout(self._timeout):
                 result = clean(await tool.run(arguments))
@@ -84,8 +106,7 @@ class Toolbox:
             raise _broken(name) from error
         if len(text.encode()) > RESULT_LIMIT:
             raise ToolBroken(f"The result of {name} is larger than {RESULT_LIMIT} bytes: ask for less.")
-        duration_ms = round((time.monotonic() - started) * 1000)
-        return ToolResult(name=name, result=result, text=text, duration_ms=duration_ms)
+        return result, text
 
 
 def _broken(name: str) -> ToolBroken:

@@ -25,6 +25,7 @@ from luxx.adapters.database.repositories import (
 )
 from luxx.adapters.database.turn_log import DatabaseTurnLog
 from luxx.adapters.system import utc_now
+from luxx.application.observer import UNOBSERVED, Observer
 from luxx.application.ports import Clock, Lease
 from luxx.domain.errors import StorageUnavailable
 from luxx.domain.turn import Started
@@ -46,7 +47,15 @@ class Database:
     `schema_state` tells whether the database is there and fit for use.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10, patience: float = 20.0, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        patience: float = 20.0,
+        clock: Clock = utc_now,
+        observer: Observer = UNOBSERVED,
+    ) -> None:
         scheme, separator, rest = url.partition("://")
         self.postgres: Final = scheme.partition("+")[0] in {"postgresql", "postgres"}
         self.clock: Final = clock
@@ -63,6 +72,7 @@ class Database:
                 pool_timeout=_POOL_SECONDS,
                 pool_recycle=1800,
                 pool_use_lifo=True,
+                hide_parameters=True,  # what a statement carries is nobody's to read in an error
             )
             # Several statements that see one state: READ COMMITTED would look anew for each.
             self._readers = self._writers.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -78,7 +88,7 @@ class Database:
                 "The database URL must begin with sqlite:/// and the path of a file, or with postgresql://. "
                 "For storage in memory use luxx.adapters.memory."
             )
-        self.log: Final = DatabaseTurnLog(self, clock=clock, patience=patience)
+        self.log: Final = DatabaseTurnLog(self, clock=clock, patience=patience, observer=observer)
 
     async def open(self) -> None:
         """Start the log's writer and, on Postgres, its listener."""
@@ -89,6 +99,12 @@ class Database:
         await self.log.close()
         await self._readers.dispose()
         await self._writers.dispose()
+
+    @property
+    def connections_in_use(self) -> int:
+        """The number of pooled connections that are lent now."""
+        engines = {engine.sync_engine.pool for engine in (self._readers, self._writers)}
+        return sum(pool.checkedout() for pool in engines if isinstance(pool, sa.QueuePool))
 
     def new_unit(self, *, read_only: bool = False) -> "DatabaseUnit":
         return DatabaseUnit(self, read_only=read_only)
@@ -199,6 +215,7 @@ def _sqlite(path: str, *, pool_size: int, begin: str, pragmas: Sequence[str] = (
         max_overflow=0,
         pool_timeout=_POOL_SECONDS,
         pool_use_lifo=True,
+        hide_parameters=True,
     )
 
     def prepare(connection: Any, _record: object) -> None:

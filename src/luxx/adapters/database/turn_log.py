@@ -21,6 +21,7 @@ from luxx.adapters.database.schema import idempotency_keys, messages, turn_event
 from luxx.adapters.database.tails import Tails
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
 from luxx.adapters.wire import decode_event, encode_event
+from luxx.application.observer import UNOBSERVED, Observer
 from luxx.application.ports import Clock, Lease, LeaseLost, LoggedEvent, Renewal
 from luxx.domain.errors import InternalError, StorageUnavailable
 from luxx.domain.message import Message
@@ -73,8 +74,17 @@ class DatabaseTurnLog:
     nevertheless, as soon as the database is back and if the lease is still good.
     """
 
-    def __init__(self, database: "Database", *, clock: Clock, room: int = 256 * 1024, patience: float = 20.0) -> None:
+    def __init__(
+        self,
+        database: "Database",
+        *,
+        clock: Clock,
+        room: int = 256 * 1024,
+        patience: float = 20.0,
+        observer: Observer = UNOBSERVED,
+    ) -> None:
         self._database = database
+        self._observer = observer
         self._clock = clock
         self._room = room
         self._patience = patience
@@ -215,6 +225,7 @@ class DatabaseTurnLog:
         """Commit, however long the database is away; a turn that cannot be stored is taken out of the rest."""
         pause = 0.02
         while True:
+            began = time.monotonic()
             try:
                 lost = await self._commit(shares, again=again)
             except StorageUnavailable as away:
@@ -231,6 +242,8 @@ class DatabaseTurnLog:
                 return
             else:
                 self._settle(shares, lost)
+                events = sum(len(share.events) for share in shares)
+                self._observer.committed(turns=len(shares), events=events, seconds=time.monotonic() - began)
                 return
 
     async def _commit(self, shares: Sequence[_Share], *, again: bool) -> set[_Writing]:

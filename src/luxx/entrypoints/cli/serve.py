@@ -9,6 +9,7 @@ from typing import Final
 
 import uvicorn
 
+from luxx.adapters.telemetry.logs import configure
 from luxx.application.supervisor import TurnSupervisor
 from luxx.container import Container
 from luxx.entrypoints.http.app import create_app
@@ -66,8 +67,7 @@ class DrainingServer(uvicorn.Server):
 
 def run(settings: Settings, *, host: str, port: int) -> int:
     """Serve until a signal; gives the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    configure(style=settings.log_format, level=settings.log_level, secrets=settings.secrets)
     container = Container(settings=settings)
     fast = importlib.util.find_spec("uvloop") is not None
     with asyncio.Runner(loop_factory=_uvloop if fast else None) as runner:

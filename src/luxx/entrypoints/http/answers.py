@@ -30,6 +30,7 @@ from luxx.domain.errors import (
     RateLimited,
     StorageUnavailable,
     ToolBroken,
+    ToolError,
     ToolRefused,
     ToolTimeout,
     Unauthenticated,
@@ -146,7 +147,8 @@ def failed(request: Request[Any, Any, Any], error: LuxxError) -> Response[bytes]
         # A whole number of seconds, never 0: a client would try again at once (RFC 9110, 10.2.3).
         headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "retry_after", None) or 1)))
     if status >= 500:
-        _log.warning("%s %s: %s", request_id(request.scope), error.code, error)
+        # A tool's words may quote what it was given; the reader has them, the log need not.
+        _log.warning("answered %s: %s", error.code, type(error).__name__ if isinstance(error, ToolError) else error)
     body = Failure(
         success=False,
         message=error_text(error, speech),

@@ -12,8 +12,9 @@ from litestar.handlers import HTTPRouteHandler
 from luxx.application.accounts import Authenticate, Caller
 from luxx.container import Container, running
 from luxx.domain.errors import LuxxError
-from luxx.entrypoints.http import auth, conversations, credentials, health, messages, tools
+from luxx.entrypoints.http import auth, conversations, credentials, health, messages, metrics, tools
 from luxx.entrypoints.http.answers import add_request_id, broken, failed, refused
+from luxx.entrypoints.http.observed import ObservedLitestar, note_user
 from luxx.entrypoints.http.peer import PeerOf, peer_of
 from luxx.entrypoints.http.reading import BODY_LIMIT, bearer_token
 from luxx.entrypoints.http.schema_page import schema_handlers
@@ -25,6 +26,7 @@ HANDLERS = (
     *messages.HANDLERS,
     *tools.HANDLERS,
     *health.HANDLERS,
+    *metrics.HANDLERS,
 )
 
 GIVEN = (
@@ -48,6 +50,7 @@ GIVEN = (
     "list_tools",
     "log_in",
     "log_out",
+    "metrics",
     "register_user",
     "send_message",
     "storage",
@@ -60,7 +63,9 @@ GIVEN = (
 
 async def authenticated(request: Request[Any, Any, Any], authenticate: NamedDependency[Authenticate]) -> Caller:
     """Tell who is calling: runs before a handler reads anything else of the request."""
-    return await authenticate(token=bearer_token(request))
+    caller = await authenticate(token=bearer_token(request))
+    note_user(request.scope, caller.user.id)
+    return caller
 
 
 def _from(provider: Callable[[], Any]) -> Provide:
@@ -104,7 +109,7 @@ def create_app(container: Container) -> Litestar:
             yield
 
     handlers = [*HANDLERS, *schema_handlers(HANDLERS)]
-    return Litestar(
+    app = ObservedLitestar(
         route_handlers=[*_options_of(handlers), *handlers],
         dependencies={
             "caller": Provide(authenticated),
@@ -118,3 +123,5 @@ def create_app(container: Container) -> Litestar:
         openapi_config=None,
         logging_config=None,
     )
+    app.request_observers = container.watchers()
+    return app

@@ -1,0 +1,1 @@
+"""What an operator sees: logs by structlog, metrics by Prometheus, traces by OpenTelemetry."""

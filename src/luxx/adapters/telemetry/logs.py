@@ -1,0 +1,200 @@
+"""Logs: one line per event, as JSON or for the eye, by structlog over the standard library's loggers.
+
+A line tells who, what, how long and with which outcome. What people and models write is not in it: a traceback
+names types and places, and of exceptions only those words that the system or Luxx itself chose.
+"""
+
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from luxx.adapters.telemetry.requests import RequestRecord
+from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord
+from luxx.domain.errors import ModelError, StorageUnavailable
+
+_request: ContextVar[RequestRecord | None] = ContextVar("luxx_request", default=None)
+_turn: ContextVar[TurnRecord | None] = ContextVar("luxx_turn", default=None)
+
+_requests: Final = logging.getLogger("luxx.requests")
+_turns: Final = logging.getLogger("luxx.turns")
+_logins: Final = logging.getLogger("luxx.logins")
+
+_TOKEN: Final = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+SHORTEST: Final = 6
+"""Characters of a secret, at least, that is looked for: shorter ones stand in every second line by chance."""
+
+
+def configure(*, style: str, level: str, secrets: Sequence[str] = (), stream: TextIO | None = None) -> None:
+    """Send all of the standard library's logging to standard error (or `stream`), as `json` or `pretty`.
+
+    `level` counts for Luxx; other libraries may speak from `warning` on, because at lower levels they quote
+    statements and requests. Whatever of `secrets`, and any access token, comes up in a line is blotted out.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter(style=style, secrets=secrets, colours=(stream or sys.stderr).isatty()))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("luxx").setLevel(level.upper())
+
+
+def formatter(*, style: str, secrets: Sequence[str] = (), colours: bool = False) -> logging.Formatter:
+    """Make a formatter for handlers of the standard library."""
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        _add_context,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_traceback,
+    ]
+    last: Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
+    )
+    return _Blotting(
+        [secret for secret in secrets if len(secret) >= SHORTEST],
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+    )
+
+
+class _Blotting(structlog.stdlib.ProcessorFormatter):
+    """The last line of defence: no secret leaves, whoever wrote it into a message."""
+
+    def __init__(self, secrets: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self._secrets: Final = sorted(secrets, key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        for secret in self._secrets:
+            line = line.replace(secret, "[secret]")
+        return _TOKEN.sub("[token]", line)
+
+
+def _add_context(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    if (request := _request.get()) is not None:
+        event.setdefault("request_id", request.id)
+        if request.user_id is not None:
+            event.setdefault("user_id", request.user_id)
+    if (turn := _turn.get()) is not None:
+        event.setdefault("turn_id", turn.message_id)
+        event.setdefault("user_id", turn.user_id)
+    return event
+
+
+def _add_traceback(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    found = event.pop("exc_info", None)
+    if found is True:
+        found = sys.exc_info()
+    error = found[1] if isinstance(found, tuple) else found
+    if isinstance(error, BaseException):
+        event["exception"] = "\n".join(_told(error))
+    return event
+
+
+def _told(error: BaseException, seen: frozenset[int] = frozenset()) -> Iterator[str]:
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and id(cause) not in seen:
+        yield from _told(cause, seen | {id(error)})
+        yield "which led to"
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _told(one, seen | {id(error)})
+    trace: TracebackType | None = error.__traceback__
+    yield from (line.rstrip("\n") for line in traceback.format_tb(trace, limit=-20))
+    kind = type(error)
+    words = f": {_words(error)}" if _words(error) else ""
+    yield f"{kind.__module__}.{kind.__qualname__}{words}"
+
+
+def _words(error: BaseException) -> str:
+    # An exception of a library quotes what it choked on: a message, a row, an address with its query.
+    match error:
+        case OSError():
+            return error.strerror or ""
+        case StorageUnavailable() | ModelError():
+            return str(error)
+        case _:
+            return ""
+
+
+class LogObserver:
+    """Writes one line per request, turn and login, and at the level `debug` one per round and tool call."""
+
+    @contextmanager
+    def request(self, record: RequestRecord, carrier: Mapping[str, str]) -> Iterator[None]:  # noqa: ARG002  # the port's
+        before = _request.set(record)
+        try:
+            yield
+        finally:
+            fields = {
+                "method": record.method,
+                "route": record.route,
+                "status": record.status,
+                "duration_ms": _ms(record.duration_s),
+            }
+            _requests.info("request", extra=fields)
+            _request.reset(before)
+
+    @contextmanager
+    def turn(self, record: TurnRecord) -> Iterator[None]:
+        before = _turn.set(record)
+        try:
+            yield
+        finally:
+            usage = record.usage
+            fields = {
+                "conversation_id": record.conversation_id,
+                "outcome": record.outcome,
+                "error": record.error,
+                "rounds": record.rounds,
+                "prompt_tokens": None if usage is None else usage.prompt_tokens,
+                "completion_tokens": None if usage is None else usage.completion_tokens,
+                "first_token_ms": None if record.first_token_s is None else _ms(record.first_token_s),
+                "duration_ms": _ms(record.duration_s),
+            }
+            _turns.info("turn", extra=fields)
+            _turn.reset(before)
+
+    @contextmanager
+    def round(self, record: RoundRecord) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            fields = {
+                "round": record.number,
+                "outcome": record.outcome,
+                "error": record.error,
+                "duration_ms": _ms(record.duration_s),
+            }
+            _turns.debug("round", extra=fields)
+
+    @contextmanager
+    def tool(self, record: ToolRecord) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            fields = {"tool": record.name, "outcome": record.outcome, "duration_ms": _ms(record.duration_s)}
+            _turns.debug("tool", extra=fields)
+
+    def committed(self, *, turns: int, events: int, seconds: float) -> None:
+        pass
+
+    def login(self, outcome: str) -> None:
+        _logins.info("login", extra={"outcome": outcome})
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

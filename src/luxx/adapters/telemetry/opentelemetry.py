@@ -1,0 +1,221 @@
+"""Traces by OpenTelemetry: request, turn, round of the model, tool; named by the GenAI semantic conventions.
+
+The standard variables alone switch them on and say where they go (`OTEL_EXPORTER_OTLP_ENDPOINT`,
+`OTEL_TRACES_EXPORTER`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` …). Spans carry no content.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from luxx import __version__
+from luxx.adapters.telemetry.requests import UNANSWERED, UNMATCHED, RequestRecord
+from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Span
+
+_log = logging.getLogger(__name__)
+
+Value: TypeAlias = str | int | float | bool | list[str] | None
+
+
+def wanted(environ: Mapping[str, str]) -> bool:
+    """Tell whether the standard variables ask for traces."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if exporter:
+        return exporter != "none"
+    endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return any(environ.get(name, "").strip() for name in endpoints)
+
+
+def open_traces(environ: Mapping[str, str] | None = None, *, provider: str) -> "OpenTelemetryTraces | None":
+    """Make the observer that the variables ask for; None where they ask for none, or none can be had.
+
+    `provider` names who runs the model, for `gen_ai.provider.name`.
+    """
+    given = os.environ if environ is None else environ
+    if not wanted(given):
+        return None
+    try:
+        exporter = _exporter(given)
+    except ImportError:
+        _log.warning("traces are asked for, but OpenTelemetry is not installed: pip install 'luxx[otel]'")
+        return None
+    return None if exporter is None else OpenTelemetryTraces(exporter, provider=provider)
+
+
+def _exporter(environ: Mapping[str, str]) -> "SpanExporter | None":
+    kind = environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() or "otlp"
+    protocol = (
+        environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or ""
+    ).strip()
+    if kind == "console":
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter  # noqa: PLC0415  # only where it is wanted
+
+        return ConsoleSpanExporter()
+    if kind != "otlp":
+        _log.warning("OTEL_TRACES_EXPORTER=%s is none that Luxx knows: use otlp, console or none; no traces", kind)
+        return None
+    if protocol not in {"", "http/protobuf"}:
+        _log.warning("traces are sent as http/protobuf only, not as %s: point the endpoint at port 4318", protocol)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # dito
+
+    return OTLPSpanExporter()
+
+
+class OpenTelemetryTraces:
+    """Observes as spans, sent in batches by a thread of the SDK's own. Close it to send the last ones."""
+
+    def __init__(self, exporter: "SpanExporter", *, provider: str) -> None:
+        from opentelemetry import propagate, trace  # noqa: PLC0415  # an installation without traces has none
+        from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+        named = Resource.create({SERVICE_NAME: "luxx", "service.version": __version__})
+        # Not the global provider: a process may hold several services, or one of its own.
+        self._tracers: Final = TracerProvider(
+            resource=named.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
+        )
+        self._tracers.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer: Final = self._tracers.get_tracer("luxx", __version__)
+        self._trace: Final = trace
+        self._extract: Final = propagate.extract
+        self._provider: Final = provider
+
+    def close(self) -> None:
+        """Send what is left, and stop. Waits for the receiver: not for an event loop's own thread."""
+        self._tracers.shutdown()
+
+    @contextmanager
+    def request(self, record: RequestRecord, carrier: Mapping[str, str]) -> Iterator[None]:
+        with self._tracer.start_as_current_span(
+            record.method,
+            context=self._extract(carrier),
+            kind=self._trace.SpanKind.SERVER,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            finally:
+                if record.route != UNMATCHED:
+                    span.update_name(f"{record.method} {record.route}")
+                    span.set_attribute("http.route", record.route)
+                span.set_attribute("http.request.method", record.method)
+                if record.status != UNANSWERED:
+                    span.set_attribute("http.response.status_code", record.status)
+                _set(span, {"luxx.request.id": record.id, "enduser.id": _text(record.user_id)})
+                if record.status >= 500:
+                    self._fail(span, str(record.status))
+
+    @contextmanager
+    def turn(self, record: TurnRecord) -> Iterator[None]:
+        with self._span("invoke_agent luxx", self._trace.SpanKind.INTERNAL) as span:
+            try:
+                yield
+            finally:
+                usage = record.usage
+                _set(
+                    span,
+                    {
+                        "gen_ai.operation.name": "invoke_agent",
+                        "gen_ai.provider.name": self._provider,
+                        "gen_ai.agent.name": "luxx",
+                        "gen_ai.conversation.id": record.conversation_id,
+                        "gen_ai.request.model": record.model,
+                        "gen_ai.usage.input_tokens": None if usage is None else usage.prompt_tokens,
+                        "gen_ai.usage.output_tokens": None if usage is None else usage.completion_tokens,
+                        "luxx.turn.id": record.message_id,
+                        "luxx.turn.outcome": record.outcome,
+                        "luxx.turn.rounds": record.rounds,
+                        "luxx.turn.first_token_s": record.first_token_s,
+                        "enduser.id": str(record.user_id),
+                    },
+                )
+                if record.outcome in {"failed", "interrupted", "lost"}:
+                    self._fail(span, record.error or record.outcome)
+
+    @contextmanager
+    def round(self, record: RoundRecord) -> Iterator[None]:
+        with self._span(f"chat {record.model}", self._trace.SpanKind.CLIENT) as span:
+            _set(
+                span,
+                {
+                    "gen_ai.operation.name": "chat",
+                    "gen_ai.provider.name": self._provider,
+                    "gen_ai.conversation.id": record.conversation_id,
+                    "gen_ai.request.model": record.model,
+                    "gen_ai.request.temperature": record.temperature,
+                    "gen_ai.request.max_tokens": record.max_tokens,
+                    "luxx.round": record.number,
+                },
+            )
+            try:
+                yield
+            finally:
+                usage = record.usage
+                _set(
+                    span,
+                    {
+                        "gen_ai.response.finish_reasons": None if record.reason is None else [record.reason],
+                        "gen_ai.usage.input_tokens": None if usage is None else usage.prompt_tokens,
+                        "gen_ai.usage.output_tokens": None if usage is None else usage.completion_tokens,
+                    },
+                )
+                if record.outcome == "failed":
+                    self._fail(span, record.error or "_OTHER")
+
+    @contextmanager
+    def tool(self, record: ToolRecord) -> Iterator[None]:
+        with self._span(f"execute_tool {record.name}", self._trace.SpanKind.INTERNAL) as span:
+            try:
+                yield
+            finally:
+                _set(
+                    span,
+                    {
+                        "gen_ai.operation.name": "execute_tool",
+                        "gen_ai.tool.name": record.name,
+                        "gen_ai.tool.type": "function",
+                        "gen_ai.tool.call.id": record.call_id,
+                    },
+                )
+                if record.outcome not in {"ok", "cancelled"}:
+                    self._fail(span, record.outcome)
+
+    def committed(self, *, turns: int, events: int, seconds: float) -> None:
+        pass
+
+    def login(self, outcome: str) -> None:
+        pass
+
+    @contextmanager
+    def _span(self, name: str, kind: "object") -> "Iterator[Span]":
+        with self._tracer.start_as_current_span(
+            name,
+            kind=kind,  # type: ignore[arg-type]  # a SpanKind, which an installation without traces cannot name
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            yield span
+
+    def _fail(self, span: "Span", error: str) -> None:
+        span.set_attribute("error.type", error)
+        span.set_status(self._trace.StatusCode.ERROR)
+
+
+def _set(span: "Span", attributes: Mapping[str, Value]) -> None:
+    for name, value in attributes.items():
+        if value is not None:
+            span.set_attribute(name, value)
+
+
+def _text(value: int | None) -> str | None:
+    return None if value is None else str(value)

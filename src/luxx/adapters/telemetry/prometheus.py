@@ -1,0 +1,148 @@
+"""Metrics for Prometheus. Labels come from small sets that the code or the operator names, never from a client."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from luxx.adapters.telemetry.requests import RequestRecord
+from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord
+
+SHORT: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LONG: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+COUNTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class PrometheusMetrics:
+    """The metrics of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter(
+            "luxx_requests", "Requests answered.", ("route", "method", "status"), registry=registry
+        )
+        self._request_seconds = Histogram(
+            "luxx_request_duration_seconds",
+            "Time from a request to the end of its answer; of a stream, to the end of the stream.",
+            ("route", "method"),
+            buckets=(*SHORT, 30, 60, 300),
+            registry=registry,
+        )
+        self._running = Gauge("luxx_turns_running", "Answers being written.", registry=registry)
+        self._turns = Counter("luxx_turns", "Answers that ended.", ("outcome",), registry=registry)
+        self._turn_seconds = Histogram(
+            "luxx_turn_duration_seconds", "Time that an answer took.", buckets=LONG, registry=registry
+        )
+        self._first_token = Histogram(
+            "luxx_first_token_seconds",
+            "Time from the start of an answer to the model's first word.",
+            buckets=LONG,
+            registry=registry,
+        )
+        self._rounds = Counter("luxx_model_rounds", "Requests to the model.", ("outcome",), registry=registry)
+        self._round_seconds = Histogram(
+            "luxx_model_round_duration_seconds", "Time of a request to the model.", buckets=LONG, registry=registry
+        )
+        self._tokens = Counter("luxx_tokens", "Tokens that the model counted.", ("direction",), registry=registry)
+        self._tools = Counter("luxx_tool_calls", "Runs of tools.", ("tool", "outcome"), registry=registry)
+        self._tool_seconds = Histogram(
+            "luxx_tool_duration_seconds", "Time of a run of a tool.", ("tool",), buckets=LONG, registry=registry
+        )
+        self._batch_events = Histogram(
+            "luxx_commit_batch_events", "Events in one commit of the turn log.", buckets=COUNTS, registry=registry
+        )
+        self._batch_turns = Histogram(
+            "luxx_commit_batch_turns", "Answers in one commit of the turn log.", buckets=COUNTS, registry=registry
+        )
+        self._commit_seconds = Histogram(
+            "luxx_commit_duration_seconds", "Time of one commit of the turn log.", buckets=SHORT, registry=registry
+        )
+        self._logins = Counter("luxx_logins", "Tries to log in.", ("outcome",), registry=registry)
+        self._pool = Gauge("luxx_database_connections_in_use", "Pooled connections lent.", registry=registry)
+        self._lag = Histogram(
+            "luxx_event_loop_lag_seconds",
+            "How much later than it asked a task is run, looked at four times a second.",
+            buckets=SHORT,
+            registry=registry,
+        )
+        for direction in ("input", "output"):
+            self._tokens.labels(direction)
+        for outcome in ("complete", "cancelled", "interrupted", "failed", "lost"):
+            self._turns.labels(outcome)
+
+    def text(self, accept: str = "") -> tuple[bytes, str]:
+        """Give all metrics in the format that `accept` prefers, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def watch_pool(self, in_use: Callable[[], float]) -> None:
+        """Ask `in_use` for the connections lent, whenever the metrics are read."""
+        self._pool.set_function(in_use)
+
+    @asynccontextmanager
+    async def watching_loop(self, every: float = 0.25) -> AsyncIterator[None]:
+        """Measure the lag of the running event loop."""
+        task = asyncio.create_task(self._measure_lag(every), name="luxx event loop lag")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _measure_lag(self, every: float) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            asked = loop.time() + every
+            await asyncio.sleep(every)
+            self._lag.observe(max(loop.time() - asked, 0.0))
+
+    @contextmanager
+    def request(self, record: RequestRecord, carrier: Mapping[str, str]) -> Iterator[None]:  # noqa: ARG002  # the port's
+        try:
+            yield
+        finally:
+            self._requests.labels(record.route, record.method, str(record.status)).inc()
+            self._request_seconds.labels(record.route, record.method).observe(record.duration_s)
+
+    @contextmanager
+    def turn(self, record: TurnRecord) -> Iterator[None]:
+        self._running.inc()
+        try:
+            yield
+        finally:
+            self._running.dec()
+            self._turns.labels(record.outcome).inc()
+            self._turn_seconds.observe(record.duration_s)
+            if record.first_token_s is not None:
+                self._first_token.observe(record.first_token_s)
+
+    @contextmanager
+    def round(self, record: RoundRecord) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._rounds.labels(record.error or record.outcome).inc()
+            self._round_seconds.observe(record.duration_s)
+            if record.usage is not None:
+                self._tokens.labels("input").inc(max(record.usage.prompt_tokens, 0))
+                self._tokens.labels("output").inc(max(record.usage.completion_tokens, 0))
+
+    @contextmanager
+    def tool(self, record: ToolRecord) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._tools.labels(record.name, record.outcome).inc()
+            self._tool_seconds.labels(record.name).observe(record.duration_s)
+
+    def committed(self, *, turns: int, events: int, seconds: float) -> None:
+        self._batch_turns.observe(turns)
+        self._batch_events.observe(events)
+        self._commit_seconds.observe(seconds)
+
+    def login(self, outcome: str) -> None:
+        self._logins.labels(outcome).inc()

@@ -1,0 +1,53 @@
+"""Around the application: what each request was, told to whoever observes."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from litestar import Litestar
+from litestar.types import HTTPScope, Message, Receive, Scope, Send
+
+from luxx.adapters.telemetry.requests import METHODS, RequestObserver, RequestRecord, watched
+from luxx.entrypoints.http.answers import request_id
+
+_CARRIED: Final = (b"traceparent", b"tracestate", b"baggage")
+_RECORD: Final = "luxx_request_record"
+
+
+def note_user(scope: Scope, user_id: int) -> None:
+    """Say who sent the request, once that is known."""
+    record = scope.get("state", {}).get(_RECORD)
+    if isinstance(record, RequestRecord):
+        record.user_id = user_id
+
+
+class ObservedLitestar(Litestar):
+    """An application of which each HTTP request is observed, whatever becomes of it."""
+
+    request_observers: Sequence[RequestObserver] = ()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await self._observe(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _observe(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        record = RequestRecord(id=request_id(scope), method=method)
+        scope["state"][_RECORD] = record
+        carrier = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _CARRIED}
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+            await send(message)
+
+        began = time.monotonic()
+        with watched(self.request_observers, record, carrier):
+            try:
+                await super().__call__(scope, receive, noting)
+            finally:
+                # The router leaves the template of the route there; a path that has none stays unmatched.
+                record.route = scope.get("path_template") or record.route
+                record.duration_s = time.monotonic() - began

@@ -1,0 +1,132 @@
+"""The log tells who, what, how long and how it ended, and never what was said."""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import pytest
+from tests.support.live import Account
+from tests.support.until import until
+
+from luxx.adapters.models.scripted import ScriptedChatModel, calling, spoken
+from luxx.adapters.telemetry.logs import configure, formatter
+from luxx.domain.errors import ModelTimeout
+from luxx.domain.message import Usage
+
+Lines: TypeAlias = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Put the loggers back as they were."""
+    root, ours = logging.getLogger(), logging.getLogger("luxx")
+    before = (root.handlers[:], root.level, ours.level)
+    yield
+    root.handlers[:], root.level, ours.level = before
+
+
+@pytest.fixture
+def lines(restored: None) -> Lines:  # noqa: ARG001  # for what it does
+    """Write the log as JSON and give its lines, those that have all of the given fields."""
+    stream = io.StringIO()
+    configure(style="json", level="debug", stream=stream)
+
+    def read(**wanted: Any) -> list[dict[str, Any]]:
+        told = [json.loads(line) for line in stream.getvalue().splitlines()]
+        return [line for line in told if wanted.items() <= line.items()]
+
+    return read
+
+
+async def test_a_request_is_one_line_with_its_route_and_never_its_path(lines: Lines, user: Account) -> None:
+    answer = await user.get("/api/messages/conv_private?limit=77&token=private", headers={"X-Request-ID": "mine"})
+    assert answer.status_code == 404
+    await until(lambda: lines(event="request", request_id="mine"))
+    (line,) = lines(event="request", request_id="mine")
+    assert line["duration_ms"] > 0
+    assert line["level"] == "info"
+    told = {name: line[name] for name in ("method", "route", "status", "user_id")}
+    assert told == {"method": "GET", "route": "/api/messages/{id}", "status": 404, "user_id": user.user_id}
+    assert "private" not in json.dumps(lines())
+    assert "77" not in json.dumps({**line, "duration_ms": 0, "timestamp": ""})
+
+
+async def test_a_turn_is_one_line_that_its_request_can_be_found_by(
+    lines: Lines, user: Account, model: ScriptedChatModel
+) -> None:
+    usage = Usage(prompt_tokens=7, completion_tokens=5, total_tokens=12)
+    model.then(calling(("calculate", {"expression": "1+1"}), usage=usage), spoken("It is two.", usage=usage))
+    conversation = await user.new_conversation()
+    streamed = await user.stream(conversation, "What is 1+1?")
+    await until(lambda: lines(event="turn"))
+    (line,) = lines(event="turn")
+    assert (line["turn_id"], line["user_id"], line["conversation_id"]) == (
+        streamed.message_id,
+        user.user_id,
+        conversation,
+    )
+    assert (line["outcome"], line["error"], line["rounds"]) == ("complete", None, 2)
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (14, 10)
+    assert 0 < line["first_token_ms"] <= line["duration_ms"]
+    await until(lambda: lines(event="request", request_id=line["request_id"], route="/api/messages/stream"))
+    (tool,) = lines(event="tool")
+    assert (tool["tool"], tool["outcome"], tool["turn_id"]) == ("calculate", "ok", streamed.message_id)
+    assert not [text for text in ("1+1", "It is two") if text in json.dumps(lines())]
+
+
+async def test_a_failed_turn_says_by_which_code(lines: Lines, user: Account, model: ScriptedChatModel) -> None:
+    model.then((ModelTimeout("too slow"),))
+    await user.send(await user.new_conversation(), "hi")
+    await until(lambda: lines(event="turn"))
+    assert [(line["outcome"], line["error"]) for line in lines(event="turn")] == [("failed", "model_timeout")]
+
+
+async def test_what_a_library_or_a_use_case_logs_comes_as_the_same_lines(lines: Lines) -> None:
+    logging.getLogger("luxx.application.anything").warning("the turn %s is odd", "msg_1")
+    logging.getLogger("somebody.else").warning("careful")
+    logging.getLogger("somebody.else").info("INSERT INTO messages ('what a person wrote')")
+    told = [(line["logger"], line["level"], line["event"]) for line in lines()]
+    assert told == [
+        ("luxx.application.anything", "warning", "the turn msg_1 is odd"),
+        ("somebody.else", "warning", "careful"),
+    ]
+
+
+@pytest.mark.parametrize("style", ["json", "pretty"])
+def test_a_traceback_names_types_and_places_but_quotes_nothing(style: str) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter(style=style))
+    logger = logging.Logger("luxx.test")  # noqa: LOG001  # one that nobody else has
+    logger.addHandler(handler)
+    wrote, too = "what a person wrote", "and what a model wrote"
+    try:
+        try:
+            int(wrote)
+        except ValueError as error:
+            raise ExceptionGroup(too, [ConnectionRefusedError(111, "Connection refused")]) from error
+    except ExceptionGroup:
+        logger.exception("it failed")
+    told = stream.getvalue()
+    assert all(part in told for part in ("ValueError", "test_logs.py", "Connection refused", "it failed"))
+    assert wrote not in told
+    assert too not in told
+
+
+@pytest.mark.usefixtures("restored")
+def test_secrets_and_tokens_are_blotted_out_of_whatever_is_logged() -> None:
+    stream = io.StringIO()
+    configure(style="pretty", level="info", secrets=("the-api-key", "abc"), stream=stream)
+    logging.getLogger("luxx").info("%s %s abc", "the-api-key", "eyJhbGciOi.eyJzdWIi.c2ln")
+    assert "[secret] [token] abc" in stream.getvalue()
+
+
+@pytest.mark.usefixtures("restored")
+def test_the_level_is_that_of_the_setting() -> None:
+    stream = io.StringIO()
+    configure(style="json", level="error", stream=stream)
+    logging.getLogger("luxx.turns").warning("not worth a line")
+    logging.getLogger("luxx.turns").error("worth a line")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["worth a line"]

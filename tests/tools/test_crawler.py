@@ -288,6 +288,23 @@ async def test_a_cancelled_fetch_closes_its_connection(run: Run, site: WebServer
     await asyncio.wait_for(gone.wait(), 5)
 
 
+async def test_a_fetch_cancelled_at_any_point_leaves_no_connection_open(run: Run, site: WebServer) -> None:
+    async def hangs(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    site.pages["/slow"] = hangs
+    for steps in range(60):
+        asking = asyncio.create_task(run("crawl_pages", urls=[site.url("/slow"), site.url("/robots.txt")]))
+        if steps >= 30:
+            await until(lambda: site.open)
+        for _ in range(steps % 30):
+            await asyncio.sleep(0)
+        asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+        await until(lambda: not site.open)
+
+
 async def test_no_proxy_is_taken_from_the_environment(
     tools: Callable[..., Run], site: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,11 @@
 """`execute_python`: right values, readable errors, and an end to everything; in each sandbox."""
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -127,28 +127,27 @@ async def test_a_value_that_is_too_large_is_shown_in_part(sandbox: PythonSandbox
 async def test_cancelling_ends_the_code(sandbox: PythonSandbox) -> None:
     running = asyncio.create_task(sandbox.run("while True: pass", seconds=30))
     await until(lambda: at_work(sandbox))
-    await until(lambda: busy_monty() or not isinstance(sandbox, MontySandbox))
     (pid,) = at_work(sandbox)
+    await until(lambda: monty_of(pid) or not isinstance(sandbox, MontySandbox))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert not exists(pid)
-    await until(lambda: not busy_monty())
+    await until(lambda: not monty_of(pid))
 
 
 def exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def busy_monty() -> list[int]:
-    """Find the Monty processes of this test run: those in sessions that our workers lead."""
+def monty_of(session: int) -> list[int]:
+    """Find the Monty processes in the session that a worker leads."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"monty\0subprocess" in (entry / "cmdline").read_bytes() and entry.stat().st_uid == os.getuid():
+        with suppress(OSError):
+            fields = (entry / "stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+            if int(fields[3]) == session and b"monty\0subprocess" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
-        except OSError:
-            continue
     return found
 
 
@@ -177,18 +176,10 @@ async def test_no_interpreter_outlives_a_service_that_was_killed() -> None:
     assert parent.stdout is not None
     worker = int(await parent.stdout.readline())
 
-    def in_session() -> list[int]:
-        left = []
-        for pid in busy_monty():
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-            if int(fields[3]) == worker:
-                left.append(pid)
-        return left
-
-    await until(in_session)
+    await until(lambda: monty_of(worker))
     parent.kill()
     await parent.wait()
-    await until(lambda: not in_session())
+    await until(lambda: not monty_of(worker))
     await until(lambda: not exists(worker))
 
 

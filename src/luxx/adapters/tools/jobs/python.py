@@ -3,7 +3,9 @@
 import contextlib
 import json
 import math
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from luxx.adapters.tools.workers.child import own_processes
@@ -15,8 +17,13 @@ ADDRESS_SPACE: Final = 640 * 2**20
 CUT: Final = "\n… the output was cut here"
 
 
-def run_python(code: str, seconds: float, memory_bytes: int, output_characters: int) -> dict[str, Any]:
-    """Run code in a fresh Monty process; gives `stdout`, `value` and `error`."""
+def run_python(
+    code: str, seconds: float, memory_bytes: int, output_characters: int, program: str | None
+) -> dict[str, Any]:
+    """Run code in a fresh Monty process; gives `stdout`, `value` and `error`.
+
+    `program` is Monty's, for where it is not installed beside this interpreter.
+    """
     import pydantic_monty as monty  # noqa: PLC0415 - only the worker that needs it carries it
 
     output = _Output(output_characters)
@@ -32,7 +39,9 @@ def run_python(code: str, seconds: float, memory_bytes: int, output_characters: 
     try:
         with own_processes(), _address_space(ADDRESS_SPACE):
             # The limits above are kept by Monty itself; behind them stand the pool's deadline and the kernel's limits.
-            pool = monty.Monty(min_processes=1, max_processes=1, request_timeout=seconds + 1)
+            pool = monty.Monty(
+                min_processes=1, max_processes=1, request_timeout=seconds + 1, binary_path=_found(program)
+            )
             with pool, pool.checkout(limits=limits) as session:
                 value = session.feed_run(code, print_callback=output.take)
     except (monty.MontyRuntimeError, monty.MontySyntaxError) as raised:
@@ -47,6 +56,13 @@ def run_python(code: str, seconds: float, memory_bytes: int, output_characters: 
 def late(seconds: float) -> str:
     """Say in a traceback's last line that code took too long."""
     return f"TimeoutError: the code ran longer than {seconds:g} seconds"
+
+
+def _found(program: str | None) -> str | None:
+    beside = Path(sysconfig.get_path("scripts"), "monty")
+    if program is None and not beside.is_file():
+        raise ToolBroken("the Python sandbox is not installed; the operator should install pydantic-monty")
+    return None if beside.is_file() else program
 
 
 class _Output:

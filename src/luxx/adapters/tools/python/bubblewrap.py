@@ -166,9 +166,12 @@ async def _ended(process: Process) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             process.kill()
+    await process.wait()
     if process.stdin is not None:
         process.stdin.close()
-    await process.wait()
+        # That nobody read to the end is no news; unasked, it would be told when the pipe is collected.
+        with suppress(ConnectionError):
+            await process.stdin.wait_closed()
 
 
 def _arguments(python: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Python in Monty: quick to start, the same on every system, and nothing of the host in it at all."""
 
+import shutil
 from typing import Final
 
 from luxx.adapters.tools.jobs.python import late, run_python
@@ -26,11 +27,13 @@ class MontySandbox:
     def __init__(self, *, workers: int | None = None, memory_bytes: int = MEMORY_BYTES) -> None:
         self.workers = WorkerPool(size=workers)
         self._memory_bytes = memory_bytes
+        # The worker looks beside its interpreter; without an environment it cannot look along the path.
+        self._program = shutil.which("monty")
 
     async def run(self, code: str, *, seconds: float) -> PythonOutcome:
         try:
             found = await self.workers.run(
-                seconds + GRACE_SECONDS, run_python, code, seconds, self._memory_bytes, OUTPUT_CHARACTERS
+                seconds + GRACE_SECONDS, run_python, code, seconds, self._memory_bytes, OUTPUT_CHARACTERS, self._program
             )
         except ToolTimeout:
             # Monty did not end in time, and has been killed.

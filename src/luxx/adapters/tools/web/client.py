@@ -12,7 +12,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
@@ -83,15 +83,8 @@ class WebClient:
         self._seconds = seconds
         self._body_bytes = body_bytes
         self._network = _Network(rules, look_up or system_look_up)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context or _authorities(),
-            network_backend=self._network,
-            max_connections=CONNECTIONS,
-            keepalive_expiry=5.0,
-            http1=True,
-            http2=False,
-            retries=0,
-        )
+        self._ssl_context = ssl_context or _authorities()
+        self._places = asyncio.Semaphore(CONNECTIONS)
 
     async def get(
         self,
@@ -146,18 +139,23 @@ class WebClient:
             "Accept-Encoding": "gzip",
             **headers,
         }
+        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         request = httpcore.Request(
             method="GET",
-            url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            url=target,
             headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in sent.items()],
-            extensions={"timeout": {"connect": CONNECT_SECONDS, "read": self._seconds, "pool": self._seconds}},
+            extensions={"timeout": {"connect": CONNECT_SECONDS, "read": self._seconds}},
+        )
+        # A connection each: httpcore's pool keeps those half made for good when a request is cancelled meanwhile.
+        connection = httpcore.AsyncHTTPConnection(
+            target.origin, ssl_context=self._ssl_context, network_backend=self._network
         )
         try:
-            response = await self._pool.handle_async_request(request)
-            try:
-                yield response
-            finally:
-                await response.aclose()
+            async with self._places:
+                try:
+                    yield await connection.handle_async_request(request)
+                finally:
+                    await connection.aclose()
         except ToolError:
             raise
         except httpcore.TimeoutException as error:
@@ -166,8 +164,7 @@ class WebClient:
             raise ToolBroken(f"{_shown(url)} cannot be read: {_reason(error)}") from error
 
     async def aclose(self) -> None:
-        await self._pool.aclose()
-        self._network.close()
+        await self._network.aclose()
 
 
 @cache
@@ -209,6 +206,7 @@ class _Network(httpcore.AsyncNetworkBackend):
         self._sockets = httpcore.AnyIOBackend()
         # Name servers can be slow, and the loop's own threads are for others too.
         self._threads = ThreadPoolExecutor(max_workers=LOOKUPS, thread_name_prefix="luxx-lookup")
+        self._loose: set[asyncio.Future[None]] = set()
 
     async def connect_tcp(
         self,
@@ -226,11 +224,22 @@ class _Network(httpcore.AsyncNetworkBackend):
         failure: Exception | None = None
         for address in allowed[:4]:
             try:
-                return await self._sockets.connect_tcp(str(address), port, timeout, local_address, socket_options)
+                connecting = self._sockets.connect_tcp(str(address), port, timeout, local_address, socket_options)
+                return await self._connected(asyncio.ensure_future(connecting))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         assert failure is not None  # noqa: S101 - there was at least one address
         raise failure
+
+    async def _connected(self, connecting: asyncio.Future[httpcore.AsyncNetworkStream]) -> "_Stream":
+        """Wait for a connection; one that comes into being after a cancel is closed, instead of being lost open."""
+        try:
+            return _Stream(await asyncio.shield(connecting))
+        except asyncio.CancelledError:
+            closing = asyncio.ensure_future(_closed(connecting))
+            self._loose.add(closing)
+            closing.add_done_callback(self._loose.discard)
+            raise
 
     async def _resolve(self, host: str) -> Sequence[Address]:
         spelled = literal(host)
@@ -254,8 +263,46 @@ class _Network(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
+        await asyncio.gather(*self._loose)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _closed(connecting: asyncio.Future[httpcore.AsyncNetworkStream]) -> None:
+    # Nobody waits for this connection any more, so nobody is told that it failed either.
+    with suppress(httpcore.NetworkError, httpcore.TimeoutException, OSError):
+        await (await connecting).aclose()
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection that is closed when the call that secures it is cancelled; httpcore would leave it open."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's own
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's own
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        except BaseException:
+            await asyncio.shield(self._stream.aclose())
+            raise
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def system_look_up(host: str) -> list[str]:

@@ -7,6 +7,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
@@ -85,22 +86,23 @@ class _Worker:
 
     async def kill(self) -> int:
         """End the child and all that it may have started, wait until it is gone, and give its exit status."""
-        try:
+        with suppress(ProcessLookupError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        status = await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
-        return await self._process.wait()
+            # That nobody read to the end is no news; unasked, it would be told when the pipe is collected.
+            with suppress(ConnectionError):
+                await self._process.stdin.wait_closed()
+        return status
 
     async def status(self) -> int:
         """Give the exit status of a child that has closed its pipe, or soon will be dead."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(0.5):
-                return await self._process.wait()
-        except TimeoutError:
-            return await self.kill()
+                await self._process.wait()
+        return await self.kill()
 
 
 class WorkerPool:

@@ -1,0 +1,69 @@
+"""HTTPS through the one door: the name is checked although an address is dialled."""
+
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.support.web import web_server
+
+from luxx.adapters.tools.web.addresses import AddressRules
+from luxx.adapters.tools.web.client import WebClient
+from luxx.domain.errors import ToolBroken
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Make a certificate for owls.example with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    home = tmp_path_factory.mktemp("tls")
+    made, key = home / "cert.pem", home / "key.pem"
+    subject = ["-subj", "/CN=owls.example", "-addext", "subjectAltName=DNS:owls.example"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    subprocess.run([*command, "-keyout", key, "-out", made, *subject], check=True, capture_output=True)
+    return made, key
+
+
+async def test_the_certificate_is_checked_against_the_name_and_not_the_address(certificate: tuple[Path, Path]) -> None:
+    names: list[str | None] = []
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(*certificate)
+    serving.sni_callback = lambda _socket, name, _context: names.append(name)
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+    async with web_server(serving) as site:
+        site.pages["/"] = "<p>owls"
+        rules = AddressRules.allowing([site.host])
+        client = WebClient(rules, ssl_context=trusting, look_up=lambda _: ["127.0.0.1"])
+        try:
+            answer = await client.get(f"https://owls.example:{site.port}/")
+            assert answer.body == b"<p>owls"
+            assert names == ["owls.example"]
+            assert site.asked[-1].headers["host"] == f"owls.example:{site.port}"
+            with pytest.raises(ToolBroken, match="certificate is not valid"):
+                await client.get(f"https://mice.example:{site.port}/")
+        finally:
+            await client.aclose()
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: tuple[Path, Path]) -> None:
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(*certificate)
+    async with web_server(serving) as site:
+        client = WebClient(AddressRules.allowing([site.host]), look_up=lambda _: ["127.0.0.1"])
+        with pytest.raises(ToolBroken, match="certificate is not valid"):
+            await client.get(f"https://owls.example:{site.port}/")
+        await client.aclose()
+        assert not site.asked

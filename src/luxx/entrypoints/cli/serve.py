@@ -84,7 +84,10 @@ async def _serve(container: Container, settings: Settings, host: str, port: int)
     if settings.llm_base_url is None:
         _log.info("LUXX_LLM_BASE_URL is not set: the built-in offline model answers")
     server = server_of(container, host=host, port=port)
-    await server.serve()
+    try:
+        await server.serve()
+    except SystemExit:
+        return 1  # uvicorn has a status of its own for a start that failed, and the log has the reason
     return 0 if server.started else 1
 
 

@@ -10,8 +10,8 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -28,6 +28,7 @@ from luxx.adapters.telemetry.logs import LogObserver
 from luxx.adapters.telemetry.opentelemetry import OpenTelemetryTraces, open_traces
 from luxx.adapters.telemetry.prometheus import PrometheusMetrics
 from luxx.adapters.tools.loading import load_tools
+from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
 from luxx.adapters.tools.resources import ToolResources, ToolSettings
 from luxx.application.accounts import (
     Authenticate,
@@ -58,12 +59,22 @@ from luxx.application.send_message import SendMessage
 from luxx.application.supervisor import TurnSupervisor
 from luxx.application.tools import ExecuteTool, GetTool, ListTools, Toolbox
 from luxx.domain.errors import StorageUnavailable
-from luxx.settings import Settings
+from luxx.settings import BadSettings, Settings
 
 OFFLINE_PAUSE: Final = 0.02
 """Seconds between the offline model's words, so that its answers stream as a model's do."""
 
 
+@contextmanager
+def _told_as_settings() -> Iterator[None]:
+    """Tell what a part cannot work with as what it is: a setting that an operator has to mend."""
+    try:
+        yield
+    except (ValueError, SandboxUnusable) as error:
+        raise BadSettings([str(error)]) from error
+
+
+@_told_as_settings()
 def _database(settings: Settings, observer: Observer) -> Database:
     if not settings.on_postgres and settings.database_url is None:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,10 +104,12 @@ def _hasher(settings: Settings) -> Argon2Hasher:
     )
 
 
+@_told_as_settings()
 def _tokens(settings: Settings) -> JwtCodec:
     return JwtCodec(settings.jwt_secret or kept_secret(settings.data_dir / "jwt_secret"))
 
 
+@_told_as_settings()
 def _model(settings: Settings) -> ChatModel:
     if settings.llm_base_url is None:
         return OfflineChatModel(pause_s=OFFLINE_PAUSE)
@@ -114,6 +127,7 @@ def _model(settings: Settings) -> ChatModel:
     )
 
 
+@_told_as_settings()
 def _tool_resources(settings: Settings, clock: Clock) -> ToolResources:
     return ToolResources.open(
         clock,

@@ -79,6 +79,9 @@ def _run(options: argparse.Namespace) -> int:
                 from luxx.entrypoints.cli import database  # noqa: PLC0415
 
                 return database.run(settings, options)
+    except BadSettings as error:
+        print(error, file=sys.stderr)
+        return 2
     except (LuxxError, OSError) as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1

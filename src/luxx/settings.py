@@ -175,6 +175,9 @@ class Settings:
     lease_seconds: float = _setting(
         15.0, _seconds(1, 15), "how long a process may be silent before another one ends its answers, about"
     )
+    request_seconds: float = _setting(
+        60.0, _seconds(0.1, 3600), "how long a client may take to send a request's head, and then its body"
+    )
     grace_seconds: float = _setting(30.0, _seconds(0, 3600), "how long SIGTERM lets running answers finish")
     max_turns: int = _setting(10_000, _whole(1, 1_000_000), "answers written at once by one process, at most")
     fetch_allow_hosts: frozenset[str] = _setting(

@@ -1,6 +1,7 @@
 """`luxx serve`"""
 
 import asyncio
+import functools
 import importlib.util
 import logging
 import signal
@@ -97,7 +98,7 @@ def server_of(container: Container, *, host: str, port: int) -> DrainingServer:
         create_app(container),
         host=host,
         port=port,
-        http=EnvelopedHttp,
+        http=functools.partial(EnvelopedHttp, seconds=container.settings().request_seconds),  # type: ignore[arg-type]  # called as a class is
         ws="none",
         lifespan="on",
         log_config=None,

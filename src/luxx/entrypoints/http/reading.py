@@ -5,6 +5,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 from msgspec import inspect
 
 from luxx.adapters.validation import convert
@@ -26,7 +27,11 @@ async def read_json(request: Request[Any, Any, Any]) -> object:
     given = request.headers.getall("content-type", [])
     if [one.partition(";")[0].strip().lower() for one in given] != ["application/json"]:
         raise BadRequest("The request body must be application/json.", code="unsupported_media_type", status=415)
-    raw = await request.body()
+    try:
+        raw = await request.body()
+    except InternalServerException:
+        # So the framework says that the client hung up in mid-body. Nobody reads the answer; it is no fault of ours.
+        raise BadRequest("The request body was not sent whole.", code="invalid_json", status=400) from None
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):

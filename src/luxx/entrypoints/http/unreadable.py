@@ -1,9 +1,10 @@
 """What the server itself refuses, before there is a request that the application could answer."""
 
+import asyncio
 import uuid
-from typing import Final
+from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from luxx.adapters import wire
 from luxx.entrypoints.http.answers import ErrorObject, Failure
@@ -12,18 +13,128 @@ from luxx.entrypoints.http.text import ERRORS
 URL_LIMIT: Final = 65_535
 """Bytes of a request target that the parser takes, at most."""
 
+HEADERS_LIMIT: Final = 64 * 1024
+"""Bytes of all header names and values of a request, at most."""
+
+FIELDS_LIMIT: Final = 256
+"""Header fields of a request, at most."""
+
+
+class _TooLarge(Exception):
+    """The header section is larger than it may be."""
+
 
 class EnvelopedHttp(HttpToolsProtocol):
-    """HTTP/1.1 whose own refusals have the envelope and a request id, like every other answer."""
+    """HTTP/1.1 that waits for nobody for ever, and whose own refusals have the envelope and a request id.
+
+    A client has `seconds` for the head of a request, from its first byte or from connecting, and as
+    many again for its body; uvicorn by itself has a deadline only for the pause between two requests.
+    Sizes are bounded while they come, before anything is known of the request.
+    """
+
+    def __init__(self, *args: Any, seconds: float = 60.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seconds: Final = seconds
+        self._deadline: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._just_begun = False
+        self._head_bytes = 0
+
+    # --- deadlines ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(self._seconds, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        unanswered = cycle is not None and not cycle.response_started
+        if self._in_head or unanswered:
+            self._refuse("408 Request Timeout", "invalid_json", "请求未在规定时间内发送完毕")
+        else:
+            # Nothing was asked, or all that was asked is answered: there is nobody to tell.
+            self.transport.close()
+
+    # --- the parser's callbacks ---------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._just_begun = False
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head and not self._just_begun:
+            self._head_bytes += len(data)
+            if self._head_bytes > URL_LIMIT + HEADERS_LIMIT:
+                self._refuse_head()
+        cycle: RequestResponseCycle | None = self.cycle
+        idle = cycle is None or cycle.response_complete
+        if idle and self._deadline is None and self.timeout_keep_alive_task is None:
+            self._arm()  # empty lines before a request ended uvicorn's own deadline
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = self._just_begun = True
+        self._head_bytes = 0
+        self._arm()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        size = sum(len(name) + len(value) for name, value in self.headers)
+        if size > HEADERS_LIMIT or len(self.headers) > FIELDS_LIMIT:
+            raise _TooLarge
+        super().on_headers_complete()
+        if self.pipeline:
+            # Its body is not read before the request in front of it is answered.
+            self._disarm()
+        else:
+            self._arm()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._disarm()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body and not self.cycle.response_complete:
+            self._arm()
+
+    # --- refusals -----------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:  # the client gets our words
         """Refuse what is no HTTP, and close: where a next request would begin is not known."""
-        long = len(self.url or b"") > URL_LIMIT
-        code, line = ("uri_too_long", "414 URI Too Long") if long else ("invalid_json", "400 Bad Request")
-        message = ERRORS[code] if long else "不是有效的 HTTP 请求"
+        too_large = len(self.headers or ()) > FIELDS_LIMIT or (
+            sum(len(name) + len(value) for name, value in self.headers or ()) > HEADERS_LIMIT
+        )
+        if len(self.url or b"") > URL_LIMIT or too_large:
+            self._refuse_head()
+        else:
+            self._refuse("400 Bad Request", "invalid_json", "不是有效的 HTTP 请求")
+
+    def _refuse_head(self) -> None:
+        if len(self.url or b"") > URL_LIMIT:
+            self._refuse("414 URI Too Long", "uri_too_long", ERRORS["uri_too_long"])
+        else:
+            self._refuse("431 Request Header Fields Too Large", "payload_too_large", "请求头过大")
+
+    def _refuse(self, line: str, code: str, message: str) -> None:
         identity = f"req_{uuid.uuid4().hex}"
-        failure = Failure(success=False, message=message, error=ErrorObject(code, identity))
-        body = wire.encode(failure)
+        body = wire.encode(Failure(success=False, message=message, error=ErrorObject(code, identity)))
         head = (
             f"HTTP/1.1 {line}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             f"x-request-id: {identity}\r\nconnection: close\r\n\r\n"

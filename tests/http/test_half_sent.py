@@ -1,0 +1,179 @@
+"""Clients that send half a request, slowly, or without end: over raw sockets."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.http.conftest import SECRET, container_of
+from tests.support.live import Live, live
+from tests.support.raw import Wire, request_bytes, wire
+
+from luxx.adapters.memory import MemoryStorage
+from luxx.adapters.models.scripted import ScriptedChatModel, spoken
+from luxx.entrypoints.http.unreadable import FIELDS_LIMIT, HEADERS_LIMIT, URL_LIMIT
+from luxx.settings import Settings
+
+SECONDS = 0.4
+HEAD = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture
+async def hasty(tmp_path: Path, model: ScriptedChatModel) -> AsyncIterator[Live]:
+    """Serve with little patience."""
+    made = container_of(Settings(data_dir=tmp_path, jwt_secret=SECRET, request_seconds=SECONDS), model)
+    made.storage.override(MemoryStorage())
+    async with live(made) as running:
+        yield running
+
+
+async def rest(connection: Wire) -> bytes:
+    """Read until the server hangs up."""
+    async with asyncio.timeout(10):
+        return await connection._reader.read()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"G",
+        b"GET /api/auth/me HTTP/1.1\r\nHost: x\r\nX-Half: ",
+        HEAD + b"Content-Length: 40\r\n\r\n" + b'{"username": ',
+        HEAD + b"Content-Length: 40\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    ],
+    ids=["a letter", "half a header", "half a body", "no body", "half a chunk"],
+)
+async def test_half_a_request_is_waited_for_so_long_and_no_longer(hasty: Live, sent: bytes) -> None:
+    async with wire(hasty.url) as connection:
+        began = time.monotonic()
+        await connection.send(sent)
+        answer = await connection.answer()
+        took = time.monotonic() - began
+        assert (answer.status, answer.code, answer.headers["connection"]) == (408, "invalid_json", "close")
+        assert await rest(connection) == b""
+    assert SECONDS * 0.9 <= took < SECONDS + 3
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n"], ids=["nothing", "an empty line"])
+async def test_who_asks_nothing_is_hung_up_on(hasty: Live, sent: bytes) -> None:
+    async with wire(hasty.url) as connection:
+        await connection.send(sent)
+        assert await rest(connection) == b""
+
+
+async def test_an_empty_line_behind_a_request_keeps_no_connection_open(hasty: Live) -> None:
+    async with wire(hasty.url) as connection:
+        assert (await connection.ask("GET", "/health/live")).status == 200
+        await connection.send(b"\r\n")
+        assert await rest(connection) == b""
+
+
+async def test_a_byte_now_and_then_buys_no_time(hasty: Live) -> None:
+    """The deadline is for the whole head and the whole body, not for each read."""
+    for start in (b"GET /", HEAD + b"Content-Length: 4000\r\n\r\n"):
+        async with wire(hasty.url) as connection:
+            began = time.monotonic()
+            await connection.send(start)
+
+            async def drip(to: Wire = connection) -> None:
+                while True:
+                    await to.send(b"x")
+                    await asyncio.sleep(SECONDS / 20)
+
+            dripping = asyncio.create_task(drip())
+            answer = await connection.answer()
+            dripping.cancel()
+            await asyncio.gather(dripping, return_exceptions=True)
+        assert answer.status == 408
+        assert time.monotonic() - began < SECONDS + 3
+
+
+async def test_a_body_that_nobody_reads_is_not_waited_for_either(hasty: Live) -> None:
+    head = b"POST /api/messages/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n{"
+    async with wire(hasty.url) as connection:
+        await connection.send(head)
+        assert (await connection.answer()).status == 401
+        assert await rest(connection) == b""
+
+
+async def test_half_sent_requests_fail_no_other_and_leave_no_trace_in_the_log(
+    hasty: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with wire(hasty.url) as half, wire(hasty.url) as whole:
+        await half.send(HEAD + b"Content-Length: 40\r\n\r\n{")
+        assert (await whole.ask("GET", "/health/live")).status == 200
+        assert (await half.answer()).status == 408
+        assert (await whole.ask("GET", "/health/live")).status == 200
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_an_answer_may_take_longer_than_the_request_did(hasty: Live, model: ScriptedChatModel) -> None:
+    async def slowly() -> None:
+        await asyncio.sleep(3 * SECONDS)
+
+    model.then([slowly, *spoken("at last")])
+    user = await hasty.account()
+    streamed = await user.stream(await user.new_conversation(), "hi")
+    assert streamed.text == "at last"
+
+
+# --- sizes ------------------------------------------------------------------------------------------
+
+
+async def test_headers_are_read_up_to_a_size_and_a_number(served: Live) -> None:
+    def request(*fields: tuple[str, str]) -> bytes:
+        return request_bytes("GET", "/health/live", headers=fields)
+
+    room = HEADERS_LIMIT - len("Hostluxx.test") - len("X-A")
+    for fields, status in (
+        ([("X-A", "x" * room)], 200),
+        ([("X-A", "x" * (room + 1))], 431),
+        ([(f"X-{number}", "x") for number in range(FIELDS_LIMIT - 1)], 200),
+        ([(f"X-{number}", "x") for number in range(FIELDS_LIMIT)], 431),
+    ):
+        async with wire(served.url) as connection:
+            await connection.send(request(*fields))
+            answer = await connection.answer()
+            assert answer.status == status
+            if status == 431:
+                assert (answer.code, answer.headers["connection"]) == ("payload_too_large", "close")
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [(b"GET / HTTP/1.1\r\nX-A: ", 431), (b"GET /", 414)],
+    ids=["a header", "an address"],
+)
+async def test_what_has_no_end_is_refused_before_it_has_come_far(served: Live, start: bytes, status: int) -> None:
+    async with wire(served.url) as connection:
+        await connection.send(start)
+        sent = 0
+        answering = asyncio.create_task(connection.answer())
+        while not answering.done() and sent < 64 * 1024 * 1024:
+            try:
+                await connection.send(b"x" * 16_384)
+            except ConnectionError:
+                break
+            sent += 16_384
+            await asyncio.sleep(0)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):  # reset while we were sending: refused too
+            assert (await answering).status == status
+    assert sent < 8 * (URL_LIMIT + HEADERS_LIMIT)
+
+
+async def test_two_lengths_are_refused(served: Live) -> None:
+    """A proxy in front may believe the other one (RFC 9112, 6.1)."""
+    for lengths in (
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
+        b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+    ):
+        async with wire(served.url) as connection:
+            await connection.send(HEAD + lengths)
+            answer = await connection.answer()
+            assert (answer.status, answer.code, answer.headers["connection"]) == (400, "invalid_json", "close")
+            assert await rest(connection) == b""

@@ -21,6 +21,7 @@ from luxx.adapters.database import Database
 from luxx.adapters.models.offline import OfflineChatModel
 from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
 from luxx.adapters.models.openai_wire import ThinkingStyle
+from luxx.adapters.request_rates import BucketRates
 from luxx.adapters.security.argon2 import Argon2Cost, Argon2Hasher
 from luxx.adapters.security.jwt import JwtCodec, kept_secret
 from luxx.adapters.system import SortableIds, utc_now
@@ -218,6 +219,7 @@ class Container(containers.DeclarativeContainer):
     create_api_key = providers.Singleton(CreateApiKey, new_unit=new_unit, clock=clock, new_id=new_id)
     list_api_keys = providers.Singleton(ListApiKeys, new_unit=new_unit)
     delete_api_key = providers.Singleton(DeleteApiKey, new_unit=new_unit)
+    request_rate = providers.Singleton(BucketRates, settings.provided.user_requests_per_minute)
     authenticate = providers.Singleton(Authenticate, new_unit=new_unit, tokens=tokens, clock=clock)
 
     run_turn = providers.Singleton(
@@ -246,7 +248,12 @@ class Container(containers.DeclarativeContainer):
     follow_turn = providers.Singleton(FollowTurn, new_unit=new_unit, log=log, leaving=supervisor.provided.drained)
     cancel_turn = providers.Singleton(CancelTurn, new_unit=new_unit, log=log, follow_turn=follow_turn)
     send_message = providers.Singleton(
-        SendMessage, new_unit=new_unit, clock=clock, new_id=new_id, supervisor=supervisor
+        SendMessage,
+        turns_of_user=settings.provided.user_turns,
+        new_unit=new_unit,
+        clock=clock,
+        new_id=new_id,
+        supervisor=supervisor,
     )
     list_messages = providers.Singleton(ListMessages, new_unit=new_unit, log=log)
     delete_message = providers.Singleton(DeleteMessage, new_unit=new_unit, cancel_turn=cancel_turn)

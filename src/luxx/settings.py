@@ -175,6 +175,12 @@ class Settings:
     lease_seconds: float = _setting(
         15.0, _seconds(1, 15), "how long a process may be silent before another one ends its answers, about"
     )
+    user_requests_per_minute: int = _setting(
+        0, _whole(0, 1_000_000), "requests that one process takes of one user in a minute; 0 is no limit"
+    )
+    user_turns: int = _setting(
+        0, _whole(0, 100_000), "answers of one user written at once, by all processes; 0 is no limit"
+    )
     request_seconds: float = _setting(
         60.0, _seconds(0.1, 3600), "how long a client may take to send a request's head, and then its body"
     )

@@ -64,6 +64,15 @@ class TokenCodec(Protocol):
         ...
 
 
+@runtime_checkable
+class RequestRate(Protocol):
+    """How often a user may ask."""
+
+    async def take(self, user_id: int) -> None:
+        """Count a request; raises `RateLimited` at once where there were too many."""
+        ...
+
+
 class Users(Protocol):
     async def add(self, user: NewUser) -> User:
         """Store a new user under the next number.
@@ -305,6 +314,10 @@ class Turns(Protocol):
 
     async def running_in(self, owner: int, conversation_id: str) -> Turn | None:
         """Read the running turn of a conversation."""
+        ...
+
+    async def running_of(self, owner: int) -> int:
+        """Count the owner's running turns, in all conversations and processes."""
         ...
 
     async def recall(self, owner: int, key: str) -> Remembered | None:

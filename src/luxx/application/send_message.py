@@ -8,10 +8,12 @@ from typing import Final
 
 from luxx.application.ports import Clock, IdempotencyKey, KeyTaken, NewId, NewTurn, NewUnit, Remembered
 from luxx.application.supervisor import TurnSupervisor
-from luxx.domain.errors import Conflict, Fault, InternalError, InvalidInput
+from luxx.domain.errors import Conflict, Fault, InternalError, InvalidInput, RateLimited
 from luxx.domain.message import Message, Role, Status, TextPart, content_faults
 
 KEY_LIMIT: Final = 255
+TURNS_RETRY_SECONDS: Final = 5.0
+"""When to send again where too many answers are being written: nobody knows when one ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +24,15 @@ class SendMessage:
     anybody follows. A repeated `idempotency_key` gives the first answer's id and starts nothing.
 
     Raises `InvalidInput`; `NotFound` `conversation_not_found`; `Conflict` `generation_in_progress` or
-    `idempotency_conflict`; `Overloaded`; `StorageUnavailable`.
+    `idempotency_conflict`; `RateLimited`; `Overloaded`; `StorageUnavailable`.
     """
 
     new_unit: NewUnit
     clock: Clock
     new_id: NewId
     supervisor: TurnSupervisor
+    turns_of_user: int = 0
+    """Answers of one user written at once, by all processes; 0 is no limit."""
 
     async def __call__(
         self,
@@ -64,7 +68,15 @@ class SendMessage:
             turn = self._new_turn(owner, conversation_id, content, key)
             try:
                 async with self.new_unit() as unit:
+                    if self.turns_of_user:
+                        # Held, so that of messages sent at once each counts those before it.
+                        await unit.users.hold(owner)
                     lease = await unit.turns.begin(turn)
+                    if self.turns_of_user and await unit.turns.running_of(owner) > self.turns_of_user:
+                        raise RateLimited(
+                            "Too many of your answers are being written now: wait for one to end.",
+                            retry_after=TURNS_RETRY_SECONDS,
+                        )
                     await unit.commit()
             except KeyTaken:
                 if key is None or (known := await self._recall(owner, key)) is None:

@@ -532,6 +532,10 @@ class DatabaseTurns:
         row = (await self.connection.execute(sa.select(*_TURN).where(*conditions))).mappings().first()
         return None if row is None else Turn(**row)
 
+    async def running_of(self, owner: int) -> int:
+        statement = sa.select(sa.func.count()).select_from(turns).where(turns.c.running, turns.c.user_id == owner)
+        return int(await self.connection.scalar(statement))
+
     async def recall(self, owner: int, key: str) -> Remembered | None:
         row = (
             (

@@ -297,6 +297,9 @@ class MemoryTurns:
         message_id = self.tables.running.get(conversation_id)
         return None if message_id is None else await self.get(owner, message_id)
 
+    async def running_of(self, owner: int) -> int:
+        return sum(row.owner == owner and row.running for row in self.tables.turns.values())
+
     async def recall(self, owner: int, key: str) -> Remembered | None:
         return self.tables.keys.get((owner, key))
 

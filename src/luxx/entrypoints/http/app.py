@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from luxx.application.accounts import Authenticate, Caller
+from luxx.application.ports import RequestRate
 from luxx.container import Container, running
 from luxx.domain.errors import LuxxError
 from luxx.entrypoints.http import auth, conversations, credentials, health, messages, metrics, tools
@@ -52,6 +53,7 @@ GIVEN = (
     "log_out",
     "metrics",
     "register_user",
+    "request_rate",
     "send_message",
     "storage",
     "stream_heartbeat",
@@ -61,10 +63,15 @@ GIVEN = (
 """What handlers may ask for by name; the container has a provider of the same name for each."""
 
 
-async def authenticated(request: Request[Any, Any, Any], authenticate: NamedDependency[Authenticate]) -> Caller:
-    """Tell who is calling: runs before a handler reads anything else of the request."""
+async def authenticated(
+    request: Request[Any, Any, Any],
+    authenticate: NamedDependency[Authenticate],
+    request_rate: NamedDependency[RequestRate],
+) -> Caller:
+    """Tell who is calling, and not too often: runs before a handler reads anything else of the request."""
     caller = await authenticate(token=bearer_token(request))
     note_user(request.scope, caller.user.id)
+    await request_rate.take(caller.user.id)
     return caller
 
 

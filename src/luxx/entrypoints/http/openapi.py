@@ -65,7 +65,7 @@ class Operation:
         """Every status of failure that the operation can answer with."""
         found = {500, *self.errors}
         if self.secured:
-            found |= {401, 403, 503}
+            found |= {401, 403, 429, 503}
         if self.body is not None:
             found |= {400, 413, 415, 422, 503}
         if self.query is not None:

@@ -763,6 +763,17 @@ class UnitOfWorkContract:
             conversation = await stored_conversation(storage, await stored_user(storage, name))
             await begun(storage, new_turn(conversation, key=key))
 
+    async def test_the_running_turns_of_an_owner_are_counted_in_all_conversations(self, storage: Storage) -> None:
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        one = await stored_conversation(storage, ada)
+        await _ended(storage, one)
+        for owner in (ada, ada, bob):
+            await begun(storage, new_turn(await stored_conversation(storage, owner)))
+        async with storage.new_unit() as unit:
+            assert [await unit.turns.running_of(owner.id) for owner in (ada, bob)] == [2, 1]
+            await unit.turns.begin(new_turn(one))
+            assert await unit.turns.running_of(ada.id) == 3, "its own among them"
+
     async def test_concurrent_turns_leave_messages_in_pairs(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada)

@@ -15,9 +15,11 @@ from alembic.runtime.migration import MigrationContext
 from tests.support.databases import OpenDatabase
 
 from luxx.adapters.database import Database, SchemaState
+from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.schema import metadata
 from luxx.application.ports import ConversationPlace, Lease
 from luxx.domain.errors import StorageUnavailable
+from luxx.domain.message import Status
 from luxx.domain.turn import Done, Text, fold
 from luxx.testing.contracts.storage_samples import (
     EXPIRED,
@@ -360,7 +362,7 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Databa
 
     await database.log.append(lease, Text(delta="a"))
     await anext(following(database.log, lease.message_id, after=1))
-    sa.event.listen(database._writers.sync_engine, "commit", lose)
+    sa.event.listen(database._upkeep.sync_engine, "commit", lose)
     await database.log.append(lease, Text(delta="b"))
     await anext(following(database.log, lease.message_id, after=2))
     answer = turn.answer
@@ -463,3 +465,37 @@ async def test_units_cancelled_at_any_moment_leave_no_lock_and_no_connection_beh
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*(write() for _ in range(20)))
     assert database._writers.pool.status().endswith("Current Checked out connections: 0")
+
+
+async def test_requests_that_take_every_connection_keep_no_lease_and_no_commit_waiting(postgres_url: str) -> None:
+    """A lease that is renewed too late is lost, and a turn that lives would be taken from its owner."""
+    database = Database(postgres_url, pool_size=1)
+    await database.open()
+    try:
+        turn, lease = await running_turn(database, await stored_user(database))
+        async with database.new_unit(read_only=True) as unit:
+            assert await unit.users.get(lease.owner) is not None  # the only connection for requests is taken
+            async with asyncio.timeout(5):
+                renewal = await database.log.renew(lease.holder, [lease.message_id], timedelta(seconds=30))
+                answer = replace(turn.answer, status=Status.COMPLETE)
+                await database.log.end(lease, Done(message=answer), answer)
+    finally:
+        await database.close()
+    assert renewal.held == {lease.message_id}
+
+
+async def test_the_listener_connects_again_whatever_broke_its_connection() -> None:
+    tries = asyncio.Semaphore(0)
+
+    async def connect() -> Any:
+        tries.release()
+        raise LookupError("no kind of error that a database driver is known for")
+
+    notices = Notices(connect, committed=lambda _: None, cancelled=lambda _: None)
+    listening = asyncio.ensure_future(notices.listen())
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await tries.acquire()
+    assert not listening.done()
+    listening.cancel()
+    await asyncio.wait({listening})

@@ -1,12 +1,13 @@
 """Stop a running turn, wherever it runs."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from luxx.application.follow_turn import FollowTurn
+from luxx.application.follow_turn import FollowTurn, parts_so_far
 from luxx.application.ports import NewUnit, TurnLog
-from luxx.domain.message import Message
+from luxx.domain.errors import NotFound
+from luxx.domain.message import Message, Status
 
 PATIENCE: Final = 10.0
 """Seconds to wait for the end of a cancelled turn: one whose process died is ended later, by the reaper."""
@@ -29,7 +30,9 @@ class CancelTurn:
         async with self.new_unit() as unit:
             message = await unit.messages.get(user_id, message_id)
             turn = await unit.turns.get(user_id, message_id)
-            if turn is None or not turn.running:
+            if turn is None:
+                raise NotFound(f"There is no turn that writes the message {message_id!r}.", code="message_not_found")
+            if not turn.running:
                 return message
             await unit.turns.request_cancel(user_id, message_id)
             await unit.commit()
@@ -40,4 +43,7 @@ class CancelTurn:
         except TimeoutError:
             pass
         async with self.new_unit(read_only=True) as unit:
-            return await unit.messages.get(user_id, message_id)
+            message = await unit.messages.get(user_id, message_id)
+        if message.status is Status.STREAMING:
+            message = replace(message, parts=await parts_so_far(self.log, message_id))
+        return message

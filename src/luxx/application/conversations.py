@@ -185,7 +185,7 @@ class UpdateConversation:
         if changes.get("tools") is not None:
             changes["tools"] = tuple(dict.fromkeys(changes["tools"] or ()))
         async with self.new_unit() as unit:
-            conversation = replace(await unit.conversations.get(user_id, conversation_id), **changes)
+            conversation = replace(await unit.conversations.hold(user_id, conversation_id), **changes)
             # A tool that was named when there was one, and is gone since, is no reason to refuse a new title.
             unknown = _unknown_tools(conversation, self.toolbox) if "tools" in changes else ()
             if faults := (*conversation.faults(), *unknown):

@@ -9,13 +9,23 @@ from typing import Final
 from luxx.application.ports import LoggedEvent, NewUnit, TurnLog
 from luxx.domain.errors import NotFound, Overloaded
 from luxx.domain.message import Message, Part, Status, TextPart, ThinkingPart, ToolCallPart
-from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent
+from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent, fold
 
 BATCH: Final = 32 * 1024
 """Characters that are read at once, about: many readers may hold a batch each that nobody takes from them."""
 
 BATCH_EVENTS: Final = 256
 _TOOL_SIZE: Final = 8 * 1024
+
+
+async def parts_so_far(log: TurnLog, message_id: str) -> tuple[Part, ...]:
+    """Fold what is committed of a turn into parts."""
+    seq = 0
+    events = []
+    while page := await log.read(message_id, after=seq):
+        events += [logged.event for logged in page]
+        seq = page[-1].seq
+    return fold(events).parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +100,8 @@ class FollowTurn:
                         # The end may have been committed between the read and the question.
                         if await self.log.read(message_id, after=after, limit=1):
                             continue
-                        if (gone := await self._gone(owner, message_id)) is not None:
-                            yield (LoggedEvent(after + 1, gone),)
-                        return  # else `after` is at or behind the end: nothing is missing
+                        yield (await self._last(owner, message_id, after),)
+                        return
                 if self.leaving():
                     # What this process wrote to the end is there by now.
                     if await self.log.read(message_id, after=after, limit=1):
@@ -105,11 +114,15 @@ class FollowTurn:
             turn = await unit.turns.get(owner, message_id)
         return turn is not None and turn.running
 
-    async def _gone(self, owner: int, message_id: str) -> Failed | None:
+    async def _last(self, owner: int, message_id: str, after: int) -> LoggedEvent:
+        """Give the end to a reader that has seen it, or stands where no log is: every stream has its end."""
         async with self.new_unit(read_only=True) as unit:
-            if await unit.turns.get(owner, message_id) is not None:
-                return None
-        return Failed(code="message_not_found", message="The message was deleted.", message_id=message_id)
+            turn = await unit.turns.get(owner, message_id)
+            answer = None if turn is None else await unit.messages.get(owner, message_id)
+        if answer is None:
+            gone = Failed(code="message_not_found", message="The message was deleted.", message_id=message_id)
+            return LoggedEvent(after + 1, gone)
+        return LoggedEvent(after, end_of(answer))
 
 
 def _next_limit(events: Sequence[LoggedEvent], limit: int) -> int:
@@ -145,10 +158,15 @@ def events_of(question: Message, answer: Message) -> Iterator[TurnEvent]:
     yield Started(user_message=question, message_id=answer.id)
     for part in answer.parts:
         yield from _steps_of(part)
-    if answer.status in {Status.COMPLETE, Status.CANCELLED}:
-        yield Done(message=answer)
-    elif answer.error is not None:
-        yield Failed(code=answer.error.code, message=answer.error.message, message_id=answer.id)
+    if answer.status is not Status.STREAMING:
+        yield end_of(answer)
+
+
+def end_of(answer: Message) -> End:
+    """Tell how a stored answer ended."""
+    if answer.error is None:
+        return Done(message=answer)
+    return Failed(code=answer.error.code, message=answer.error.message, message_id=answer.id)
 
 
 def _steps_of(part: Part) -> Iterator[TurnEvent]:

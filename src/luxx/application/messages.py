@@ -5,22 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from luxx.application.cancel_turn import CancelTurn
+from luxx.application.follow_turn import parts_so_far
 from luxx.application.ports import NewUnit, TurnLog
 from luxx.domain.errors import Fault, InvalidInput
-from luxx.domain.message import Message, Part, Status
-from luxx.domain.turn import fold
+from luxx.domain.message import Message, Status
 
 LIMIT_MAX: Final = 1000
-
-
-async def parts_so_far(log: TurnLog, message_id: str) -> tuple[Part, ...]:
-    """Fold what is committed of a turn into parts."""
-    seq = 0
-    events = []
-    while page := await log.read(message_id, after=seq):
-        events += [logged.event for logged in page]
-        seq = page[-1].seq
-    return fold(events).parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,6 +191,10 @@ class Conversations(Protocol):
         """Read one; raises `NotFound` `conversation_not_found`."""
         ...
 
+    async def hold(self, owner: int, conversation_id: str) -> Conversation:
+        """Read as `get` does, and let nobody else change this conversation until the unit ends."""
+        ...
+
     async def page(
         self,
         owner: int,
@@ -447,10 +451,10 @@ class TurnLog(Protocol):
         """Call `listener` with a message id whenever a cancel is announced, here or elsewhere."""
         ...
 
-    async def forget(self, *, ended_before: datetime) -> int:
+    async def forget(self, *, ended_before: datetime, keys_made_before: datetime) -> int:
         """Delete the events of turns that ended before; the messages stay. Gives the number of turns.
 
-        Idempotency keys made before that time are deleted too.
+        Idempotency keys made before `keys_made_before` are deleted too.
         """
         ...
 

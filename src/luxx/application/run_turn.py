@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from luxx.application.observer import UNOBSERVED, Observer, RoundRecord, TurnRecord
 from luxx.application.ports import (
@@ -42,9 +42,11 @@ from luxx.domain.message import Message, Problem, Status, ToolCallPart, Usage, c
 from luxx.domain.tool import ToolCall, ToolSpec
 from luxx.domain.turn import Answer, Done, Failed, Step, Text, Thinking, ToolCalled, ToolReturned
 
+RETRY_SECONDS: Final = 0.2
 MAX_CALLS: Final = 32
 """Tool calls run in one round, at most; further ones are refused to the model."""
 
+R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 
@@ -106,6 +108,8 @@ class RunTurn:
     max_rounds: int = 10
     history: int = 1000
     result_budget: int = 20_000
+    patience: float = 20.0
+    """Seconds for which a turn bears a database that is away before it has begun, or at its end."""
     observer: Observer = UNOBSERVED
 
     async def __call__(self, lease: Lease, *, tools_enabled: bool, stop: "asyncio.Future[Stop]") -> None:
@@ -159,11 +163,10 @@ class RunTurn:
 
     async def _end(self, running: _Running, status: Status, problem: Problem | None) -> None:
         message_id = running.lease.message_id
-        async with self.new_unit(read_only=True) as unit:
-            try:
-                stored = await unit.messages.get(running.lease.owner, message_id)
-            except NotFound:
-                raise LeaseLost(message_id) from None
+        try:
+            stored = await self._patiently(lambda: self._stored(running.lease))
+        except NotFound:
+            raise LeaseLost(message_id) from None
         answer: Message = replace(
             stored,
             parts=running.answer.parts,
@@ -179,13 +182,32 @@ class RunTurn:
         )
         await self.log.end(running.lease, end, answer)
 
-    async def _work(self, running: _Running, *, tools_enabled: bool) -> None:
-        lease = running.lease
+    async def _stored(self, lease: Lease) -> Message:
+        async with self.new_unit(read_only=True) as unit:
+            return await unit.messages.get(lease.owner, lease.message_id)
+
+    async def _told(self, lease: Lease) -> tuple[Conversation, Sequence[Message]]:
         async with self.new_unit(read_only=True) as unit:
             conversation = await unit.conversations.get(lease.owner, lease.conversation_id)
             messages = await unit.messages.newest(
                 lease.owner, lease.conversation_id, limit=self.history, before=lease.message_id
             )
+        return conversation, messages
+
+    async def _patiently(self, read: Callable[[], Awaitable[R]]) -> R:
+        """Read, and read again for `patience` seconds while the database is away: an accepted turn is worth it."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return await read()
+            except StorageUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _work(self, running: _Running, *, tools_enabled: bool) -> None:
+        lease = running.lease
+        conversation, messages = await self._patiently(lambda: self._told(lease))
         running.model = conversation.model
         entries = list(
             transcript(

@@ -3,17 +3,19 @@
 import asyncio
 import hashlib
 import json
+import time
 from dataclasses import dataclass
 from typing import Final
 
-from luxx.application.ports import Clock, IdempotencyKey, KeyTaken, NewId, NewTurn, NewUnit, Remembered
+from luxx.application.ports import Clock, IdempotencyKey, KeyTaken, Lease, NewId, NewTurn, NewUnit, Remembered
 from luxx.application.supervisor import TurnSupervisor
-from luxx.domain.errors import Conflict, Fault, InternalError, InvalidInput, RateLimited
+from luxx.domain.errors import Conflict, Fault, InternalError, InvalidInput, RateLimited, StorageUnavailable
 from luxx.domain.message import Message, Role, Status, TextPart, content_faults
 
 KEY_LIMIT: Final = 255
 TURNS_RETRY_SECONDS: Final = 5.0
 """When to send again where too many answers are being written: nobody knows when one ends."""
+RETRY_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ class SendMessage:
     ) -> str:
         with self.supervisor.accepting():
             turn = self._new_turn(owner, conversation_id, content, key)
+            lease: Lease | None = None
             try:
                 async with self.new_unit() as unit:
                     if self.turns_of_user:
@@ -78,12 +81,27 @@ class SendMessage:
                             retry_after=TURNS_RETRY_SECONDS,
                         )
                     await unit.commit()
+            except StorageUnavailable:
+                # The commit may have been made, and only its answer lost: then there is a turn to run.
+                if lease is None or not await self._is_stored(owner, lease.message_id):
+                    raise
             except KeyTaken:
                 if key is None or (known := await self._recall(owner, key)) is None:
                     raise InternalError("An idempotency key was taken and is gone.") from None
                 return known
             self.supervisor.start(lease, tools_enabled=tools_enabled)
             return lease.message_id
+
+    async def _is_stored(self, owner: int, message_id: str) -> bool:
+        deadline = time.monotonic() + self.supervisor.lease_for.total_seconds() / 2
+        while True:
+            try:
+                async with self.new_unit(read_only=True) as unit:
+                    return await unit.turns.get(owner, message_id) is not None
+            except StorageUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _new_turn(self, owner: int, conversation_id: str, content: str, key: IdempotencyKey | None) -> NewTurn:
         now = self.clock()

@@ -10,14 +10,16 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
 
-from luxx.application.messages import parts_so_far
+from luxx.application.follow_turn import parts_so_far
 from luxx.application.ports import Clock, Lease, LeaseLost, NewUnit, TurnLog
 from luxx.application.run_turn import RunTurn, Stop, interrupted
 from luxx.domain.errors import NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Status
-from luxx.domain.turn import Failed
+from luxx.domain.turn import Done, End, Failed
 
 LEASE: Final = timedelta(seconds=15)
+KEEP_KEYS: Final = timedelta(hours=24)
+"""How long a repeat of an idempotency key finds the first outcome, at least."""
 _log = logging.getLogger(__name__)
 
 
@@ -179,7 +181,11 @@ class TurnSupervisor:
                 continue  # storage was away: others live as this process does, and could not renew either
             if await self._attempt(self.reap(), "looking for dead turns") and now - forgotten >= self._forget_seconds:
                 forgotten = now
-                await self._attempt(self._log.forget(ended_before=self._clock() - self._keep_log), "forgetting logs")
+                await self._attempt(self._forget(), "forgetting logs")
+
+    async def _forget(self) -> None:
+        now = self._clock()
+        await self._log.forget(ended_before=now - self._keep_log, keys_made_before=now - max(self._keep_log, KEEP_KEYS))
 
     async def _attempt(self, work: Awaitable[object], what: str) -> bool:
         try:
@@ -231,6 +237,7 @@ class TurnSupervisor:
         async with self._new_unit(read_only=True) as unit:
             stored = await unit.messages.get(lease.owner, lease.message_id)
             conversation = await unit.conversations.get(lease.owner, lease.conversation_id)
+            turn = await unit.turns.get(lease.owner, lease.message_id)
         problem = interrupted()
         answer = replace(
             stored,
@@ -239,5 +246,9 @@ class TurnSupervisor:
             model=conversation.model,
             error=problem,
         )
-        end = Failed(code=problem.code, message=problem.message, message_id=lease.message_id)
+        end: End = Failed(code=problem.code, message=problem.message, message_id=lease.message_id)
+        if turn is not None and turn.cancel_requested:
+            # Its process died before it could: what was asked for is done all the same.
+            answer = replace(answer, status=Status.CANCELLED, error=None)
+            end = Done(message=answer)
         await self._log.end(lease, end, answer)

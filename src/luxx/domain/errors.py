@@ -102,7 +102,7 @@ class NotFound(LuxxError):
 
 
 class Conflict(LuxxError):
-    """Codes: `username_taken`, `email_taken`, `generation_in_progress`, `idempotency_conflict`; there is no general one."""
+    """Codes: `username_taken`, `email_taken`, `generation_in_progress`, `idempotency_conflict`."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message, code=code)
@@ -204,4 +204,8 @@ def turn_error(code: str, message: str) -> LuxxError:
             return kind(message)
     if code == ModelRateLimited.code:
         return ModelRateLimited(message)
+    if code == Overloaded.code:
+        return Overloaded(message)
+    if code == "message_not_found":
+        return NotFound(message, code=code)
     return InternalError(message)

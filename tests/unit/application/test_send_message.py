@@ -1,14 +1,18 @@
 """Accepting a message."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from tests.support.until import until
 from tests.unit.application.house import OWNER, Gate, House, opened
 
+from luxx.adapters.memory import MemoryStorage
+from luxx.adapters.memory.storage import MemoryUnit
 from luxx.adapters.models.scripted import spoken
-from luxx.domain.errors import Conflict, InvalidInput, NotFound, Overloaded
+from luxx.domain.errors import Conflict, InvalidInput, NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import CONTENT_LIMIT, Status
+from luxx.testing.contracts.storage_samples import begun, new_turn
 
 
 async def total(house: House, conversation_id: str) -> int:
@@ -204,3 +208,54 @@ async def test_a_refused_send_gives_its_place_back() -> None:
             with pytest.raises(NotFound):
                 await house.send_message(user_id=OWNER, conversation_id="conv_none", content="Hi")
         assert (await house.answer()).content == "one"
+
+
+class Flaky:
+    """Opens units of a storage that is away now and then."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self.storage = storage
+        self.lose_answer_of_commit = False
+        self.away = 0
+
+    def __call__(self, *, read_only: bool = False) -> "MemoryUnit":
+        if read_only and self.away:
+            self.away -= 1
+            raise StorageUnavailable("away")
+        return self.storage.new_unit(read_only=True) if read_only else FlakyUnit(self)
+
+
+class FlakyUnit(MemoryUnit):
+    """Commits, and may lose the answer to it."""
+
+    def __init__(self, owner: Flaky) -> None:
+        super().__init__(owner.storage, read_only=False)
+        self._owner = owner
+
+    async def commit(self) -> None:
+        await super().commit()
+        if self._owner.lose_answer_of_commit:
+            raise StorageUnavailable("the answer to COMMIT was lost")
+
+
+async def test_a_message_whose_commit_was_made_and_its_answer_lost_is_answered_all_the_same(house: House) -> None:
+    house.model.then(spoken("Here."))
+    conversation = await house.conversation()
+    flaky = Flaky(house.storage)
+    flaky.lose_answer_of_commit, flaky.away = True, 0
+    send = replace(house.send_message, new_unit=flaky)
+    message_id = await send(user_id=OWNER, conversation_id=conversation.id, content="Anybody?")
+    assert (await house.ended(message_id)).content == "Here."
+    assert await total(house, conversation.id) == 2
+
+
+async def test_a_database_that_is_away_for_a_moment_fails_no_turn_that_was_accepted(house: House) -> None:
+    house.model.then(spoken("Here."))
+    flaky = Flaky(house.storage)
+    patient = replace(house.run_turn, new_unit=flaky)
+    turn = new_turn(await house.conversation(), at=house.clock())
+    lease = await begun(house.storage, turn)
+    flaky.away = 1
+    await patient(lease, tools_enabled=True, stop=asyncio.get_running_loop().create_future())
+    answer = await house.stored(lease.message_id)
+    assert (answer.status, answer.content) == (Status.COMPLETE, "Here.")

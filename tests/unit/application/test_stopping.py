@@ -283,12 +283,14 @@ async def test_a_cancel_of_a_turn_that_has_ended_gives_it_as_it_is(house: House)
     assert await house.stored(answer.id) == answer
 
 
-async def test_a_cancel_of_a_users_message_gives_it_as_it_is(house: House) -> None:
+async def test_a_users_message_is_no_answer_that_could_be_cancelled(house: House) -> None:
     house.model.then(spoken("whole"))
     conversation = await house.conversation()
     await house.answer(conversation)
     question = (await house.list_messages(user_id=OWNER, conversation_id=conversation.id)).items[0]
-    assert await house.cancel_turn(user_id=OWNER, message_id=question.id) == question
+    with pytest.raises(NotFound) as absent:
+        await house.cancel_turn(user_id=OWNER, message_id=question.id)
+    assert absent.value.code == "message_not_found"
 
 
 async def test_nobody_cancels_somebody_elses_turn(house: House) -> None:
@@ -305,12 +307,15 @@ async def test_nobody_cancels_somebody_elses_turn(house: House) -> None:
 async def test_a_cancel_that_nobody_answers_gives_the_answer_as_it_stands() -> None:
     """The process that ran it is gone: the reaper will end it."""
     async with opened(patience=0.02) as house:
-        message_id = await house.dead_turn()
+        message_id = await house.dead_turn("seen")
         answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
         assert answer.status is Status.STREAMING
+        assert answer.content == "seen"
         house.clock.advance(1)
         assert await house.supervisor.reap() == 1
-        assert (await house.stored(message_id)).status is Status.INTERRUPTED
+        buried = await house.stored(message_id)
+        assert buried.status is Status.CANCELLED
+        assert buried.content == "seen"
 
 
 async def test_an_event_is_seen_once_by_a_reader_of_a_cancelled_turn(house: House) -> None:

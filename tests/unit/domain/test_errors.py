@@ -21,6 +21,7 @@ from luxx.domain.errors import (
     ModelTimeout,
     ModelUnavailable,
     NotFound,
+    Overloaded,
     turn_error,
 )
 from luxx.entrypoints.http.text import ERRORS, RULES_ZH
@@ -134,3 +135,10 @@ def test_a_code_of_its_own_does_not_change_the_class() -> None:
 def test_what_a_turn_ended_with_can_be_raised_again(code: str, kind: type[LuxxError]) -> None:
     error = turn_error(code, "what happened")
     assert (type(error), str(error)) == (kind, "what happened")
+
+
+@pytest.mark.parametrize(("code", "kind"), [("overloaded", Overloaded), ("message_not_found", NotFound)])
+def test_an_end_that_is_no_fault_of_the_model_keeps_its_kind(code: str, kind: type[LuxxError]) -> None:
+    error = turn_error(code, "so it ended")
+    assert type(error) is kind
+    assert error.code == code

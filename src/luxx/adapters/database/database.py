@@ -40,8 +40,9 @@ class Database:
     """Storage in SQLite (`sqlite:///relative/path`, `sqlite:////absolute/path`) or Postgres (`postgresql://…`).
 
     A Postgres URL is read as libpq reads it (`sslmode`, `host=/socket/directory` …). `pool_size` is
-    how many connections are open at most, besides one that listens on Postgres and one that writes
-    on SQLite. `patience` is for how many seconds a turn's writer bears a database that is away.
+    how many connections are open at most, besides one that writes on SQLite and three on Postgres:
+    one that listens, and two that are kept for the log and its leases. `patience` is for how many
+    seconds a turn's writer bears a database that is away.
 
     `open` reaches for nothing, so that a process can start before its database;
     `schema_state` tells whether the database is there and fit for use.
@@ -74,6 +75,17 @@ class Database:
                 pool_use_lifo=True,
                 hide_parameters=True,  # what a statement carries is nobody's to read in an error
             )
+            # Requests must not keep the log waiting: a lease that is renewed too late is lost.
+            self._upkeep = create_async_engine(
+                "postgresql+asyncpg://",
+                async_creator=self._connect,
+                pool_size=2,
+                max_overflow=0,
+                pool_timeout=_POOL_SECONDS,
+                pool_recycle=1800,
+                pool_use_lifo=True,
+                hide_parameters=True,
+            )
             # Several statements that see one state: READ COMMITTED would look anew for each.
             self._readers = self._writers.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._queries = self._writers.execution_options(isolation_level="AUTOCOMMIT")
@@ -83,6 +95,7 @@ class Database:
             self._writers = _sqlite(path, pool_size=1, begin="BEGIN IMMEDIATE")
             self._readers = _sqlite(path, pool_size=pool_size, begin="BEGIN", pragmas=("query_only=ON",))
             self._queries = self._readers
+            self._upkeep = self._writers
         else:
             raise ValueError(
                 "The database URL must begin with sqlite:/// and the path of a file, or with postgresql://. "
@@ -99,6 +112,7 @@ class Database:
         await self.log.close()
         await self._readers.dispose()
         await self._writers.dispose()
+        await self._upkeep.dispose()
 
     @property
     def connections_in_use(self) -> int:
@@ -149,14 +163,17 @@ class Database:
     # --- connections --------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def transaction(self, *, read_only: bool = False) -> AsyncIterator[Connection]:
-        """Lend a connection for one transaction, which is rolled back unless the caller commits."""
+    async def transaction(self, *, read_only: bool = False, upkeep: bool = False) -> AsyncIterator[Connection]:
+        """Lend a connection for one transaction, which is rolled back unless the caller commits.
+
+        `upkeep` is for what must not queue behind requests: the log's writer and the leases.
+        """
         with translated():
             if read_only:
                 async with lent(self._readers) as connection:
                     yield connection
             else:
-                async with self._writing, lent(self._writers) as connection:
+                async with self._writing, lent(self._upkeep if upkeep else self._writers) as connection:
                     yield connection
 
     @asynccontextmanager

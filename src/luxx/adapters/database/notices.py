@@ -1,6 +1,7 @@
 """Wake-ups between processes on Postgres: one connection that listens, for as long as the process lives."""
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -11,6 +12,7 @@ from luxx.domain.errors import StorageUnavailable
 CHANNEL: Final = "luxx"
 _PAYLOAD_LIMIT: Final = 7900  # Postgres takes payloads under 8000 bytes
 _EVERYTHING: Final = "*"
+_log = logging.getLogger(__name__)
 
 
 class Notices:
@@ -48,7 +50,12 @@ class Notices:
             try:
                 with translated():
                     await self._listen_once()
-            except StorageUnavailable:
+            except Exception as error:  # noqa: BLE001  # deaf for good, this process would be late for ever
+                _log.log(
+                    logging.DEBUG if isinstance(error, StorageUnavailable) else logging.WARNING,
+                    "the connection that listens was lost: %s",
+                    type(error).__name__,
+                )
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
             else:

@@ -311,8 +311,12 @@ class DatabaseConversations:
             sa.insert(conversations).values({column: getattr(conversation, column.name) for column in _CONVERSATION})
         )
 
-    async def get(self, owner: int, conversation_id: str) -> Conversation:
+    async def hold(self, owner: int, conversation_id: str) -> Conversation:
+        return await self.get(owner, conversation_id, held=True)
+
+    async def get(self, owner: int, conversation_id: str, *, held: bool = False) -> Conversation:
         statement = sa.select(*_CONVERSATION).where(_is(owner, conversation_id))
+        statement = statement.with_for_update(key_share=True) if held else statement
         row = (await self.connection.execute(statement)).mappings().first()
         if row is None:
             raise _no_conversation(conversation_id)

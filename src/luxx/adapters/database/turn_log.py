@@ -250,7 +250,7 @@ class DatabaseTurnLog:
         """Store the shares of all turns whose lease is good, in one transaction; give the others' turns."""
         lost: set[_Writing] = set()
         good: list[_Share] = []
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(upkeep=True) as connection:
             ids = [share.turn.lease.message_id for share in shares]
             # The row lock is the fence: until the commit nobody can take these turns over. Locked in
             # one order everywhere, so that nobody deadlocks.
@@ -368,7 +368,7 @@ class DatabaseTurnLog:
     async def renew(self, holder: str, message_ids: Collection[str], lease_for: timedelta) -> Renewal:
         named = (self._turns.get(message_id) for message_id in message_ids)
         before = [turn for turn in named if turn is not None and turn.lease.holder == holder]
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(upkeep=True) as connection:
             mine = (
                 sa.select(turns.c.message_id)
                 .where(
@@ -398,7 +398,7 @@ class DatabaseTurnLog:
         return Renewal(held=held, to_cancel=frozenset(message_id for message_id, cancel in rows if cancel))
 
     async def take_expired(self, holder: str, lease_for: timedelta, *, limit: int = 32) -> Sequence[Lease]:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(upkeep=True) as connection:
             now = self._clock()
             expired = (
                 sa.select(turns.c.message_id)
@@ -437,7 +437,7 @@ class DatabaseTurnLog:
     def on_cancel(self, listener: Callable[[str], None]) -> None:
         self._wakeups.on_cancel(listener)
 
-    async def forget(self, *, ended_before: datetime) -> int:
+    async def forget(self, *, ended_before: datetime, keys_made_before: datetime) -> int:
         total = 0
         while True:
             # A bounded number at a time, so that nobody waits long for a lock.
@@ -457,7 +457,7 @@ class DatabaseTurnLog:
                     await connection.execute(sa.update(turns).where(among_turns).values(log_kept=False))
                 else:
                     await connection.execute(
-                        sa.delete(idempotency_keys).where(idempotency_keys.c.created_at < ended_before)
+                        sa.delete(idempotency_keys).where(idempotency_keys.c.created_at < keys_made_before)
                     )
                 await connection.commit()
             if not ids:

@@ -168,6 +168,9 @@ class MemoryConversations:
         self.tables.conversations[conversation.id] = conversation
         self.tables.history[conversation.id] = ()
 
+    async def hold(self, owner: int, conversation_id: str) -> Conversation:
+        return await self.get(owner, conversation_id)
+
     async def get(self, owner: int, conversation_id: str) -> Conversation:
         return _owned(self.tables, owner, conversation_id)
 

@@ -84,7 +84,7 @@ class MemoryTurnLog:
     def on_cancel(self, listener: Callable[[str], None]) -> None:
         self.wakeups.on_cancel(listener)
 
-    async def forget(self, *, ended_before: datetime) -> int:
+    async def forget(self, *, ended_before: datetime, keys_made_before: datetime) -> int:
         async with self._storage.writing:
             tables = self._storage.committed.draft()
             forgotten = [
@@ -94,7 +94,7 @@ class MemoryTurnLog:
             ]
             for message_id in forgotten:
                 del tables.events[message_id]
-            tables.keys = {name: kept for name, kept in tables.keys.items() if kept.created_at >= ended_before}
+            tables.keys = {name: kept for name, kept in tables.keys.items() if kept.created_at >= keys_made_before}
             self._storage.publish(tables)
         return len(forgotten)
 

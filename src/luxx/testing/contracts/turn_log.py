@@ -404,6 +404,17 @@ class TurnLogContract:
 
     # --- forgetting ---------------------------------------------------------------------------------
 
+    async def test_keys_outlive_the_logs_that_are_forgotten(self, storage: Storage, ada: User) -> None:
+        conversation = await stored_conversation(storage, ada)
+        turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"), at=utc_now())
+        lease = await begun(storage, turn)
+        answer = await _end(storage, turn, lease, [])
+        soon = utc_now() + timedelta(seconds=5)
+        assert await storage.log.forget(ended_before=soon, keys_made_before=soon - timedelta(days=1)) == 1
+        assert await _all(storage, answer.id) == []
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.turns.recall(ada.id, "k") is not None
+
     async def test_forget_drops_the_logs_of_ended_turns_and_old_keys_only(self, storage: Storage, ada: User) -> None:
         conversation = await stored_conversation(storage, ada)
         turn = new_turn(conversation, key=IdempotencyKey(key="old", fingerprint="f"))
@@ -412,10 +423,25 @@ class TurnLogContract:
         answer = await _end(storage, turn, lease, [Text(delta="x")])
         running = new_turn(conversation, key=IdempotencyKey(key="new", fingerprint="f"), at=utc_now())
         await begun(storage, running)
-        assert await storage.log.forget(ended_before=utc_now() - timedelta(days=1)) == 0
+        assert (
+            await storage.log.forget(
+                ended_before=utc_now() - timedelta(days=1), keys_made_before=utc_now() - timedelta(days=1)
+            )
+            == 0
+        )
         assert len(await _all(storage, answer.id)) == 3
-        assert await storage.log.forget(ended_before=utc_now() + timedelta(seconds=5)) == 1
-        assert await storage.log.forget(ended_before=utc_now() + timedelta(seconds=5)) == 0
+        assert (
+            await storage.log.forget(
+                ended_before=utc_now() + timedelta(seconds=5), keys_made_before=utc_now() + timedelta(seconds=5)
+            )
+            == 1
+        )
+        assert (
+            await storage.log.forget(
+                ended_before=utc_now() + timedelta(seconds=5), keys_made_before=utc_now() + timedelta(seconds=5)
+            )
+            == 0
+        )
         assert await _all(storage, answer.id) == []
         assert len(await _all(storage, running.answer.id)) == 1
         assert await _message(storage, ada, answer.id) == answer
@@ -427,7 +453,7 @@ class TurnLogContract:
         conversation = await stored_conversation(storage, ada)
         made = utc_now()
         await begun(storage, new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"), at=made))
-        await storage.log.forget(ended_before=made)
+        await storage.log.forget(ended_before=made, keys_made_before=made)
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.turns.recall(ada.id, "k") is not None
 

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -444,6 +445,39 @@ class UnitOfWorkContract:
             await unit.commit()
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.conversations.get(ada.id, stored.id) == wanted
+
+    async def test_of_two_that_hold_a_conversation_the_second_sees_what_the_first_did(self, storage: Storage) -> None:
+        owner = await stored_user(storage)
+        stored = await stored_conversation(storage, owner)
+
+        async def change(**changes: Any) -> None:
+            async with storage.new_unit() as unit:
+                held = await unit.conversations.hold(owner.id, stored.id)
+                await unit.conversations.update(replace(held, **changes))
+                await unit.commit()
+
+        for number in range(10):
+            title, temperature = f"title {number}", number / 10
+            await asyncio.gather(change(title=title), change(temperature=temperature))
+            async with storage.new_unit(read_only=True) as unit:
+                now = await unit.conversations.get(owner.id, stored.id)
+            assert (now.title, now.temperature) == (title, temperature)
+
+    async def test_a_change_beside_a_sent_message_keeps_its_activity(self, storage: Storage) -> None:
+        owner = await stored_user(storage)
+        stored = await stored_conversation(storage, owner)
+        turn = new_turn(stored)
+
+        async def change() -> None:
+            async with storage.new_unit() as unit:
+                held = await unit.conversations.hold(owner.id, stored.id)
+                await unit.conversations.update(replace(held, title="changed"))
+                await unit.commit()
+
+        await asyncio.gather(change(), begun(storage, turn), change())
+        async with storage.new_unit(read_only=True) as unit:
+            now = await unit.conversations.get(owner.id, stored.id)
+        assert (now.title, now.updated_at) == ("changed", turn.user_message.created_at)
 
     async def test_a_foreign_conversation_is_absent_to_every_method(self, storage: Storage) -> None:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")

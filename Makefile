@@ -7,7 +7,7 @@ SEED ?= 1
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check lint types imports wheel fix lock chaos docs clean
+.PHONY: help setup demo run test check lint types imports wheel fix lock audit sbom chaos docs clean
 
 help: ## tell what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,10 +60,20 @@ chaos: $(READY) ## faults of every kind against SQLite and Postgres: SECONDS=600
 
 lock: $(READY) ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --extra server --output-file requirements/server.txt pyproject.toml
+		--no-emit-index-url --no-emit-find-links --extra server --extra otel --output-file requirements/server.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --constraint requirements/server.txt --extra server --extra testing --group dev \
+		--no-emit-index-url --no-emit-find-links --constraint requirements/server.txt --extra server --extra otel --extra testing --group dev \
 		--output-file requirements/dev.txt pyproject.toml
+	echo hatchling | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --constraint requirements/dev.txt --output-file requirements/build.txt -
+
+audit: $(READY) ## look the locked dependencies up among known vulnerabilities; needs PyPI's JSON API
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements/server.txt
+
+sbom: $(READY) ## write dist/luxx.cdx.json, the bill of materials of what the image installs (CycloneDX 1.6)
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --spec-version 1.6 \
+		--output-format JSON --output-reproducible --validate --output-file dist/luxx.cdx.json requirements/server.txt
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -119,8 +119,9 @@ def test_a_traceback_names_types_and_places_but_quotes_nothing(style: str) -> No
 def test_secrets_and_tokens_are_blotted_out_of_whatever_is_logged() -> None:
     stream = io.StringIO()
     configure(style="pretty", level="info", secrets=("the-api-key", "abc"), stream=stream)
-    logging.getLogger("luxx").info("%s %s abc", "the-api-key", "eyJhbGciOi.eyJzdWIi.c2ln")
-    assert "[secret] [token] abc" in stream.getvalue()
+    key = "luxx_" + "aB3-" * 11
+    logging.getLogger("luxx").info("%s %s %s abc", "the-api-key", "eyJhbGciOi.eyJzdWIi.c2ln", key)
+    assert "[secret] [token] [token] abc" in stream.getvalue()
 
 
 @pytest.mark.usefixtures("restored")

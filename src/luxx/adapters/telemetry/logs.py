@@ -28,7 +28,8 @@ _requests: Final = logging.getLogger("luxx.requests")
 _turns: Final = logging.getLogger("luxx.turns")
 _logins: Final = logging.getLogger("luxx.logins")
 
-_TOKEN: Final = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_TOKEN: Final = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*|luxx_[A-Za-z0-9_-]{40,}")
+"""Access tokens, and keys for programs."""
 SHORTEST: Final = 6
 """Characters of a secret, at least, that is looked for: shorter ones stand in every second line by chance."""
 

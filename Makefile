@@ -7,7 +7,7 @@ SEED ?= 1
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check lint types imports wheel fix lock audit sbom chaos docs clean
+.PHONY: help setup demo run test check lint types imports wheel fix lock chaos docs clean
 
 help: ## tell what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,7 @@ lock: $(READY) ## resolve the dependencies anew
 	echo hatchling | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --constraint requirements/dev.txt --output-file requirements/build.txt -
 
+.PHONY: audit sbom
 audit: $(READY) ## look the locked dependencies up among known vulnerabilities; needs PyPI's JSON API
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements/server.txt
 

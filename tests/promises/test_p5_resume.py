@@ -2,6 +2,7 @@
 
 import asyncio
 
+from luxx.testing.stream_client import Following
 from tests.promises.support import Reader, elsewhere, signed_up
 from tests.support.live import Account, Event, Live, events_of
 
@@ -49,10 +50,13 @@ async def test_only_the_owner_may_resume(pair: tuple[Live, Live]) -> None:
     await reader.task
 
 
-async def test_who_has_seen_the_end_is_sent_nothing_more(served: Live) -> None:
+async def test_who_has_seen_the_end_is_told_the_end_and_nothing_else(served: Live) -> None:
     account = await served.account()
     whole = await account.stream(await account.new_conversation(), "hello")
-    response = await account.get(
-        f"/api/messages/{whole.message_id}/stream", headers={"Last-Event-ID": str(whole.end.id)}
-    )
-    assert (response.status_code, response.text) == (200, "")
+    path = f"/api/messages/{whole.message_id}/stream"
+    for after in (len(whole.events), len(whole.events) + 7):
+        following = Following(after=after)
+        async with account.http.stream("GET", path, params={"after": after}, headers=account.headers) as response:
+            await following.read(response)
+        (end,) = following.events
+        assert (end.id, end.name, end.data) == (after, whole.end.name, whole.end.data)

@@ -52,6 +52,8 @@ async def read_events(response: httpx.Response) -> AsyncIterator[Event | None]:
 class Following:
     """What one reader has seen of one answer, over however many connections.
 
+    Whoever resumes `after` the end is given the end again, under the id that was asked for.
+
     `take` raises `ContractBroken` as soon as something is wrong. `last` is what belongs into
     `Last-Event-ID`.
     """
@@ -76,11 +78,12 @@ class Following:
         """Take the next event of the log."""
         if (end := self.end) is not None:
             raise ContractBroken(f"{event.name} {event.id} came after the end, {end.name} {end.id}")
-        if event.id != self.last + 1:
+        again = not self.events and self.first > 0 and event.name in ENDS and event.id == self.first
+        if event.id != self.last + 1 and not again:
             raise ContractBroken(f"{event.name} has the id {event.id}; the last one was {self.last}")
         if (event.name == "start") != (event.id == 1):
             raise ContractBroken(f"{event.name} has the id {event.id}")
-        self.last = event.id
+        self.last = event.id or 0
         self.events.append(event)
         if event.name == "start":
             self.message_id = event.data["message_id"]

@@ -120,6 +120,7 @@ class ChaosClient:
                     pass  # noted where it happened
                 except Refused as refused:
                     self._tally.check("P1", False, "lost", f"client {self._number}: {refused}")
+                    await self._pause()
         except (TimeoutError, Refused) as failure:
             self._tally.check("P1", False, "hung", f"client {self._number} could not sign up: {failure!r}")
 

@@ -7,7 +7,7 @@ SEED ?= 1
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check lint types imports wheel fix lock chaos docs clean
+.PHONY: help setup demo run test check lint types imports wheel fix lock chaos mutants docs clean
 
 help: ## tell what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ docs: $(READY) ## write the parts of docs/ that are made from the code
 
 chaos: $(READY) ## faults of every kind against SQLite and Postgres: SECONDS=600 SEED=7
 	$(BIN)/python -m luxx.testing.chaos --storage both --seconds $(SECONDS) --seed $(SEED)
+
+mutants: $(READY) ## take out one guard at a time, and see that the tests notice
+	$(BIN)/python scripts/mutants.py
 
 lock: $(READY) ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -159,6 +159,14 @@ def test_another_algorithm_is_refused_whatever_the_signature(codec: JwtCodec, al
     assert code_of(codec, token[: token.rindex(".") + 1]) == "unauthenticated"
 
 
+@pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
+def test_another_algorithm_is_refused_though_its_signature_is_good(codec: JwtCodec, algorithm: str) -> None:
+    payload = codec.encode(CLAIMS).split(".")[1]
+    signed = f"{segment({'alg': algorithm, 'typ': 'at+jwt'})}.{payload}"
+    digest = hmac.digest(SECRET.encode(), signed.encode(), algorithm.replace("HS", "sha"))
+    assert code_of(codec, f"{signed}.{segment(digest)}") == "unauthenticated"
+
+
 @pytest.mark.parametrize("kind", ["JWT", "at+JWT ", "application/at+jwt", "", None, 1])
 def test_another_type_is_refused(codec: JwtCodec, kind: Any) -> None:
     assert code_of(codec, forged({"typ": kind})) == "unauthenticated"

@@ -126,3 +126,9 @@ def test_no_robots_txt_explodes() -> None:
 @given(st.text(max_size=300), st.text(max_size=30))
 def test_any_robots_txt_gives_an_answer(text: str, path: str) -> None:
     Robots.read("User-agent: *\n" + text).allows("/" + path)
+
+
+@pytest.mark.parametrize("port", [22, 25, 6000, 6667])
+def test_a_public_address_is_not_dialled_where_something_else_than_the_web_listens(port: int) -> None:
+    assert not AddressRules().allows("host", ip_address("93.184.216.34"), port)
+    assert AddressRules.allowing([f"93.184.216.34:{port}"]).allows("host", ip_address("93.184.216.34"), port)

@@ -3,12 +3,12 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from luxx.application.ports import LoggedEvent, NewUnit, TurnLog
+from luxx.application.ports import LoggedEvent, NewUnit, Turn, TurnLog
 from luxx.domain.errors import NotFound, Overloaded
-from luxx.domain.message import Message, Part, Status, TextPart, ThinkingPart, ToolCallPart
+from luxx.domain.message import Message, Part, Role, Status, TextPart, ThinkingPart, ToolCallPart
 from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent, fold
 
 BATCH: Final = 32 * 1024
@@ -33,7 +33,8 @@ class FollowTurn:
     """Give the events of a turn from `after` on, live, until its end.
 
     Any number of readers may follow, in any process; leaving off does not touch the turn. Once the
-    log is no longer kept, the stored answer is given as events instead, from 1 on. Raises `NotFound`
+    log is no longer kept, the stored answer is given as events instead, from 1 on. A question that was deleted
+    since comes without what it said. Raises `NotFound`
     `message_not_found` before the first event; `StorageUnavailable` at any time, and `Overloaded` once this
     process is `leaving`: then the turn may go on, and can be followed at another one.
     """
@@ -60,12 +61,19 @@ class FollowTurn:
             turn = await unit.turns.get(user_id, message_id)
             if turn is None:
                 raise NotFound(f"There is no turn that wrote the message {message_id!r}.", code="message_not_found")
-        if turn.running or await self.log.read(message_id, limit=1):
+        if turn.running:
+            # Its question is there: whoever deletes that one ends the turn first.
             return self._follow(user_id, message_id, after)
         async with self.new_unit(read_only=True) as unit:
             answer = await unit.messages.get(user_id, message_id)
-            question = await unit.messages.get(user_id, turn.user_message_id)
-        return _replay(question, answer)
+            try:
+                question = await unit.messages.get(user_id, turn.user_message_id)
+            except NotFound:
+                question = None
+        if await self.log.read(message_id, limit=1):
+            followed = self._follow(user_id, message_id, after)
+            return followed if question is not None else _without_question(followed)
+        return _replay(question or _deleted(turn, answer), answer)
 
     async def to_end(self, *, user_id: int, message_id: str) -> tuple[Started, End]:
         """Wait for a turn's end and give its first and last event."""
@@ -147,6 +155,32 @@ async def _one_by_one(
         async for batch in batches:
             for logged in batch:
                 yield logged
+
+
+def _deleted(turn: Turn, answer: Message) -> Message:
+    """Stand in for a question that its owner deleted: nothing of what it said is told again."""
+    return Message(
+        id=turn.user_message_id,
+        conversation_id=turn.conversation_id,
+        role=Role.USER,
+        parts=(),
+        status=Status.COMPLETE,
+        created_at=answer.created_at,
+    )
+
+
+async def _without_question(
+    batches: AsyncGenerator[Sequence[LoggedEvent], None],
+) -> AsyncGenerator[Sequence[LoggedEvent], None]:
+    """Take what a deleted question said out of the log's first event."""
+    async with aclosing(batches):
+        async for batch in batches:
+            first = batch[0]
+            if isinstance(first.event, Started):
+                emptied = replace(first.event, user_message=replace(first.event.user_message, parts=()))
+                yield [LoggedEvent(first.seq, emptied), *batch[1:]]
+            else:
+                yield batch
 
 
 async def _replay(question: Message, answer: Message) -> AsyncGenerator[Sequence[LoggedEvent], None]:

@@ -163,14 +163,23 @@ async def test_an_answer_that_is_still_written_is_told_without_an_end(house: Hou
     await house.ended(message_id)
 
 
-async def test_an_answer_can_be_followed_although_its_question_was_deleted(house: House) -> None:
+@pytest.mark.parametrize("log", ["kept", "forgotten"])
+async def test_an_answer_is_told_whole_after_its_question_was_deleted_and_the_question_is_not(
+    house: House, log: str
+) -> None:
     house.model.then(spoken("x"))
     conversation = await house.conversation()
     answer = await house.answer(conversation)
     everything = await house.read(answer.id)
     question = (await house.list_messages(user_id=OWNER, conversation_id=conversation.id)).items[0]
     await house.delete_message(user_id=OWNER, message_id=question.id)
-    assert await house.read(answer.id) == everything
+    if log == "forgotten":
+        later = house.clock() + timedelta(days=2)
+        assert await house.log.forget(ended_before=later, keys_made_before=later) == 1
+    started, *rest = await house.read(answer.id)
+    assert rest == everything[1:]
+    assert isinstance(started.event, Started)
+    assert (started.event.user_message.id, started.event.user_message.content) == (question.id, "")
 
 
 @pytest.mark.parametrize("whose", ["nobody's", "a question", "somebody else's"])

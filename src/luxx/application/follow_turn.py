@@ -64,16 +64,21 @@ class FollowTurn:
         if turn.running:
             # Its question is there: whoever deletes that one ends the turn first.
             return self._follow(user_id, message_id, after)
-        async with self.new_unit(read_only=True) as unit:
-            answer = await unit.messages.get(user_id, message_id)
-            try:
-                question = await unit.messages.get(user_id, turn.user_message_id)
-            except NotFound:
-                question = None
+        question = await self._question(user_id, turn)
         if await self.log.read(message_id, limit=1):
             followed = self._follow(user_id, message_id, after)
             return followed if question is not None else _without_question(followed)
+        async with self.new_unit(read_only=True) as unit:
+            answer = await unit.messages.get(user_id, message_id)
         return _replay(question or _deleted(turn, answer), answer)
+
+    async def _question(self, owner: int, turn: Turn) -> Message | None:
+        """Read the user's message of a turn that has ended; None if it was deleted."""
+        async with self.new_unit(read_only=True) as unit:
+            try:
+                return await unit.messages.get(owner, turn.user_message_id)
+            except NotFound:
+                return None
 
     async def to_end(self, *, user_id: int, message_id: str) -> tuple[Started, End]:
         """Wait for a turn's end and give its first and last event."""

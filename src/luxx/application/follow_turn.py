@@ -132,6 +132,9 @@ class FollowTurn:
         async with self.new_unit(read_only=True) as unit:
             turn = await unit.turns.get(owner, message_id)
             answer = None if turn is None else await unit.messages.get(owner, message_id)
+        if answer is None and after == 0:
+            # Deleted before anything of it was told: no stream begins with its end.
+            raise NotFound(f"The message {message_id!r} was deleted.", code="message_not_found")
         if answer is None:
             gone = Failed(code="message_not_found", message="The message was deleted.", message_id=message_id)
             return LoggedEvent(after + 1, gone)

@@ -323,3 +323,20 @@ async def test_a_reader_woken_by_a_deletion_asks_at_once_and_not_after_its_patie
         last = await reading
     assert last.seq == len(seen) + 1
     assert isinstance(last.event, Failed)
+
+
+async def test_a_turn_that_is_deleted_before_its_first_event_was_read_is_absent_and_no_stream_begins_with_an_end(
+    house: House,
+) -> None:
+    gate = Gate()
+    house.model.then([ModelText("a"), gate])
+    conversation = await house.conversation()
+    message_id = await house.send(conversation)
+    await gate.wait_reached()
+    events = await house.follow_turn(user_id=OWNER, message_id=message_id)
+    async with house.storage.new_unit() as unit:
+        await unit.conversations.delete(OWNER, conversation.id)
+        await unit.commit()
+    with pytest.raises(NotFound) as absent:
+        await anext(events)
+    assert absent.value.code == "message_not_found"

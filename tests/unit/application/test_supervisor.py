@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from tests.support.until import until
-from tests.unit.application.house import OWNER, Gate, House, opened
+from tests.unit.application.house import OWNER, PATIENCE, Gate, House, opened
 from tests.unit.application.logs import OverLog, UnendingLog
 
 from luxx.adapters.models.scripted import spoken
@@ -156,3 +156,16 @@ async def test_nothing_is_reaped_while_storage_is_away_for_the_heartbeat() -> No
         answer = await house.ended(await house.dead_turn("half"))
         assert answer.status is Status.INTERRUPTED
         assert taken[0] >= 20
+
+
+async def test_a_repeated_key_gives_the_first_answer_although_its_log_was_forgotten_early() -> None:
+    async with opened(keep_log=timedelta(seconds=1), lease_for=timedelta(seconds=0.06)) as house:
+        house.model.then(spoken("once"))
+        conversation = await house.conversation()
+        first = await house.answer(conversation, "Hi", idempotency_key="k")
+        house.clock.advance(3600)
+        async with asyncio.timeout(PATIENCE):
+            while await house.log.read(first.id, limit=1):  # noqa: ASYNC110  # forgetting wakes nobody: only asking tells
+                await asyncio.sleep(0)
+        assert await house.send(conversation, "Hi", idempotency_key="k") == first.id
+        assert len(house.model.requests) == 1

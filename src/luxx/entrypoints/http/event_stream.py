@@ -7,12 +7,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
-from litestar.types import Receive, Scope, Send
-
 from luxx.adapters.wire import encode_event
 from luxx.application.ports import LoggedEvent
 from luxx.domain.errors import LuxxError
 from luxx.domain.turn import Failed
+from luxx.entrypoints.http.asgi import Receive, Scope, Send
 from luxx.entrypoints.http.text import Language, error_text, problem_text
 
 _HEADERS: Final = [

@@ -7,7 +7,7 @@ SEED ?= 1
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check lint types imports wheel fix lock chaos mutants docs clean
+.PHONY: help setup demo run test check lint types imports wheel release fix lock chaos mutants docs clean
 
 help: ## tell what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ imports: $(READY)
 
 wheel: $(READY) ## build the wheel, install it in a clean environment, start it
 	$(BIN)/python scripts/check_wheel.py
+
+release: $(READY) ## build sdist and wheel of the commit, check them, and put them into dist/
+	$(BIN)/python scripts/release.py
 
 fix: $(READY) ## format, and mend what the linter can
 	$(BIN)/ruff check --fix .

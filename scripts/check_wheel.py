@@ -1,15 +1,35 @@
-"""Build the wheel, install it with the locked dependencies in a clean environment, and start it: `make wheel`."""
+"""Build the wheel, install it with the locked dependencies in clean environments, and start it: `make wheel`.
 
+Each extra is installed alone, from the lock by hash, and must bring what its part of Luxx imports. An argument names
+a wheel that is built already.
+"""
+
+import hashlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import urllib.request
 import venv
 from pathlib import Path
+from typing import Final
 
-ROOT = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[1]
+PARTS: Final = {
+    "sqlite": "luxx.adapters.database, aiosqlite",
+    "postgres": "luxx.adapters.database, asyncpg",
+    "openai": "luxx.adapters.models.openai",
+    "client": "luxx.client",
+    "chat": "luxx.entrypoints.cli.chat",
+    "tools": "luxx.adapters.tools.loading, luxx.adapters.tools.resources",
+    "testing": "luxx.testing.contracts, luxx.testing.upstream, luxx.testing.postgres",
+    "server": "luxx.entrypoints.http.app, luxx.entrypoints.cli.serve",
+    "local": "luxx.entrypoints.cli.serve, xllamacpp",
+    "otel": "opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http",
+}
+"""What must be importable with one extra and nothing else."""
 
 
 def run(*command: str | Path, **options: object) -> None:
@@ -19,8 +39,7 @@ def run(*command: str | Path, **options: object) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="luxx-wheel-") as folder:
         place = Path(folder)
-        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place, ROOT)
-        (wheel,) = place.glob("*.whl")
+        wheel = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else build(place)
         venv.create(place / "env", with_pip=True)
         python = place / "env/bin/python"
         pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
@@ -29,7 +48,37 @@ def main() -> None:
         run(python, "-I", "-c", "import luxx.application, luxx.adapters.memory", cwd=place)
         run(*pip, "--require-hashes", "-r", ROOT / "requirements/server.txt")
         start(place)
-    print(f"{wheel.name} starts and answers in a clean environment")
+        if broken := [extra for extra in extras() if not works(extra, wheel, place)]:
+            sys.exit(f"These extras do not bring what their part imports: {', '.join(broken)}")
+    print(f"{wheel.name} starts and answers in a clean environment, and each extra brings what its part imports")
+
+
+def build(place: Path) -> Path:
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place, ROOT)
+    (wheel,) = place.glob("*.whl")
+    return wheel
+
+
+def extras() -> list[str]:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    if declared.keys() != PARTS.keys():
+        sys.exit(f"PARTS in {Path(__file__).name} and the extras differ: {', '.join(declared.keys() ^ PARTS.keys())}")
+    return list(declared)
+
+
+def works(extra: str, wheel: Path, place: Path) -> bool:
+    """Install one extra by hash in an environment of its own, and import the part of Luxx that it is for."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    wanted = place / f"{extra}.txt"
+    wanted.write_text(f"luxx[{extra}] @ {wheel.as_uri()} --hash=sha256:{digest}\n", encoding="utf-8")
+    python = place / extra / "bin/python"
+    venv.create(place / extra)
+    # uv, because pip takes no hashes from constraints; and it is done in a second.
+    uv = (Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--python", python)
+    run(*uv, "--require-hashes", "--constraint", ROOT / "requirements/dev.txt", "--requirement", wanted)
+    done = subprocess.run([python, "-I", "-c", f"import {PARTS[extra]}"], cwd=place, check=False)
+    print(f"luxx[{extra}]: {PARTS[extra]}", "cannot all be imported" if done.returncode else "can be imported")
+    return done.returncode == 0
 
 
 def start(place: Path) -> None:

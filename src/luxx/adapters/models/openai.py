@@ -16,6 +16,7 @@ import httpx
 
 from luxx.adapters.models.openai_wire import AnswerReader, Chunk, ThinkingStyle, chunk_of, request_body
 from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEvent
+from luxx.adapters.models.transport import StreamTransport
 from luxx.application.ports import ModelEnd, ModelEvent, ModelRequest
 from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
 
@@ -112,12 +113,11 @@ class OpenAIChatModel:
         if settings.api_key:
             headers["Authorization"] = f"Bearer {settings.api_key}"
         self._client = httpx.AsyncClient(
-            transport=transport,
+            transport=transport or StreamTransport(_tls()),
             headers=headers,
-            verify=_tls(),
-            # The other deadlines are kept here, where it is known what is being waited for.
-            timeout=httpx.Timeout(None, connect=settings.connect_s),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30),
+            # The other deadlines are kept here, where it is known what is being waited for. `pool` is
+            # all that comes before a connection is there: names are looked up, too.
+            timeout=httpx.Timeout(None, connect=settings.connect_s, pool=settings.connect_s),
             trust_env=False,
             follow_redirects=False,
         )

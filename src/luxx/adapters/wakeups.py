@@ -4,14 +4,18 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from luxx.adapters.alarm import Alarm
+
 
 class LocalWakeup:
     """A watch on a turn; satisfies `luxx.application.ports.Wakeup`."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_alarm", "_event", "_loop")
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._loop)
 
     def wake(self) -> None:
         self._event.set()
@@ -19,13 +23,16 @@ class LocalWakeup:
     async def wait(self, seconds: float) -> bool:
         if not self._event.is_set():
             try:
-                async with asyncio.timeout(seconds):
+                with self._alarm.at(self._loop.time() + seconds):
                     await self._event.wait()
             except TimeoutError:
                 return False
         # Cleared only here, where nothing awaits any more: a cancelled wait keeps its wake-up.
         self._event.clear()
         return True
+
+    def close(self) -> None:
+        self._alarm.close()
 
 
 class Wakeups:
@@ -45,6 +52,7 @@ class Wakeups:
         try:
             yield wakeup
         finally:
+            wakeup.close()
             watches.discard(wakeup)
             if not watches and self._watches.get(message_id) is watches:
                 del self._watches[message_id]

@@ -1,8 +1,8 @@
 """Language models.
 
-    OfflineChatModel        made of rules: no key, no network; the service's default
-    ScriptedChatModel       plays what it is told to: for tests; `spoken` and `calling` write its rounds
-    openai.OpenAIChatModel  any OpenAI-compatible endpoint; a module of its own, because it needs `luxx[openai]`
+OfflineChatModel        made of rules: no key, no network; the service's default
+ScriptedChatModel       plays what it is told to: for tests; `spoken` and `calling` write its rounds
+openai.OpenAIChatModel  any OpenAI-compatible endpoint; a module of its own, because it needs `luxx[openai]`
 """
 
 from luxx.adapters.models.offline import OfflineChatModel

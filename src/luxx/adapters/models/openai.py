@@ -6,19 +6,22 @@ import functools
 import random
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import httpx
 
+from luxx.adapters.alarm import Alarm
 from luxx.adapters.models.openai_wire import AnswerReader, Chunk, ThinkingStyle, chunk_of, request_body
 from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEvent
 from luxx.adapters.models.transport import StreamTransport
 from luxx.application.ports import ModelEnd, ModelEvent, ModelRequest
 from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
+
+R = TypeVar("R")
 
 _USAGE_GRACE_S: Final = 5.0
 """How long a finished answer waits for its usage."""
@@ -129,8 +132,9 @@ class OpenAIChatModel:
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """See `ChatModel.stream`."""
         patience = _Patience(self._settings)
-        response = await self._opened(request_body(request, self._settings.thinking), patience)
+        response: httpx.Response | None = None
         try:
+            response = await self._opened(request_body(request, self._settings.thinking), patience)
             async with contextlib.aclosing(_Answer(response, request, patience, self._settings)) as answer:
                 while (events := await answer.more()) is not None:
                     for event in events:
@@ -138,7 +142,9 @@ class OpenAIChatModel:
                 for event in answer.end():
                     yield event
         finally:
-            await response.aclose()
+            patience.close()
+            if response is not None:
+                await response.aclose()
 
     async def _opened(self, body: bytes, patience: "_Patience") -> httpx.Response:
         tries = 0
@@ -163,8 +169,7 @@ class OpenAIChatModel:
         patience.begin()
         request = self._client.build_request("POST", self._url, content=body)
         try:
-            async with patience.waiting():
-                response = await self._client.send(request, stream=True)
+            response = await patience.bounded(self._client.send(request, stream=True))
         except ModelTimeout as error:
             return _Failure(error, again=False)
         except httpx.ConnectTimeout:
@@ -245,12 +250,13 @@ def _retry_after(value: str | None) -> float | None:
 class _Patience:
     """The deadlines of one answer. Only waiting uses up the pause between tokens, not the reader's own time."""
 
-    __slots__ = ("_ends_at", "_left", "_loop", "_settings", "_what")
+    __slots__ = ("_alarm", "_ends_at", "_left", "_loop", "_settings", "_what")
 
     def __init__(self, settings: OpenAISettings) -> None:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._ends_at = self._loop.time() + settings.total_s
+        self._alarm = Alarm(self._loop)
         self.begin()
 
     def begin(self) -> None:
@@ -261,7 +267,7 @@ class _Patience:
     def progressed(self) -> None:
         """Wait for the next token from here on."""
         self._left = self._settings.idle_s
-        self._what = f"no further token within {self._settings.idle_s:g} s"
+        self._what = ""
 
     def finished(self) -> None:
         """Wait for what may come after the last token, but not for long."""
@@ -270,21 +276,23 @@ class _Patience:
     def left_in_all(self) -> float:
         return self._ends_at - self._loop.time()
 
-    @contextlib.asynccontextmanager
-    async def waiting(self) -> AsyncIterator[None]:
-        """Bound what is done inside; raises `ModelTimeout`, which tells which deadline passed."""
+    async def bounded(self, work: Awaitable[R]) -> R:
+        """Await `work`; raises `ModelTimeout`, which tells which deadline passed."""
         started = self._loop.time()
         deadline = min(started + self._left, self._ends_at)
         try:
-            async with asyncio.timeout_at(deadline):
-                yield
+            with self._alarm.at(deadline):
+                return await work
         except TimeoutError:
-            what = self._what
+            what = self._what or f"no further token within {self._settings.idle_s:g} s"
             if deadline == self._ends_at:
                 what = f"no whole answer within {self._settings.total_s:g} s"
             raise ModelTimeout(f"The model provider is too slow: {what}.") from None
         finally:
             self._left -= self._loop.time() - started
+
+    def close(self) -> None:
+        self._alarm.close()
 
 
 class _Body:
@@ -325,8 +333,7 @@ class _Body:
 
     async def _next(self) -> bytes:
         try:
-            async with self._patience.waiting():
-                return await anext(self._encoded, b"")
+            return await self._patience.bounded(anext(self._encoded, b""))
         except (httpx.HTTPError, httpx.StreamError):
             raise ModelUnavailable("The model provider broke off its answer in the middle.") from None
 

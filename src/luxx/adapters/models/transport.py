@@ -21,7 +21,7 @@ class StreamTransport(AiohttpTransport):
         super().__init__(verify=tls, trust_env=False, client=lambda: _session(tls))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Raises `httpx.ConnectTimeout`, `ConnectError` and, for all that comes later, other `httpx.TransportError`s."""
+        """Raises `httpx.ConnectTimeout`, `ConnectError` or, for what comes later, other `httpx.TransportError`s."""
         try:
             return await super().handle_async_request(request)
         except aiohttp.ClientError as error:

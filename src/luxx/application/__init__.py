@@ -1,9 +1,17 @@
-"""The use cases, for those who embed Luxx: nothing but the standard library is imported.
+"""The use cases and their ports, for those who embed Luxx: nothing but the standard library is imported.
 
-Each use case is a callable that holds the ports it needs; see `luxx.application.ports` for those.
+    Chat            all use cases of conversations and answers, assembled over a storage and a model
+    use cases       callables that hold the ports they need; they take keywords and an explicit `user_id`
+    ports           what an adapter satisfies: Storage, ChatModel, Tool, TurnLog … and the values they exchange
+
+These names are stable: they change with a new major version only. So do the names of `luxx.domain.errors`,
+`luxx.domain.message`, `luxx.domain.tool` and `luxx.domain.turn`, which they take, give and raise. Times are
+aware and in UTC, durations are seconds where they are numbers. Every error is a `LuxxError` with a `code`
+that never changes; each use case's docstring names those it raises.
 """
 
 from luxx.application.accounts import (
+    AdmitUser,
     Authenticate,
     Caller,
     ChangePassword,
@@ -16,6 +24,7 @@ from luxx.application.accounts import (
 )
 from luxx.application.api_keys import CreateApiKey, DeleteApiKey, ListApiKeys, NewApiKey
 from luxx.application.cancel_turn import CancelTurn
+from luxx.application.chat import Chat
 from luxx.application.conversations import (
     ConversationPage,
     CreateConversation,
@@ -29,6 +38,50 @@ from luxx.application.messages import DeleteMessage, ListMessages, MessagePage
 from luxx.application.observer import UNOBSERVED, Observer, Observers
 from luxx.application.operating import ChangeUser, ListUsers, ResetPassword
 from luxx.application.passwords import TryLimits
+from luxx.application.ports import (
+    ApiKeys,
+    AssistantEntry,
+    ChatModel,
+    Clock,
+    ConversationPlace,
+    Conversations,
+    Entry,
+    IdempotencyKey,
+    KeyTaken,
+    Lease,
+    LeaseLost,
+    LoggedEvent,
+    Messages,
+    ModelEnd,
+    ModelEvent,
+    ModelRequest,
+    ModelText,
+    ModelThinking,
+    ModelToolCall,
+    NewId,
+    NewTurn,
+    NewUnit,
+    PasswordHasher,
+    PasswordTries,
+    PasswordTry,
+    Remembered,
+    Renewal,
+    RequestRate,
+    Sessions,
+    Storage,
+    SystemEntry,
+    TokenClaims,
+    TokenCodec,
+    Tool,
+    ToolEntry,
+    Turn,
+    TurnLog,
+    Turns,
+    UnitOfWork,
+    UserEntry,
+    Users,
+    Wakeup,
+)
 from luxx.application.run_turn import RunTurn
 from luxx.application.send_message import SendMessage
 from luxx.application.supervisor import TurnSupervisor
@@ -36,22 +89,35 @@ from luxx.application.tools import ExecuteTool, GetTool, ListTools, Toolbox, Too
 
 __all__ = [
     "UNOBSERVED",
+    "AdmitUser",
+    "ApiKeys",
+    "AssistantEntry",
     "Authenticate",
     "Caller",
     "CancelTurn",
     "ChangePassword",
     "ChangeUser",
+    "Chat",
+    "ChatModel",
+    "Clock",
     "ConversationPage",
+    "ConversationPlace",
+    "Conversations",
     "CreateApiKey",
     "CreateConversation",
     "DeleteApiKey",
     "DeleteConversation",
     "DeleteMessage",
     "EndSession",
+    "Entry",
     "ExecuteTool",
     "FollowTurn",
     "GetConversation",
     "GetTool",
+    "IdempotencyKey",
+    "KeyTaken",
+    "Lease",
+    "LeaseLost",
     "ListApiKeys",
     "ListConversations",
     "ListMessages",
@@ -60,18 +126,49 @@ __all__ = [
     "ListUsers",
     "LogIn",
     "LogOut",
+    "LoggedEvent",
     "MessagePage",
+    "Messages",
+    "ModelEnd",
+    "ModelEvent",
+    "ModelRequest",
+    "ModelText",
+    "ModelThinking",
+    "ModelToolCall",
     "NewApiKey",
+    "NewId",
+    "NewTurn",
+    "NewUnit",
     "Observer",
     "Observers",
+    "PasswordHasher",
+    "PasswordTries",
+    "PasswordTry",
     "RegisterUser",
+    "Remembered",
+    "Renewal",
+    "RequestRate",
     "ResetPassword",
     "RunTurn",
     "SendMessage",
+    "Sessions",
     "SignedIn",
+    "Storage",
+    "SystemEntry",
+    "TokenClaims",
+    "TokenCodec",
+    "Tool",
+    "ToolEntry",
     "ToolResult",
     "Toolbox",
     "TryLimits",
+    "Turn",
+    "TurnLog",
     "TurnSupervisor",
+    "Turns",
+    "UnitOfWork",
     "UpdateConversation",
+    "UserEntry",
+    "Users",
+    "Wakeup",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from luxx.application.api_keys import NOTED_EVERY, digest_of
 from luxx.application.observer import UNOBSERVED, Observer
@@ -11,7 +12,7 @@ from luxx.application.passwords import ChecksPasswords, account_key
 from luxx.application.ports import Clock, NewUnit, PasswordHasher, TokenClaims, TokenCodec
 from luxx.domain.api_key import PREFIX as KEY_PREFIX
 from luxx.domain.api_key import ApiKey
-from luxx.domain.errors import Forbidden, InvalidInput, LuxxError, StorageUnavailable, Unauthenticated
+from luxx.domain.errors import Conflict, Forbidden, InvalidInput, LuxxError, StorageUnavailable, Unauthenticated
 from luxx.domain.user import (
     NewUser,
     Role,
@@ -23,6 +24,9 @@ from luxx.domain.user import (
     password_fault,
     username_fault,
 )
+
+NOBODYS_HASH: Final = "!"
+"""Stands where a hash would: no password makes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,54 @@ class RegisterUser:
         async with self.new_unit() as unit:
             user = await unit.users.add(new)
             await unit.commit()
+        return user
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmitUser:
+    """Give the account of somebody whom the embedding program has authenticated; make it the first time.
+
+    No password opens an account made so. Names are compared as usernames are, in NFKC and without case:
+    where your program tells `Ada` from `ada`, admit by a number of yours. An account of that name which was
+    registered with a password is given too: let people sign up here or there, not in both places.
+
+    `email` may be left out; then the account has an address that nobody can have (RFC 2606).
+
+    Raises `InvalidInput` with every fault, `Forbidden` `account_disabled`, `Conflict` `email_taken`.
+    """
+
+    new_unit: NewUnit
+    clock: Clock
+
+    async def __call__(self, *, username: str, email: str | None = None) -> User:
+        checks = (username_fault(username), None if email is None else email_fault(email))
+        if faults := [fault for fault in checks if fault is not None]:
+            raise InvalidInput(*faults)
+        async with self.new_unit(read_only=True) as unit:
+            user = await unit.users.by_username(username)
+        if user is None:
+            user = await self._make(username, email or f"{username}@users.invalid")
+        if not user.is_active:
+            raise Forbidden("This account is disabled.", code="account_disabled")
+        return user
+
+    async def _make(self, username: str, email: str) -> User:
+        new = NewUser(
+            username=username, email=email, password_hash=NOBODYS_HASH, role=Role.USER, created_at=self.clock()
+        )
+        try:
+            async with self.new_unit() as unit:
+                user = await unit.users.add(new)
+                await unit.commit()
+        except Conflict as error:
+            if error.code != "username_taken":
+                raise
+            # Somebody was quicker: the account is there.
+            async with self.new_unit(read_only=True) as unit:
+                found = await unit.users.by_username(username)
+            if found is None:
+                raise
+            return found
         return user
 
 

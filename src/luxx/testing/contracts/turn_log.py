@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import pytest_asyncio
 
 from luxx.adapters.system import utc_now
 from luxx.application.ports import IdempotencyKey, Lease, LeaseLost, LoggedEvent, NewTurn, Storage
@@ -81,9 +82,10 @@ def _check(events: Sequence[LoggedEvent]) -> None:
 class TurnLogContract:
     @pytest.fixture
     def storage(self) -> Storage:
+        """Give an opened storage with nothing in it; close it after the test."""
         raise NotImplementedError
 
-    @pytest.fixture
+    @pytest_asyncio.fixture
     async def ada(self, storage: Storage) -> User:
         return await stored_user(storage)
 
@@ -482,6 +484,7 @@ class SharedTurnLogContract(TurnLogContract):
 
     @pytest.fixture
     def second(self) -> Storage:
+        """Give another instance on the data of `storage`, opened as another process would."""
         raise NotImplementedError
 
     async def test_a_reader_in_another_process_sees_every_event_once(

@@ -65,8 +65,11 @@ async def _ended(storage: Storage, conversation: Conversation, *, text: str = "H
 
 
 class UnitOfWorkContract:
+    """The obligations of the port `UnitOfWork` and of the repositories in it."""
+
     @pytest.fixture
     def storage(self) -> Storage:
+        """Give an opened storage with nothing in it; close it after the test."""
         raise NotImplementedError
 
     # --- transactions -------------------------------------------------------------------------------

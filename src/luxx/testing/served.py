@@ -1,0 +1,64 @@
+"""An ASGI application on loopback, inside the test's event loop; needs `luxx[server]`."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import uvicorn
+
+LEAVING_SECONDS: Final = 5
+"""How long requests that are still open at the end may take."""
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up: Final = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.up.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # Ctrl-C is for the test run
+
+
+@asynccontextmanager
+async def serving(app: Callable[..., Awaitable[Any]], *, lifespan: bool = True) -> AsyncIterator[str]:
+    """Serve `app` on a free port of 127.0.0.1; gives its URL, `http://127.0.0.1:…`.
+
+    It runs in the loop of the test: what the application waits for, the test can set. Streams are real streams,
+    byte for byte as they are written. `lifespan` False leaves opening and closing the application to the test.
+    Raises `RuntimeError` where the application does not start; its log says why.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(
+            app,
+            lifespan="on" if lifespan else "off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=LEAVING_SECONDS,
+        )
+        server = _Server(config)
+        task = asyncio.create_task(_serve(server, listening), name="luxx test server")
+        up = asyncio.create_task(server.up.wait())
+        try:
+            await asyncio.wait({task, up}, return_when=asyncio.FIRST_COMPLETED)
+            if not server.started:
+                raise RuntimeError("The application did not start: its log says why.")
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            up.cancel()
+            server.should_exit = True
+            await task
+
+
+async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
+    try:
+        await server.serve(sockets=[listening])
+    except SystemExit:
+        return  # so uvicorn tells that the application did not start; a test run goes on

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
+from luxx.adapters.models.openai_wire import joined
 from luxx.application.ports import (
     AssistantEntry,
     ModelEnd,
@@ -81,10 +82,9 @@ async def test_text_and_thinking_come_in_order_with_reason_and_usage(
     upstream: ScriptedUpstream, model: OpenAIChatModel
 ) -> None:
     upstream.play(saying("你", "好", thinking="hm", reason="length"))
-    assert await heard(model, REQUEST) == [
+    assert joined(await heard(model, REQUEST)) == [
         ModelThinking("hm"),
-        ModelText("你"),
-        ModelText("好"),
+        ModelText("你好"),
         ModelEnd("length", Usage(prompt_tokens=7, completion_tokens=2, total_tokens=9)),
     ]
 
@@ -164,7 +164,7 @@ async def test_surrogate_halves_in_neighbouring_deltas_are_joined(answered: Answ
     high = b'data: {"choices":[{"delta":{"content":"a\\ud83d"}}]}\n\n'
     low = b'data: {"choices":[{"delta":{"content":"\\ude00b"}}]}\n\n'
     events, _ = await answered(high, low, finish(), DONE)
-    assert events == [ModelText("a"), ModelText("😀b"), ModelEnd("stop")]
+    assert joined(events) == [ModelText("a😀b"), ModelEnd("stop")]
 
 
 async def test_surrogate_halves_without_the_other_become_replacement_characters(answered: Answered) -> None:
@@ -445,9 +445,19 @@ def outcome(slices: Sequence[bytes]) -> tuple[list[ModelEvent], str]:
         model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1"), transport=Slices(slices))
         events, error = await heard_until_error(model, REQUEST)
         await model.aclose()
-        return events, repr(error)
+        return joined(events), repr(error)
 
     return asyncio.run(read())
+
+
+async def test_deltas_that_come_in_one_read_are_told_as_one() -> None:
+    """Thousands come at once from a fast model; each costs as much to store as all of them."""
+    one = b"".join([delta(reasoning_content="h"), delta(reasoning_content="m"), delta(content="a"), delta(content="b")])
+    slices = [one, delta(content="c") + delta(content="d"), finish() + DONE]
+    model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1"), transport=Slices(slices))
+    events = await heard(model, REQUEST)
+    await model.aclose()
+    assert events == [ModelThinking("hm"), ModelText("ab"), ModelText("cd"), ModelEnd("stop")]
 
 
 CHUNKS: Final = (

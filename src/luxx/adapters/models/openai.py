@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, cast
 import httpx
 
 from luxx.adapters.alarm import Alarm
-from luxx.adapters.models.openai_wire import AnswerReader, Chunk, ThinkingStyle, chunk_of, request_body
+from luxx.adapters.models.openai_wire import AnswerReader, Chunk, ThinkingStyle, chunk_of, joined, request_body
 from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEvent
 from luxx.adapters.models.transport import StreamTransport
 from luxx.application.ports import ModelEnd, ModelEvent, ModelRequest
@@ -408,7 +408,7 @@ class _Answer:
             self._patience.progressed()
         if self._fold.finish_reason is not None:
             self._patience.finished()
-        return events
+        return joined(events)
 
     async def _whole(self) -> list[ModelEvent]:
         """Read an answer that came in one piece although a stream was asked for."""

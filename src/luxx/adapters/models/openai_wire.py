@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import groupby
 from typing import Any, Final
 
 import msgspec
@@ -392,6 +393,19 @@ class AnswerReader:
             events.append(ModelText(text))
         events.extend(ModelToolCall(call) for call in self._calls.finish())
         return events
+
+
+def joined(events: list[ModelEvent]) -> list[ModelEvent]:
+    """Join neighbouring deltas: what came in one read is told at once."""
+    if len(events) < 2:
+        return events
+    told: list[ModelEvent] = []
+    for kind, run in groupby(events, type):
+        if kind is ModelText or kind is ModelThinking:
+            told.append(kind("".join([event.delta for event in run if isinstance(event, ModelText | ModelThinking)])))
+        else:
+            told.extend(run)
+    return told
 
 
 def _content(content: str | list[dict[str, Any]] | None) -> tuple[str, str]:

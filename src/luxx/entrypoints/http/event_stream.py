@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -61,55 +62,63 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-        sending = asyncio.ensure_future(self._send_all(send))
+        writing = _Writing(send)
+        sending = asyncio.ensure_future(self._send_all(writing))
         leaving = asyncio.ensure_future(_gone(receive))
+        beating = asyncio.ensure_future(_beat(writing, self._heartbeat))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            leaving.cancel()
-            if not sending.done():
-                sending.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+            for task in (sending, leaving, beating):
+                task.cancel()
+            await asyncio.gather(sending, leaving, beating, return_exceptions=True)
         if not sending.cancelled() and (error := sending.exception()) is not None:
             raise error
 
-    async def _send_all(self, send: Send) -> None:
-        async with aclosing(self._batches) as batches:
-            upcoming: asyncio.Future[Sequence[LoggedEvent]] | None = None
-            try:
-                while True:
-                    upcoming = upcoming or asyncio.ensure_future(_next(batches))
-                    done, _ = await asyncio.wait({upcoming}, timeout=self._heartbeat)
-                    if not done:
-                        await _write(send, b": heartbeat\n\n")
-                        continue
-                    batch, upcoming = upcoming.result(), None
-                    if not batch:
-                        break
-                    await _write(send, "".join(sse(logged, self._language) for logged in batch).encode())
-            except LuxxError as error:
-                # The turn may go on; the reader cannot. No id: a resume starts behind the last event seen.
-                _log.warning("a stream of %s broke off: %s", self._message_id, error)
-                failure = Failed(
-                    code=error.code, message=error_text(error, self._language), message_id=self._message_id
-                )
-                name, data = encode_event(failure)
-                await _write(send, _frame(name, data).encode())
-            finally:
-                if upcoming is not None and not upcoming.done():
-                    upcoming.cancel()
-                    await asyncio.gather(upcoming, return_exceptions=True)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _send_all(self, writing: "_Writing") -> None:
+        try:
+            async with aclosing(self._batches) as batches:
+                async for batch in batches:
+                    await writing.write("".join([sse(logged, self._language) for logged in batch]).encode())
+        except LuxxError as error:
+            # The turn may go on; the reader cannot. No id: a resume starts behind the last event seen.
+            _log.warning("a stream of %s broke off: %s", self._message_id, error)
+            failure = Failed(code=error.code, message=error_text(error, self._language), message_id=self._message_id)
+            await writing.write(_frame(*encode_event(failure)).encode())
+        await writing.write(b"", more=False)
 
 
-async def _next(batches: AsyncGenerator[Sequence[LoggedEvent], None]) -> Sequence[LoggedEvent]:
-    async for batch in batches:
-        return batch
-    return ()
+class _Writing:
+    """The body of a response, written by one at a time."""
+
+    __slots__ = ("_one", "_send", "since")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._one = asyncio.Lock()
+        self.since = time.monotonic()
+        """When something was written last."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether a write waits for the client to read."""
+        return self._one.locked()
+
+    async def write(self, body: bytes, *, more: bool = True) -> None:
+        async with self._one:
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+            self.since = time.monotonic()
 
 
-async def _write(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+async def _beat(writing: _Writing, heartbeat: float) -> None:
+    while True:
+        silence = time.monotonic() - writing.since
+        if silence < heartbeat:
+            await asyncio.sleep(heartbeat - silence)
+        elif writing.stalled:
+            await asyncio.sleep(heartbeat)
+        else:
+            await writing.write(b": heartbeat\n\n")
 
 
 async def _gone(receive: Receive) -> None:

@@ -1,0 +1,103 @@
+"""What both clients are made of: their settings, and the stream as far as it is no I/O."""
+
+from typing import Any, Final, TypedDict
+from urllib.parse import urlsplit
+
+import httpx
+
+from luxx import __version__
+from luxx.client.calls import Request
+from luxx.client.following import Following, answer_of
+from luxx.client.patience import Patience
+from luxx.client.results import Done, Failed, Login, StreamEvent
+from luxx.domain.message import Message
+
+DEFAULT_PATIENCE: Final = Patience()
+
+
+class _Options(TypedDict):
+    base_url: str
+    headers: dict[str, str]
+    timeout: httpx.Timeout
+    limits: httpx.Limits
+
+
+class ClientParts:
+    """A client's settings, without its connections. `token` may be set at any time."""
+
+    def __init__(self, url: str, *, token: str | None, language: str, patience: Patience) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"the URL must be like https://chat.example.com, not {url!r}")
+        self.url: Final = url.rstrip("/")
+        self.token = token
+        self.language: Final = language
+        self.patience: Final = patience
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _options(self) -> _Options:
+        return {
+            "base_url": self.url,
+            "headers": {"User-Agent": f"luxx-client/{__version__}", "Accept-Language": self.language},
+            "timeout": self._timeout(self.patience.answer_seconds),
+            # A stream keeps its connection as long as the answer is written.
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        }
+
+    def _timeout(self, read_seconds: float) -> httpx.Timeout:
+        patience = self.patience
+        return httpx.Timeout(
+            connect=patience.connect_seconds, read=read_seconds, write=patience.answer_seconds, pool=None
+        )
+
+    def _arguments(self, request: Request, *, streamed: bool = False) -> dict[str, Any]:
+        """Give a request as httpx takes it."""
+        patience = self.patience
+        seconds = patience.send_seconds if request.whole_answer else patience.answer_seconds
+        headers = dict(request.headers)
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        return {
+            "method": request.method,
+            "url": request.path,
+            "params": dict(request.params),
+            "content": request.body,
+            "headers": headers,
+            "timeout": self._timeout(patience.silence_seconds if streamed else seconds),
+        }
+
+    def _logged_in(self, login: Login) -> Login:
+        self.token = login.access_token
+        return login
+
+
+class StreamParts:
+    """What is known of an answer while it is read."""
+
+    def __init__(self, following: Following, *, idempotency_key: str | None) -> None:
+        self._following: Final = following
+        self.idempotency_key: Final = idempotency_key
+        """The key that the message is sent with; None where an answer is only followed."""
+        self.last_event_id = 0
+        """The id of the last event given: what `after` of `follow` takes."""
+
+    @property
+    def message_id(self) -> str | None:
+        """The id of the answer; None until `Started` came."""
+        return self._following.message_id
+
+    @property
+    def end(self) -> Done | Failed | None:
+        """The last event, once it has come."""
+        return self._following.end
+
+    def _giving(self, event: StreamEvent) -> StreamEvent:
+        self.last_event_id = event.id
+        return event
+
+    def _message(self) -> Message:
+        return answer_of(self._following.end, request_id=self._following.request_id)

@@ -7,7 +7,7 @@ SEED ?= 1
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check lint types imports wheel release fix lock chaos mutants docs clean
+.PHONY: help setup demo run test check lint types imports wheel release fix lock chaos bench bench-peers mutants docs clean
 
 help: ## tell what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,12 @@ docs: $(READY) ## write the parts of docs/ that are made from the code
 
 chaos: $(READY) ## faults of every kind against SQLite and Postgres: SECONDS=600 SEED=7
 	$(BIN)/python -m luxx.testing.chaos --storage both --seconds $(SECONDS) --seed $(SEED)
+
+bench: $(READY) ## measure, beside nginx and raw handlers, and write docs/performance.md: QUICK=1
+	$(BIN)/python -m bench run $(if $(QUICK),--quick --check)
+
+bench-peers: $(READY) ## put LiteLLM and Open WebUI beside it, each in its own environment
+	$(BIN)/python -m bench peers $(if $(QUICK),--quick)
 
 mutants: $(READY) ## take out one guard at a time, and see that the tests notice
 	$(BIN)/python scripts/mutants.py

@@ -64,7 +64,9 @@ def environment(place: Path, *requirements: str) -> Path:
             if _owners()[top] == 1:
                 packages.joinpath(top).symlink_to(str(one.locate_file(top)))
         for path in one.files or ():
-            if _owners()[path.parts[0]] > 1 and path.parts[0] != "__pycache__":
+            if path.parts[0] == ".." and path.parent.name == "bin" and one.name != "luxx":
+                place.joinpath("bin", path.name).symlink_to(str(one.locate_file(path)))
+            if path.parts[0] not in {"..", "__pycache__"} and _owners()[path.parts[0]] > 1:
                 link = packages / path
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(str(one.locate_file(path)))

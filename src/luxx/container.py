@@ -245,7 +245,13 @@ class Container(containers.DeclarativeContainer):
         max_turns=settings.provided.max_turns,
     )
     stream_heartbeat = settings.provided.heartbeat_seconds
-    follow_turn = providers.Singleton(FollowTurn, new_unit=new_unit, log=log, leaving=supervisor.provided.drained)
+    follow_turn = providers.Singleton(
+        FollowTurn,
+        new_unit=new_unit,
+        log=log,
+        leaving=supervisor.provided.drained,
+        owner_here=supervisor.provided.owner_of,
+    )
     cancel_turn = providers.Singleton(CancelTurn, new_unit=new_unit, log=log, follow_turn=follow_turn)
     send_message = providers.Singleton(
         SendMessage,

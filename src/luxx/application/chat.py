@@ -84,7 +84,9 @@ class Chat:
         self.send_message: Final = SendMessage(
             new_unit=new_unit, clock=clock, new_id=new_id, supervisor=self.supervisor
         )
-        self.follow_turn: Final = FollowTurn(new_unit=new_unit, log=log, leaving=self.supervisor.drained)
+        self.follow_turn: Final = FollowTurn(
+            new_unit=new_unit, log=log, leaving=self.supervisor.drained, owner_here=self.supervisor.owner_of
+        )
         self.cancel_turn: Final = CancelTurn(new_unit=new_unit, log=log, follow_turn=self.follow_turn)
         self.list_messages: Final = ListMessages(new_unit=new_unit, log=log)
         self.delete_message: Final = DeleteMessage(new_unit=new_unit, cancel_turn=self.cancel_turn)

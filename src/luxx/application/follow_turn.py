@@ -45,6 +45,8 @@ class FollowTurn:
     """Seconds until a reader looks for itself, in case a wake-up was lost."""
     leaving: Callable[[], bool] = lambda: False
     """Whether this process is about to end, and runs no turn any more: readers of others' turns must go elsewhere."""
+    owner_here: Callable[[str], int | None] = lambda _: None
+    """Whose turn this is, if this process runs it: its owner's reader need not ask the storage."""
     ask: float = 5.0
     """Seconds of silence between questions whether the turn is still there: thousands wait, few are deleted."""
 
@@ -56,6 +58,8 @@ class FollowTurn:
         self, *, user_id: int, message_id: str, after: int = 0
     ) -> AsyncGenerator[Sequence[LoggedEvent], None]:
         """Give the events as they are read: what is there at once comes together. No batch is empty."""
+        if self.owner_here(message_id) == user_id:
+            return self._follow(user_id, message_id, after)
         async with self.new_unit(read_only=True) as unit:
             # Not the answer: it may be large, and whoever reads the log has it there.
             turn = await unit.turns.get(user_id, message_id)

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Task:
+    owner: int
     task: asyncio.Task[None]
     stop: asyncio.Future[Stop]
 
@@ -102,6 +103,11 @@ class TurnSupervisor:
         """Whether new turns are refused because the process is about to end."""
         return self._draining
 
+    def owner_of(self, message_id: str) -> int | None:
+        """Tell whose turn this is; None unless it runs in this process."""
+        running = self._tasks.get(message_id)
+        return None if running is None else running.owner
+
     def drained(self) -> bool:
         """Tell whether the process is about to end and runs no turn any more."""
         return self._draining and not self._tasks and not self._accepting
@@ -126,7 +132,7 @@ class TurnSupervisor:
         task = asyncio.create_task(
             self._run_turn(lease, tools_enabled=tools_enabled, stop=stop), name=f"luxx turn {lease.message_id}"
         )
-        self._tasks[lease.message_id] = _Task(task, stop)
+        self._tasks[lease.message_id] = _Task(lease.owner, task, stop)
         task.add_done_callback(lambda done: self._finished(lease.message_id, done))
         if self._out_of_time:
             # Its acceptance was under way when the others were stopped.

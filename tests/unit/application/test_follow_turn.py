@@ -12,7 +12,7 @@ from tests.unit.application.logs import LateLog, OverLog
 
 from luxx.adapters.models.scripted import calling, spoken
 from luxx.application.follow_turn import FollowTurn, events_of
-from luxx.application.ports import LoggedEvent, ModelEnd, ModelText, ModelThinking
+from luxx.application.ports import LoggedEvent, ModelEnd, ModelText, ModelThinking, UnitOfWork
 from luxx.domain.errors import NotFound, Overloaded
 from luxx.domain.message import Status
 from luxx.domain.turn import Done, Failed, Started, Text, fold
@@ -192,6 +192,22 @@ async def test_what_is_no_answer_of_the_user_is_absent_before_the_first_event(ho
     with pytest.raises(NotFound) as absent:
         await house.follow_turn(user_id=OWNER + (whose == "somebody else's"), message_id=message_id)
     assert absent.value.code == "message_not_found"
+
+
+async def test_a_turn_that_runs_here_is_followed_without_asking_the_storage_and_by_its_owner_only(house: House) -> None:
+    gate = Gate()
+    house.model.then([ModelText("a"), gate])
+    message_id = await house.send(await house.conversation())
+
+    def closed(*, read_only: bool = False) -> UnitOfWork:
+        raise AssertionError(f"the storage was asked (read_only={read_only})")
+
+    follow = replace(house.follow_turn, new_unit=closed)
+    async with aclosing(await follow(user_id=OWNER, message_id=message_id)) as events:
+        assert isinstance((await anext(events)).event, Started)
+    with pytest.raises(NotFound):
+        await house.follow_turn(user_id=OWNER + 1, message_id=message_id)
+    gate.opened.set()
 
 
 async def test_readers_of_a_turn_that_is_deleted_are_told_so(house: House) -> None:

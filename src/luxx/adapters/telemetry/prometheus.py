@@ -1,12 +1,15 @@
 """Metrics for Prometheus. Labels come from small sets that the code or the operator names, never from a client."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from luxx.adapters.telemetry.requests import RequestRecord
 from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord
@@ -16,12 +19,30 @@ LONG: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 COUNTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
+SHARED_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the directory in which several processes keep their numbers, each in files of its own.
+
+prometheus_client reads it when it is imported: a process has it from its start, or not at all.
+"""
+
+
+def forget_process(pid: int, directory: Path) -> None:
+    """Take a dead process's gauges out of `directory`; what it counted stays."""
+    mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]  # prometheus_client is typed in part
+
+
 class PrometheusMetrics:
-    """The metrics of one service, in a registry of their own."""
+    """The metrics of one service, in a registry of their own.
+
+    Where processes share a directory, each gives the sums over all, without the series of the process itself.
+    """
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
+        self._shared: Final = os.environ.get(SHARED_DIRECTORY)
+        self._pool_in_use: Callable[[], float] | None = None
+        if self._shared is None:
+            ProcessCollector(registry=registry)
         self._requests = Counter(
             "luxx_requests", "Requests answered.", ("route", "method", "status"), registry=registry
         )
@@ -32,7 +53,9 @@ class PrometheusMetrics:
             buckets=(*SHORT, 30, 60, 300),
             registry=registry,
         )
-        self._running = Gauge("luxx_turns_running", "Answers being written.", registry=registry)
+        self._running = Gauge(
+            "luxx_turns_running", "Answers being written.", multiprocess_mode="livesum", registry=registry
+        )
         self._turns = Counter("luxx_turns", "Answers that ended.", ("outcome",), registry=registry)
         self._turn_seconds = Histogram(
             "luxx_turn_duration_seconds", "Time that an answer took.", buckets=LONG, registry=registry
@@ -62,7 +85,12 @@ class PrometheusMetrics:
             "luxx_commit_duration_seconds", "Time of one commit of the turn log.", buckets=SHORT, registry=registry
         )
         self._logins = Counter("luxx_logins", "Tries to log in.", ("outcome",), registry=registry)
-        self._pool = Gauge("luxx_database_connections_in_use", "Pooled connections lent.", registry=registry)
+        self._pool = Gauge(
+            "luxx_database_connections_in_use",
+            "Pooled connections lent.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self._lag = Histogram(
             "luxx_event_loop_lag_seconds",
             "How much later than it asked a task is run, looked at four times a second.",
@@ -77,11 +105,18 @@ class PrometheusMetrics:
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """Give all metrics in the format that `accept` prefers, and its content type."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        if self._shared is None:
+            return encode(self.registry), content_type
+        together = CollectorRegistry()
+        MultiProcessCollector(together, path=self._shared)  # type: ignore[no-untyped-call]  # as above
+        return encode(together), content_type
 
     def watch_pool(self, in_use: Callable[[], float]) -> None:
-        """Ask `in_use` for the connections lent, whenever the metrics are read."""
-        self._pool.set_function(in_use)
+        """Ask `in_use` for the connections lent, whenever the metrics are read; in a shared directory, now and then."""
+        if self._shared is None:
+            self._pool.set_function(in_use)
+        else:
+            self._pool_in_use = in_use
 
     @asynccontextmanager
     async def watching_loop(self, every: float = 0.25) -> AsyncIterator[None]:
@@ -99,6 +134,8 @@ class PrometheusMetrics:
             asked = loop.time() + every
             await asyncio.sleep(every)
             self._lag.observe(max(loop.time() - asked, 0.0))
+            if self._pool_in_use is not None:
+                self._pool.set(self._pool_in_use())
 
     @contextmanager
     def request(self, record: RequestRecord, carrier: Mapping[str, str]) -> Iterator[None]:  # noqa: ARG002  # the port's

@@ -14,8 +14,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"luxx {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    _address(commands.add_parser("serve", help="serve the HTTP API"))
+    serve = commands.add_parser("serve", help="serve the HTTP API")
+    _address(serve)
+    serve.add_argument(
+        "--workers",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes that take requests; more than one needs Postgres (default: %(default)s)",
+    )
     _address(commands.add_parser("doctor", help="look for what is missing or wrong, and tell what to do"))
+
+    chat = commands.add_parser("chat", help="chat in the terminal, with a service elsewhere or one of its own")
+    chat.add_argument("--url", metavar="URL", help="the service's root; without it, one is started for this chat")
+    chat.add_argument("--username", metavar="NAME", help="who logs in, where LUXX_TOKEN or LUXX_API_KEY is not set")
+    chat.add_argument("--model", metavar="NAME", help="the model that answers, instead of the service's default")
+    chat.add_argument("--thinking", action="store_true", help="let the model think, and show it")
 
     database = commands.add_parser("db", help="look after the database")
     actions = database.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -53,6 +67,8 @@ def _run(options: argparse.Namespace) -> int:
     from luxx.domain.errors import LuxxError  # noqa: PLC0415
     from luxx.settings import BadSettings, Settings  # noqa: PLC0415
 
+    if options.command == "chat":
+        return _chat(options)  # another service's chat needs no settings of ours
     try:
         settings = Settings.from_env()
     except BadSettings as error:
@@ -64,9 +80,9 @@ def _run(options: argparse.Namespace) -> int:
     try:
         match options.command:
             case "serve":
-                from luxx.entrypoints.cli import serve  # noqa: PLC0415
+                from luxx.entrypoints.cli import launch  # noqa: PLC0415
 
-                return serve.run(settings, host=options.host, port=options.port)
+                return launch.run(settings, host=options.host, port=options.port, workers=options.workers)
             case "doctor":
                 from luxx.entrypoints.cli import doctor  # noqa: PLC0415
 
@@ -87,7 +103,35 @@ def _run(options: argparse.Namespace) -> int:
         return 1
 
 
+def _chat(options: argparse.Namespace) -> int:
+    from luxx.domain.errors import LuxxError  # noqa: PLC0415  # as above
+    from luxx.settings import BadSettings  # noqa: PLC0415  # as above
+
+    extras = "chat" if options.url is not None else "chat,server"
+    try:
+        from luxx.entrypoints.cli import chat  # noqa: PLC0415  # as above
+
+        return chat.run(options)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "luxx":
+            raise
+        print(f"luxx: chatting needs {error.name}: pip install 'luxx[{extras}]'", file=sys.stderr)
+        return 1
+    except BadSettings as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (LuxxError, OSError, ValueError) as error:
+        print(f"luxx: {error}", file=sys.stderr)
+        return 1
+
+
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers: give one from 1 to 256")
     return int(text)

@@ -1,18 +1,20 @@
-"""`luxx serve`"""
+"""`luxx serve` in one process."""
 
 import asyncio
 import functools
 import importlib.util
 import logging
 import signal
+import socket
+from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
 import uvicorn
 
-from luxx.adapters.telemetry.logs import configure
 from luxx.application.supervisor import TurnSupervisor
 from luxx.container import Container
+from luxx.entrypoints.cli.workers import Address, say_where
 from luxx.entrypoints.http.app import create_app
 from luxx.entrypoints.http.unreadable import EnvelopedHttp
 from luxx.settings import Settings
@@ -27,52 +29,58 @@ class DrainingServer(uvicorn.Server):
     """Goes on answering while the turns of this process end: SIGTERM must not cut a stream.
 
     On the first signal new sends are refused and running turns get `grace` seconds; then it stops.
-    A second signal stops it at once.
+    A second signal stops it at once. `listening` is told where it listens, once it does.
     """
 
-    def __init__(self, config: uvicorn.Config, supervisor: TurnSupervisor, *, grace: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, supervisor: TurnSupervisor, *, grace: float, listening: Callable[[Address], None]
+    ) -> None:
         super().__init__(config)
         self._supervisor: Final = supervisor
         self._grace: Final = grace
+        self._listening: Final = listening
         self._signalled = False
-        self._draining: asyncio.Task[None] | None = None
+        self._draining: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]  # one type for all
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)  # type: ignore[arg-type]  # sockets are passed on as they are
+        await super().startup(sockets)
         for server in self.servers:
             for listening in server.sockets:
-                host, port = listening.getsockname()[:2]
-                shown = f"[{host}]" if ":" in host else host
-                _log.info("Luxx listens on http://%s:%d", shown, port)
+                self._listening(listening.getsockname())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
         # uvicorn would note the signal and raise it again at its end: the exit status would not be 0.
         if self._loop is None or self._signalled:
-            self.should_exit = True
-            self.force_exit = self._signalled
+            self.stop(at_once=self._signalled)
             return
         self._signalled = True
         # A signal comes between any two steps of the loop: what it starts is started by the loop.
-        self._loop.call_soon_threadsafe(self._start_draining, signal.Signals(sig).name)
+        self._loop.call_soon_threadsafe(self.drain, signal.Signals(sig).name)
 
-    def _start_draining(self, name: str) -> None:
-        _log.info("%s: no new messages; answers under way get %g s", name, self._grace)
-        self._draining = asyncio.create_task(self._drain())
+    def drain(self, why: str, *, grace: float | None = None) -> None:
+        """Take no new messages, and stop when the answers under way have ended or had their time; in the loop only.
 
-    async def _drain(self) -> None:
-        await self._supervisor.drain(grace=self._grace)
+        A second call can only shorten that time.
+        """
+        grace = self._grace if grace is None else grace
+        _log.info("%s: no new messages; answers under way get %g s", why, grace)
+        self._draining.add(asyncio.create_task(self._drain(grace)))
+
+    def stop(self, *, at_once: bool) -> None:
+        """Stop without waiting for answers under way; `at_once` leaves nothing time to end in order."""
+        self.should_exit = True
+        self.force_exit = at_once
+
+    async def _drain(self, grace: float) -> None:
+        await self._supervisor.drain(grace=grace)
         self.should_exit = True
 
 
-def run(settings: Settings, *, host: str, port: int) -> int:
-    """Serve until a signal; gives the exit status."""
-    configure(style=settings.log_format, level=settings.log_level, secrets=settings.secrets)
-    container = Container(settings=settings)
-    fast = importlib.util.find_spec("uvloop") is not None
-    with asyncio.Runner(loop_factory=_uvloop if fast else None) as runner:
-        return runner.run(_serve(container, settings, host, port))
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give what makes the fastest event loop there is here; None for Python's own."""
+    return _uvloop if importlib.util.find_spec("uvloop") is not None else None
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:
@@ -81,18 +89,23 @@ def _uvloop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _serve(container: Container, settings: Settings, host: str, port: int) -> int:
-    if settings.llm_base_url is None:
-        _log.info("LUXX_LLM_BASE_URL is not set: the built-in offline model answers")
-    server = server_of(container, host=host, port=port)
+async def serve(settings: Settings, *, host: str, port: int) -> int:
+    """Serve in this process until a signal; gives the exit status."""
+    return await status_of(server_of(Container(settings=settings), host=host, port=port))
+
+
+async def status_of(server: DrainingServer, sockets: list[socket.socket] | None = None) -> int:
+    """Serve until the server stops; gives the exit status."""
     try:
-        await server.serve()
+        await server.serve(sockets)
     except SystemExit:
         return 1  # uvicorn has a status of its own for a start that failed, and the log has the reason
     return 0 if server.started else 1
 
 
-def server_of(container: Container, *, host: str, port: int) -> DrainingServer:
+def server_of(
+    container: Container, *, host: str, port: int, listening: Callable[[Address], None] = say_where
+) -> DrainingServer:
     """Make the server of a container, not started yet. Only inside an event loop."""
     config = uvicorn.Config(
         create_app(container),
@@ -109,4 +122,4 @@ def server_of(container: Container, *, host: str, port: int) -> DrainingServer:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
-    return DrainingServer(config, container.supervisor(), grace=container.settings().grace_seconds)
+    return DrainingServer(config, container.supervisor(), grace=container.settings().grace_seconds, listening=listening)

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -22,16 +22,18 @@ class NotStarted(Exception):
 class ServiceProcess:
     """`luxx serve` on a free port; an async context manager that kills what still runs at its end.
 
-    `environ` holds the `LUXX_` settings; the directory it runs in has no `.env`.
+    `environ` holds the `LUXX_` settings, `arguments` what `serve` is told beside the port; the directory it
+    runs in has no `.env`.
     """
 
-    def __init__(self, environ: Mapping[str, str], *, directory: Path) -> None:
+    def __init__(self, environ: Mapping[str, str], *, directory: Path, arguments: Sequence[str] = ()) -> None:
         self.port = 0
         self.stopped = False
         self._environ = {name: text for name, text in os.environ.items() if not name.startswith("LUXX_")} | dict(
             environ
         )
         self._directory = directory
+        self._arguments = tuple(arguments)
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
@@ -70,7 +72,7 @@ class ServiceProcess:
         self._listening.clear()
         self.stopped = False
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "luxx.entrypoints.cli", "serve", "--port", "0"),
+            *(sys.executable, "-m", "luxx.entrypoints.cli", "serve", "--port", "0", *self._arguments),
             env=self._environ,
             cwd=self._directory,
             stdin=asyncio.subprocess.DEVNULL,

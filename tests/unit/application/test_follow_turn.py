@@ -202,11 +202,11 @@ async def test_a_turn_that_runs_here_is_followed_without_asking_the_storage_and_
     def closed(*, read_only: bool = False) -> UnitOfWork:
         raise AssertionError(f"the storage was asked (read_only={read_only})")
 
-    follow = replace(house.follow_turn, new_unit=closed)
+    follow = replace(house.follow_turn, new_unit=closed, owner_here=house.supervisor.owner_of)
     async with aclosing(await follow(user_id=OWNER, message_id=message_id)) as events:
         assert isinstance((await anext(events)).event, Started)
-    with pytest.raises(NotFound):
-        await house.follow_turn(user_id=OWNER + 1, message_id=message_id)
+    with pytest.raises(AssertionError):
+        await follow(user_id=OWNER + 1, message_id=message_id)
     gate.opened.set()
 
 

@@ -58,8 +58,9 @@ fix: $(READY) ## format, and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## write the parts of docs/ that are made from the code
+docs: $(READY) ## write the parts of docs/ that are made from the code, and the site into build/site
 	$(BIN)/python scripts/make_docs.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --doctree-dir build/doctrees docs build/site
 
 chaos: $(READY) ## faults of every kind against SQLite and Postgres: SECONDS=600 SEED=7
 	$(BIN)/python -m luxx.testing.chaos --storage both --seconds $(SECONDS) --seed $(SEED)

@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+from http_reference import http_reference
+from pictures import drawn_pictures
+
 from luxx.adapters.system import utc_now
 from luxx.adapters.tools.loading import load_tools
 from luxx.adapters.tools.reference import reference
@@ -33,6 +36,8 @@ def main() -> None:
     pages = {
         DOCS / "settings.md": SETTINGS.format(table=settings_table()),
         DOCS / "tools.md": with_reference((DOCS / "tools.md").read_text(encoding="utf-8")),
+        DOCS / "http-reference.md": http_reference(),
+        **drawn_pictures(DOCS / "pictures"),
     }
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv and stale:

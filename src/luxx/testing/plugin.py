@@ -3,13 +3,16 @@
     luxx_model      a ScriptedChatModel with an empty script: `luxx_model.then(spoken("Hello"))`
     luxx_container  the parts of a service in memory, with that model; override providers here
     luxx_app        the whole service as a Litestar application of that container, not opened yet
+    luxx_client     a `luxx.client.AsyncClient`, logged in, of that application served on loopback
 
-All of them live for one test. The last two need `luxx[server]`.
+All of them live for one test. The last three need `luxx[server]`, and `luxx_client` also `luxx[testing]`.
 This module imports nothing of Luxx: a test run that uses no fixture of it pays for none.
 """
 
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -17,12 +20,33 @@ if TYPE_CHECKING:
     from litestar import Litestar
 
     from luxx.adapters.models.scripted import ScriptedChatModel
+    from luxx.client import AsyncClient
     from luxx.container import Container
 
+USERNAME: Final = "tester"
+PASSWORD: Final = "correct horse battery staple"  # noqa: S105 - of an account that lives for one test
 SECRET: Final = "a secret of more than thirty-two bytes, for tests"  # noqa: S105 - of a service that does
 
 # The suites explain their asserts as any test does.
 pytest.register_assert_rewrite("luxx.testing.contracts")
+
+
+def _asynchronous(function: Callable[..., AsyncIterator[Any]]) -> Callable[..., Any]:
+    try:
+        import pytest_asyncio  # noqa: PLC0415  # luxx may be installed without its extra for testing
+    except ModuleNotFoundError:
+        # Then no test can use it either; pytest says so where one tries.
+        return pytest.fixture(function)
+    made: Callable[..., Any] = pytest_asyncio.fixture(function)
+    return made
+
+
+@contextmanager
+def _from_extra(extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise pytest.UsageError(f"{error}: this fixture needs more of Luxx: pip install 'luxx[{extra}]'") from error
 
 
 @pytest.fixture
@@ -36,10 +60,11 @@ def luxx_model() -> "ScriptedChatModel":
 @pytest.fixture
 def luxx_container(luxx_model: "ScriptedChatModel", tmp_path: Path) -> "Container":
     """Give the parts of a service that keeps everything in memory and hashes passwords at no cost."""
-    from luxx.adapters.memory import MemoryStorage  # noqa: PLC0415  # see above
-    from luxx.adapters.security.argon2 import Argon2Cost, Argon2Hasher  # noqa: PLC0415  # see above
-    from luxx.container import Container  # noqa: PLC0415  # see above
-    from luxx.settings import Settings  # noqa: PLC0415  # see above
+    with _from_extra("server"):
+        from luxx.adapters.memory import MemoryStorage  # noqa: PLC0415  # see above
+        from luxx.adapters.security.argon2 import Argon2Cost, Argon2Hasher  # noqa: PLC0415  # see above
+        from luxx.container import Container  # noqa: PLC0415  # see above
+        from luxx.settings import Settings  # noqa: PLC0415  # see above
 
     container = Container(settings=Settings(data_dir=tmp_path, jwt_secret=SECRET))
     container.storage.override(MemoryStorage())
@@ -54,3 +79,16 @@ def luxx_app(luxx_container: "Container") -> "Litestar":
     from luxx.entrypoints.http.app import create_app  # noqa: PLC0415  # see above
 
     return create_app(luxx_container)
+
+
+@_asynchronous
+async def luxx_client(luxx_app: "Litestar") -> "AsyncIterator[AsyncClient]":
+    """Serve `luxx_app` on loopback, in the test's event loop, and give a client of it, logged in as `tester`."""
+    with _from_extra("testing"):
+        from luxx.client import AsyncClient  # noqa: PLC0415  # see above
+        from luxx.testing.served import serving  # noqa: PLC0415  # see above
+
+    async with serving(luxx_app) as url, AsyncClient(url) as client:
+        await client.register(USERNAME, f"{USERNAME}@example.com", PASSWORD)
+        await client.login(USERNAME, PASSWORD)
+        yield client

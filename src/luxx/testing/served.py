@@ -31,8 +31,8 @@ async def serving(app: Callable[..., Awaitable[Any]], *, lifespan: bool = True) 
     """Serve `app` on a free port of 127.0.0.1; gives its URL, `http://127.0.0.1:…`.
 
     It runs in the loop of the test: what the application waits for, the test can set. Streams are real streams,
-    byte for byte as they are written. `lifespan` False leaves opening and closing the application to the test.
-    Raises `RuntimeError` where the application does not start; its log says why.
+    byte for byte as they are written. The application's lifespan is entered and left, both in one task; `lifespan`
+    False is for an application that has none. Raises `RuntimeError` where it does not start; its log says why.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio
 
 class TestMyUnitOfWork(UnitOfWorkContract):
     @pytest_asyncio.fixture
-    async def storage(self) -> AsyncIterator[Storage]:
+    async def storage(self) -> AsyncIterator[Storage]:  # type: ignore[override]  # one fixture for another
         storage = MemoryStorage()
         yield storage
         await storage.close()

@@ -64,61 +64,54 @@ CHATTING = """
 """
 
 
-@pytest.mark.parametrize("settings", [STRICT, AUTO], ids=["strict", "auto"])
-def test_a_foreign_project_talks_to_a_whole_service(pytester: pytest.Pytester, settings: str) -> None:
-    pytester.makeini(settings)
-    pytester.makepyfile(CHATTING)
-    pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider").assert_outcomes(passed=4)
+SWAPPING = """
+    import pytest
+    from litestar.testing import AsyncTestClient
+
+    from luxx.client import Unauthenticated
+    from luxx.testing import CountingIds, FixedClock
+
+    pytestmark = pytest.mark.asyncio
 
 
-def test_parts_are_swapped_in_the_container(pytester: pytest.Pytester) -> None:
-    pytester.makeini(AUTO)
-    pytester.makeconftest("""
-        import pytest
-
-        from luxx.testing import CountingIds, FixedClock
+    @pytest.fixture
+    def clock():
+        return FixedClock()
 
 
-        @pytest.fixture
-        def clock():
-            return FixedClock()
+    @pytest.fixture
+    def luxx_container(luxx_container, clock):
+        luxx_container.clock.override(clock)
+        luxx_container.new_id.override(CountingIds())
+        return luxx_container
 
 
-        @pytest.fixture
-        def luxx_container(luxx_container, clock):
-            luxx_container.clock.override(clock)
-            luxx_container.new_id.override(CountingIds())
-            return luxx_container
-    """)
-    pytester.makepyfile("""
-        import pytest
-
-        from luxx.client import Unauthenticated
+    async def test_the_clock_stands_still_until_it_is_moved(luxx_client, clock):
+        conversation = await luxx_client.create_conversation()
+        assert conversation.created_at == clock.now
+        assert conversation.id.startswith("conv_0000")
+        clock.advance(30 * 3600)
+        with pytest.raises(Unauthenticated) as caught:
+            await luxx_client.me()
+        assert caught.value.code == "token_expired"
 
 
-        async def test_the_clock_stands_still_until_it_is_moved(luxx_client, clock):
-            conversation = await luxx_client.create_conversation()
-            assert conversation.created_at == clock.now
-            assert conversation.id.startswith("conv_0000")
-            clock.advance(30 * 3600)
-            with pytest.raises(Unauthenticated) as caught:
-                await luxx_client.me()
-            assert caught.value.code == "token_expired"
-    """)
-    pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider").assert_outcomes(passed=1)
+    async def test_the_application_is_for_the_frameworks_own_clients_too(luxx_app):
+        async with AsyncTestClient(luxx_app) as http:
+            assert (await http.get("/health/ready")).status_code == 200
+"""
 
 
-def test_the_application_is_for_litestars_own_clients_too(pytester: pytest.Pytester) -> None:
-    pytester.makeini(AUTO)
-    pytester.makepyfile("""
-        from litestar.testing import AsyncTestClient
+def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run the tests of a project; the plugins of this environment that it has no use for stay away."""
+    others = [part for name in ("schemathesis", "hypothesispytest", "faker", "xdist") for part in ("-p", f"no:{name}")]
+    return pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", *others, *arguments)
 
 
-        async def test_it(luxx_app):
-            async with AsyncTestClient(luxx_app) as http:
-                assert (await http.get("/health/ready")).status_code == 200
-    """)
-    pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider").assert_outcomes(passed=1)
+def test_a_foreign_project_talks_to_a_whole_service_and_swaps_its_parts(pytester: pytest.Pytester) -> None:
+    pytester.makeini(STRICT)
+    pytester.makepyfile(test_chatting=CHATTING, test_swapping=SWAPPING)
+    run(pytester).assert_outcomes(passed=6)
 
 
 def test_a_run_that_uses_no_fixture_of_it_loads_no_more_than_the_plugin(pytester: pytest.Pytester) -> None:
@@ -132,9 +125,7 @@ def test_a_run_that_uses_no_fixture_of_it_loads_no_more_than_the_plugin(pytester
             loaded = {name for name in sys.modules if name.split(".")[0] in {"luxx", "msgspec", "litestar", "httpx"}}
             assert loaded == {"luxx", "luxx.testing", "luxx.testing.plugin"}
     """)
-    # The other plugins of this environment are none of its business.
-    others = [part for name in ("schemathesis", "hypothesispytest", "faker") for part in ("-p", f"no:{name}")]
-    pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", *others).assert_outcomes(passed=1)
+    run(pytester).assert_outcomes(passed=1)
 
 
 def test_a_suite_that_fails_shows_the_values_as_any_test_does(pytester: pytest.Pytester) -> None:
@@ -151,9 +142,9 @@ def test_a_suite_that_fails_shows_the_values_as_any_test_does(pytester: pytest.P
             def talking(self):
                 return ScriptedChatModel(*[[]] * 3)
     """)
-    run = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", "-k", "deltas_are_never_empty")
-    run.assert_outcomes(failed=1)
-    run.stdout.fnmatch_lines(["*assert 0 > 1*", "*where 0 = len(*"])
+    failed = run(pytester, "-k", "deltas_are_never_empty")
+    failed.assert_outcomes(failed=1)
+    failed.stdout.fnmatch_lines(["*assert 0 > 1*", "*where 0 = len(*"])
 
 
 def run_alone(place: Path, *requirements: str, tests: str) -> str:

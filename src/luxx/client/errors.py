@@ -88,7 +88,7 @@ class LuxxApiError(LuxxClientError):
     def __str__(self) -> str:
         text = super().__str__()
         faults = "; ".join(f"{detail.field} {detail.message}".strip() for detail in self.details)
-        return f"{text} ({faults})" if faults else text
+        return f"{text} ({faults})" if faults and faults not in text else text
 
 
 class BadRequest(LuxxApiError):

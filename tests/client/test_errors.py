@@ -1,0 +1,207 @@
+"""Errors have names, and all that the service tells of them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import pytest
+from tests.support.live import PASSWORD, Live
+
+from luxx.adapters.models.scripted import ScriptedChatModel
+from luxx.client import (
+    AsyncClient,
+    Client,
+    Conflict,
+    ConnectionLost,
+    Detail,
+    Forbidden,
+    InvalidInput,
+    LuxxApiError,
+    ModelFailed,
+    NotFound,
+    Overloaded,
+    Patience,
+    RateLimited,
+    ServerFault,
+    ToolFailed,
+    Unauthenticated,
+    UnreadableAnswer,
+    calls,
+)
+from luxx.client.calls import Answer, Exchange, Pause
+from luxx.client.errors import kind_of
+from luxx.domain.errors import ModelRateLimited
+from luxx.entrypoints.http.text import ERRORS
+
+RUSHED = Patience(first_pause_seconds=0.0, tries=3, longest_wait_seconds=10)
+
+
+def test_every_code_of_the_service_has_an_error_of_its_own() -> None:
+    nameless = [code for code in ERRORS if kind_of(code, None) is LuxxApiError]
+    assert nameless == []
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, Unauthenticated), (403, Forbidden), (418, LuxxApiError), (507, ServerFault)]
+)
+def test_a_code_of_a_newer_service_is_named_by_its_status(status: int, kind: type[LuxxApiError]) -> None:
+    assert issubclass(kind_of("made_up_later", status), kind)
+
+
+async def test_what_is_against_the_rules_names_each_field(client: AsyncClient) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await client.create_conversation(title="", temperature=7)
+    error = caught.value
+    assert (error.code, error.status, error.retry_after) == ("validation_failed", 422, None)
+    assert error.details == (
+        Detail("title", "must have at least 1 characters"),
+        Detail("temperature", "must be at most 2.0"),
+    )
+    assert error.request_id is not None
+    assert error.request_id.startswith("req_")
+    assert str(error).count("temperature") == 1
+
+
+async def test_errors_are_told_in_the_language_of_the_client(served: Live, token: str) -> None:
+    async with AsyncClient(served.url, token=token, language="zh") as client:
+        with pytest.raises(InvalidInput, match=r"请求参数有误.*title") as caught:
+            await client.create_conversation(title="")
+    assert caught.value.code == "validation_failed"
+
+
+async def test_who_is_not_known_is_told_so(served: Live) -> None:
+    async with AsyncClient(served.url) as client:
+        await client.register("ada", "ada@example.com", PASSWORD)
+        with pytest.raises(Conflict) as taken:
+            await client.register("ada", "ada@example.org", PASSWORD)
+        assert (taken.value.code, taken.value.status) == ("username_taken", 409)
+        with pytest.raises(Unauthenticated) as wrong:
+            await client.login("ada", "not the password")
+        assert wrong.value.code == "invalid_credentials"
+        with pytest.raises(Unauthenticated):
+            await client.me()
+
+
+async def test_a_tool_that_cannot_do_it_says_why(client: AsyncClient) -> None:
+    with pytest.raises(ToolFailed) as caught:
+        await client.execute_tool("calculate", {"expression": "1/0"})
+    assert (caught.value.code, caught.value.status) == ("tool_failed", 422)
+    with pytest.raises(NotFound):
+        await client.execute_tool("no/such tool?", {})
+
+
+async def test_a_model_that_asks_for_a_pause_is_not_asked_again(client: AsyncClient, model: ScriptedChatModel) -> None:
+    model.then((ModelRateLimited("slow down", retry_after=7),))
+    conversation = await client.create_conversation()
+    with pytest.raises(ModelFailed) as caught:
+        await client.send(conversation.id, "Hi")
+    assert (caught.value.code, caught.value.status) == ("model_rate_limited", 429)
+    assert len(model.requests) == 1
+
+
+async def test_a_second_message_while_an_answer_is_written_is_a_conflict(served: Live, token: str) -> None:
+    async with AsyncClient(served.url, token=token) as client:
+        conversation = await client.create_conversation()
+        sent = calls.stream(conversation.id, "a", tools_enabled=True, idempotency_key="k")
+        assert sent.headers["Idempotency-Key"] == "k"
+        async with client.stream(conversation.id, "a", idempotency_key="k") as stream:
+            await anext(stream)
+            assert stream.idempotency_key == "k"
+        with pytest.raises(Conflict) as caught:
+            await client.send(conversation.id, "b", idempotency_key="k")
+        assert caught.value.code == "idempotency_conflict"
+
+
+# --- when to try again, without a network -----------------------------------------------------------
+
+
+def refused(exchange: Exchange[Any], status: int, code: str, headers: Mapping[str, str] | None = None) -> object:
+    body = {"success": False, "message": "No.", "error": {"code": code, "request_id": "req_1"}}
+    return exchange.answered(status, headers or {}, json.dumps(body).encode())
+
+
+def test_the_service_says_when_to_come_back_and_is_obeyed_within_reason() -> None:
+    exchange = Exchange[Any](calls.me(), RUSHED)
+    assert refused(exchange, 429, "rate_limited", {"retry-after": "7"}) == Pause(7.0)
+    with pytest.raises(RateLimited) as caught:
+        refused(Exchange[Any](calls.me(), RUSHED), 429, "rate_limited", {"retry-after": "300"})
+    assert caught.value.retry_after == 300.0
+
+
+def test_tries_come_to_an_end_with_what_the_last_one_met() -> None:
+    exchange = Exchange[Any](calls.me(), RUSHED)
+    assert isinstance(refused(exchange, 503, "overloaded"), Pause)
+    assert isinstance(exchange.lost(httpx.ReadError("reset")), Pause)
+    with pytest.raises(Overloaded):
+        refused(exchange, 503, "overloaded")
+
+
+def test_pauses_grow_and_are_bounded() -> None:
+    patience = Patience(first_pause_seconds=1.0, longest_pause_seconds=4.0, tries=8)
+    exchange = Exchange[Any](calls.me(), patience)
+    pauses = [exchange.lost(httpx.ConnectError("refused")).seconds for _ in range(7)]
+    for pause, most in zip(pauses, (1, 2, 4, 4, 4, 4, 4), strict=True):
+        assert most / 2 <= pause <= most
+
+
+def test_what_must_happen_once_is_tried_again_only_where_it_cannot_have_happened() -> None:
+    once = Exchange[Any](calls.create_conversation(title="x"), RUSHED)
+    assert isinstance(once.lost(httpx.ConnectError("refused")), Pause)
+    assert isinstance(refused(once, 429, "rate_limited", {"retry-after": "1"}), Pause)
+    for lost in (httpx.ReadError("reset"), httpx.ReadTimeout("late"), httpx.RemoteProtocolError("cut")):
+        with pytest.raises(ConnectionLost):
+            Exchange[Any](calls.create_conversation(title="x"), RUSHED).lost(lost)
+    with pytest.raises(Overloaded):
+        refused(Exchange[Any](calls.create_conversation(title="x"), RUSHED), 503, "overloaded")
+
+
+def test_what_is_gone_is_deleted_only_where_an_earlier_try_may_have_done_it() -> None:
+    with pytest.raises(NotFound):
+        refused(Exchange[Any](calls.delete_message("m"), RUSHED), 404, "message_not_found")
+    again = Exchange[Any](calls.delete_message("m"), RUSHED)
+    again.lost(httpx.ConnectError("refused"))
+    with pytest.raises(NotFound):
+        refused(again, 404, "message_not_found")
+    lost = Exchange[Any](calls.delete_message("m"), RUSHED)
+    lost.lost(httpx.ReadError("reset"))
+    assert refused(lost, 404, "message_not_found") == Answer(None)
+    out = Exchange[Any](calls.logout(), RUSHED)
+    out.answered(504, {}, b"<h1>Gateway Timeout</h1>")
+    assert refused(out, 401, "token_revoked") == Answer(None)
+
+
+def test_a_proxys_page_is_waited_out_and_any_other_page_is_not() -> None:
+    exchange = Exchange[Any](calls.me(), RUSHED)
+    assert isinstance(exchange.answered(502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>"), Pause)
+    with pytest.raises(UnreadableAnswer) as caught:
+        exchange.answered(404, {}, b"<h1>Not Found</h1>")
+    assert caught.value.status == 404
+    with pytest.raises(UnreadableAnswer):
+        exchange.answered(200, {}, b'{"success": true, "data": {"id": "of something else"}}')
+    with pytest.raises(UnreadableAnswer):
+        exchange.answered(302, {"location": "https://login.example"}, b"")
+
+
+async def test_a_token_that_fits_in_no_header_is_told_at_once(served: Live) -> None:
+    async with AsyncClient(served.url, token="a\nb") as client:
+        with pytest.raises(ConnectionLost, match="header"):
+            await client.me()
+        with pytest.raises(ConnectionLost, match="header"):
+            await anext(client.follow("msg_1"))
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://example.com", "http://"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="URL"):
+        Client(url)
+
+
+async def test_nothing_that_is_printed_shows_a_token_or_a_key(served: Live) -> None:
+    async with AsyncClient(served.url) as client:
+        await client.register("ada", "ada@example.com", PASSWORD)
+        login = await client.login("ada", PASSWORD)
+        key = await client.create_key("ci")
+        for secret in (login.access_token, key.key):
+            for shown in (repr(client), repr(login), repr(key)):
+                assert secret not in shown

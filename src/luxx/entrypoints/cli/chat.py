@@ -1,0 +1,247 @@
+"""`luxx chat`"""
+
+import argparse
+import getpass
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+from typing import Any, Final
+
+import httpx
+from msgspec import UNSET
+from rich.console import Console
+
+from luxx.client import Client, Conversation, Failed, LuxxClientError, Started, Stream, Unauthenticated
+from luxx.domain.conversation import TITLE_LIMIT
+from luxx.entrypoints.cli.chat_screen import PlainScreen, Screen, TerminalScreen
+
+TOKENS: Final = ("LUXX_TOKEN", "LUXX_API_KEY")
+"""The variables that a token or a key is taken from; none is a setting of the service."""
+
+HELP: Final = """\
+/new            begin a new conversation
+/model NAME     let another model answer from now on; without NAME, tell which one does
+/history        show this conversation from its beginning
+/help           show this
+/quit           leave, as Ctrl-D does
+
+Ctrl-C stops an answer that is being written; pressed again, it is no longer waited for."""
+
+
+class NoToken(LuxxClientError):
+    """There is nothing to prove by who is chatting."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Chat until the end of the input; gives the exit status: 1 where an answer or the connection failed."""
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    screen: Screen = TerminalScreen(Console()) if interactive else PlainScreen()
+    try:
+        with ExitStack() as stack:
+            if options.url is None:
+                client = stack.enter_context(_at_home())
+            else:
+                client = stack.enter_context(_away(options.url, options.username, interactive=interactive))
+            chat = Chat(client, screen, model=options.model, thinking=options.thinking)
+            if interactive:
+                _edit_lines()
+                screen.note(f"Luxx at {client.url}. /help tells what else there is; Ctrl-D leaves.")
+            return chat.run()
+    except KeyboardInterrupt:
+        if interactive:
+            print()
+            return 0
+        return 130  # as shells say it of what SIGINT ended
+    except LuxxClientError as error:
+        screen.problem(str(error))
+        return 1
+
+
+@contextmanager
+def _at_home() -> Iterator[Client]:
+    from luxx.entrypoints.cli.embedded import embedded, log_in_here  # noqa: PLC0415  # needs the whole service
+    from luxx.settings import Settings  # noqa: PLC0415  # as above
+
+    for name in TOKENS:
+        os.environ.pop(name, None)
+    settings = Settings.from_env()
+    with embedded(settings) as url, Client(url, transport=httpx.HTTPTransport()) as client:
+        log_in_here(client, settings.data_dir / "chat.json")
+        with _logged_out(client):
+            yield client
+
+
+@contextmanager
+def _away(url: str, username: str | None, *, interactive: bool) -> Iterator[Client]:
+    given = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
+    with Client(url, token=given) as client:
+        if given is not None:
+            client.me()
+            yield client
+            return
+        if not interactive:
+            raise NoToken(f"no terminal to ask for a password: set {' or '.join(TOKENS)}")
+        client.login(username or input("Username: "), getpass.getpass("Password: "))
+        with _logged_out(client):
+            yield client
+
+
+@contextmanager
+def _logged_out(client: Client) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with suppress(LuxxClientError):  # the session ends by itself, later
+            client.logout()
+
+
+def _edit_lines() -> None:
+    with suppress(ImportError):  # there is none on Windows
+        import readline  # noqa: F401, PLC0415  # gives `input` its keys
+
+
+class Chat:
+    """A conversation of a person with a service."""
+
+    def __init__(self, client: Client, screen: Screen, *, model: str | None, thinking: bool) -> None:
+        self._client: Final = client
+        self._screen: Final = screen
+        self._model = model
+        self._thinking: Final = thinking
+        self._conversation: Conversation | None = None
+        self._failed = False
+        self._commands: Final[dict[str, Callable[[str], None]]] = {
+            "/new": self._new,
+            "/model": self._change_model,
+            "/history": self._history,
+            "/help": lambda _: self._screen.note(HELP),
+        }
+
+    def run(self) -> int:
+        """Take lines until the last; gives the exit status."""
+        while True:
+            try:
+                line = self._screen.ask().strip()
+            except EOFError:
+                break
+            if line in {"/quit", "/exit"}:
+                break
+            if not line:
+                continue
+            try:
+                self._take(line)
+            except Unauthenticated:
+                raise  # no other line will do better
+            except LuxxClientError as error:
+                self._failed = True
+                self._screen.problem(str(error))
+        return 1 if self._failed else 0
+
+    def _take(self, line: str) -> None:
+        if not line.startswith("/"):
+            self._ask(line)
+            return
+        name, _, rest = line.partition(" ")
+        command = self._commands.get(name)
+        if command is None:
+            self._failed = True
+            self._screen.problem(f"there is no {name}; /help tells what there is")
+        else:
+            command(rest.strip())
+
+    def _new(self, _: str) -> None:
+        self._conversation = None
+        self._screen.note("a new conversation")
+
+    def _change_model(self, name: str) -> None:
+        if name and self._conversation is not None:
+            self._conversation = self._client.update_conversation(self._conversation.id, model=name)
+        if name:
+            self._model = name
+        shown = self._model if self._conversation is None else self._conversation.model
+        self._screen.note(f"{shown or 'the default model'} answers")
+
+    def _history(self, _: str) -> None:
+        if self._conversation is None:
+            self._screen.note("nothing was said yet")
+            return
+        page = self._client.messages(self._conversation.id, limit=1000)
+        if page.has_more:
+            self._screen.note(f"the last {len(page.items)} of {page.total} messages:")
+        self._screen.history(page.items)
+
+    def _ask(self, content: str) -> None:
+        if self._conversation is None:
+            self._conversation = self._client.create_conversation(
+                title=content[:TITLE_LIMIT],
+                model=UNSET if self._model is None else self._model,
+                thinking_enabled=self._thinking or UNSET,
+            )
+        with self._client.stream(self._conversation.id, content) as stream:
+            canceller = Canceller(self._client, stream)
+            try:
+                with self._screen.answering(), canceller.on_interrupt():
+                    for event in stream:
+                        if isinstance(event, Started):
+                            canceller.started()
+                        self._screen.show(event)
+            except KeyboardInterrupt:
+                self._screen.note("not waited for any longer; /history tells what came of it")
+        self._failed = self._failed or isinstance(stream.end, Failed)
+        if canceller.trouble is not None:
+            self._screen.problem(canceller.trouble)
+
+
+class Canceller:
+    """Makes Ctrl-C cancel an answer: the first through the API, so that the stream ends as streams do.
+
+    The second one raises KeyboardInterrupt: the service cannot be reached, or takes its time.
+    """
+
+    def __init__(self, client: Client, stream: Stream) -> None:
+        self._client: Final = client
+        self._stream: Final = stream
+        self._wanted = False
+        self._thread: threading.Thread | None = None
+        self.trouble: str | None = None
+
+    @contextmanager
+    def on_interrupt(self) -> Iterator[None]:
+        """Take Ctrl-C as that for the length of the block."""
+        before = signal.signal(signal.SIGINT, self._interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+            if self._thread is not None:
+                self._thread.join(1.0)
+
+    def started(self) -> None:
+        """Note that the answer has its id: what was to be cancelled before is cancelled now."""
+        if self._wanted:
+            self._cancel()
+
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> Any:
+        if self._wanted:
+            raise KeyboardInterrupt
+        self._wanted = True
+        if self._stream.message_id is not None:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        # Not here: a signal comes in the middle of anything, and the reading goes on meanwhile.
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._call, daemon=True)
+            self._thread.start()
+
+    def _call(self) -> None:
+        message_id = self._stream.message_id
+        try:
+            if message_id is not None:
+                self._client.cancel(message_id)
+        except LuxxClientError as error:
+            self.trouble = f"the answer could not be cancelled: {error}"

@@ -1,0 +1,147 @@
+"""The whole service inside another command, on a free port of loopback, for as long as the command runs."""
+
+import asyncio
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from luxx.adapters.database import Database
+from luxx.adapters.telemetry.logs import configure
+from luxx.client import Client, Conflict, Unauthenticated
+from luxx.container import Container
+from luxx.domain.errors import LuxxError, StorageUnavailable
+from luxx.entrypoints.cli.serve import DrainingServer, server_of
+from luxx.settings import Settings
+
+
+class NotStarted(LuxxError):
+    """The service did not start; the text says where the reason is."""
+
+
+@contextmanager
+def embedded(settings: Settings) -> Iterator[str]:
+    """Serve until the block ends; gives the root URL. The log goes to `chat.log` in the data directory.
+
+    Raises `StorageUnavailable` where the database cannot be used, `NotStarted` where the service did not
+    start for another reason.
+    """
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = settings.data_dir / "chat.log"
+    with open(path, "w", encoding="utf-8", opener=_private) as log:
+        configure(style=settings.log_format, level=settings.log_level, secrets=settings.secrets, stream=log)
+        with _serving(settings, path, log) as url:
+            yield url
+
+
+@contextmanager
+def _serving(settings: Settings, path: Path, log: TextIO) -> Iterator[str]:
+    started: Future[tuple[str, DrainingServer]] = Future()
+
+    def serve() -> None:
+        try:
+            asyncio.run(_serve(settings, started))
+        except (LuxxError, OSError, SystemExit) as error:
+            if not started.done():
+                started.set_exception(error if isinstance(error, LuxxError | OSError) else _not_started(path))
+
+    # Signals reach the main thread only: Ctrl-C is the chat's.
+    thread = threading.Thread(target=serve, name="luxx-embedded")
+    thread.start()
+    try:
+        while not started.done() and thread.is_alive():
+            thread.join(0.01)
+        if not started.done():
+            raise _not_started(path)
+        url, server = started.result()
+        yield url
+        server.should_exit = True
+    finally:
+        if started.done() and started.exception() is None:
+            started.result()[1].should_exit = True
+        thread.join()
+        log.flush()
+
+
+def _not_started(path: Path) -> NotStarted:
+    return NotStarted(f"the embedded service did not start; {path} has the reason")
+
+
+async def _serve(settings: Settings, started: Future[tuple[str, DrainingServer]]) -> None:
+    container = Container(settings=settings)
+    # Looked at before, for the sake of a reason that a person can read: the server's own start only logs it.
+    storage = container.storage()
+    if isinstance(storage, Database) and not storage.postgres:
+        await storage.upgrade()
+    if (missing := await storage.missing()) is not None:
+        await storage.close()
+        raise StorageUnavailable(missing)
+    server = server_of(container, host="127.0.0.1", port=0)
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.wait({serving}, timeout=0.005)
+    if server.started:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        started.set_result((f"http://127.0.0.1:{port}", server))
+    await serving
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAccount:
+    """The account that chats here; its password is random and known to its file alone."""
+
+    username: str
+    password: str
+
+
+def log_in_here(client: Client, path: Path) -> None:
+    """Log in with the account kept in `path` (mode 0600), made where there is none, so that its conversations stay.
+
+    In another database than before it is made again. Raises `LuxxClientError`, OSError.
+    """
+    account = _kept(path)
+    if account is None:
+        account = _new(path)
+        _register(client, account)
+    try:
+        client.login(account.username, account.password)
+    except Unauthenticated:
+        try:
+            _register(client, account)
+        except Conflict:  # its password was changed by somebody else
+            path.unlink()
+            account = _new(path)
+            _register(client, account)
+        client.login(account.username, account.password)
+
+
+def _register(client: Client, account: LocalAccount) -> None:
+    client.register(account.username, f"{account.username}@chat.invalid", account.password)  # a name of RFC 2606
+
+
+def _kept(path: Path) -> LocalAccount | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=LocalAccount)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        raise OSError(f"{path} cannot be read: delete it to chat with a new account") from None
+
+
+def _new(path: Path) -> LocalAccount:
+    account = LocalAccount(f"chat-{secrets.token_hex(4)}", secrets.token_urlsafe(24))
+    with open(path, "x", encoding="utf-8", opener=_private) as file:
+        json.dump({"username": account.username, "password": account.password}, file)
+    return account
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)

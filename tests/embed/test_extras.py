@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.support.environments import closure, environment
 
 PROGRAMS = Path(__file__).parent / "programs"

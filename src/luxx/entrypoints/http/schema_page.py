@@ -7,6 +7,7 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from luxx.entrypoints.http.answers import json_response
+from luxx.entrypoints.http.asgi import prefix_of
 from luxx.entrypoints.http.openapi import openapi_document
 
 
@@ -17,7 +18,8 @@ def schema_handlers(handlers: tuple[HTTPRouteHandler, ...]) -> tuple[HTTPRouteHa
 
     @get("/schema/openapi.json")
     async def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
-        return json_response(document, 200)
+        # Where the service is mounted below a prefix, its paths are below it, too.
+        return json_response(document | {"servers": [{"url": prefix_of(request.scope) or "/"}]}, 200)
 
     @get("/schema")
     async def try_it(request: Request[Any, Any, Any]) -> Response[bytes]:

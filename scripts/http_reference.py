@@ -280,6 +280,8 @@ async def recorded() -> dict[str, Exchange]:
     """Play an example of every operation, and of the failures of the introduction."""
     async with _client() as client:
         call = _Recorder(client)
+        await call("health_live", "GET /health/live")
+        await call("health_ready", "GET /health/ready")
         account = {"username": "ada", "password": PASSWORD}
         await call("auth_register", "POST /api/auth/register", account | {"email": "ada@example.com"}, status=201)
         bad = {"username": "a!", "email": "ada@example.com", "password": "12345678"}
@@ -321,8 +323,6 @@ async def recorded() -> dict[str, Exchange]:
         await call("tools_execute", "POST /api/tools/current_time/execute", {"timezone": "Europe/Berlin"})
 
         await call("conversations_remove", f"DELETE {place}")
-        await call("health_live", "GET /health/live")
-        await call("health_ready", "GET /health/ready")
         await call("auth_logout", "POST /api/auth/logout")
         call.present(other)
         await call("revoked", "GET /api/auth/me", status=401)

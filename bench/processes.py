@@ -51,6 +51,8 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
         self.began = 0.0
         """When it was started, by `time.perf_counter`."""
+        self.ready = 0.0
+        """Seconds from there until it answered what was waited for."""
 
     @property
     def pid(self) -> int:
@@ -82,7 +84,8 @@ class Process:
                 said = self.log.read_text(errors="replace")[-2000:]
                 raise NotStarted(f"{' '.join(self.command)} did not start:\n{said}")
             time.sleep(0.005)
-        return time.perf_counter() - self.began
+        self.ready = time.perf_counter() - self.began
+        return self.ready
 
     def stop(self) -> None:
         """End it and its children: politely, and after a while not."""
@@ -119,7 +122,7 @@ def upstream(place: Path, cores: Cores) -> Iterator[tuple[Process, Address]]:
     """Run the scripted provider beside what is measured."""
     address = Address(port=free_port())
     command = [sys.executable, "-m", "bench", "upstream", "--port", str(address.port)]
-    process = Process(command, log=place / "upstream.log", cores=cores.others, directory=_root())
+    process = Process(command, log=place / "upstream.log", cores=cores.others, directory=root())
     process.start()
     try:
         process.wait_for(address, "/v1/models")
@@ -128,7 +131,8 @@ def upstream(place: Path, cores: Cores) -> Iterator[tuple[Process, Address]]:
         process.stop()
 
 
-def _root() -> Path:
+def root() -> Path:
+    """Give the directory of the checkout."""
     return Path(__file__).parents[1]
 
 

@@ -29,7 +29,7 @@ _STREAM_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
-MODELS: Final = ("paced-50x200", "paced-50x500", "fast-10", "fast-2000")
+MODELS: Final = ("paced-50x200", "paced-50x500", "fast-10", "fast-500", "fast-2000")
 """What the list of models shows; every name that `answer_of` reads is answered."""
 
 

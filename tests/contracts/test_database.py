@@ -3,6 +3,8 @@
 import asyncio
 import random
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,9 +14,10 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from tests.support.databases import OpenDatabase
 
-from luxx.adapters.database import Database, SchemaState
+from luxx.adapters.database import Database, SchemaState, migrate
 from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.schema import metadata
 from luxx.application.ports import ConversationPlace, Lease
@@ -85,6 +88,24 @@ async def test_a_database_is_missing_then_current_and_stale_for_another_version(
     assert await database.schema_state() is SchemaState.STALE
     assert "luxx db upgrade" in (await database.missing() or "")
     await database.close()
+
+
+def test_the_newest_revision_is_the_end_of_the_migrations() -> None:
+    scripts = Path(migrate.__file__).with_name("migrations")
+    assert [migrate.newest_revision()] == ScriptDirectory(str(scripts)).get_heads()
+
+
+def test_a_service_whose_schema_is_current_does_without_the_migrations_library(sqlite_url: str) -> None:
+    """It costs a third of a second at each start, and a tenth of the memory."""
+    code = (
+        "import asyncio, sys\n"
+        "from luxx.adapters.database import Database\n"
+        f"database = Database({sqlite_url!r})\n"
+        "asyncio.run(database.upgrade())\n"
+        "print('alembic' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
 
 
 async def test_processes_that_start_together_migrate_once(postgres: ThrowawayPostgres) -> None:

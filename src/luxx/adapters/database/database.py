@@ -146,6 +146,8 @@ class Database:
 
     async def upgrade(self) -> None:
         """Bring the schema up to date. Several processes may do so at once."""
+        if await self.schema_state() is SchemaState.CURRENT:
+            return
         if not self.postgres:
             async with self.transaction() as connection:
                 await connection.run_sync(migrate.upgrade)

@@ -23,13 +23,14 @@ TOKENS: Final = ("LUXX_TOKEN", "LUXX_API_KEY")
 """The variables that a token or a key is taken from; none is a setting of the service."""
 
 HELP: Final = """\
-/new            begin a new conversation
-/model NAME     let another model answer from now on; without NAME, tell which one does
-/history        show this conversation from its beginning
-/help           show this
-/quit           leave, as Ctrl-D does
+/new          begin a new conversation
+/model NAME   let another model answer; without NAME, tell which one does
+/history      show this conversation from its beginning
+/help         show this
+/quit         leave, as Ctrl-D does
 
-Ctrl-C stops an answer that is being written; pressed again, it is no longer waited for."""
+Ctrl-C stops an answer that is being written; once more, and it is not
+waited for."""
 
 
 class NoToken(LuxxClientError):

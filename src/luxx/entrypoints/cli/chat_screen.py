@@ -173,6 +173,7 @@ class TerminalScreen:
         self._running: dict[str, ToolCalled] = {}
         self._waiting = False
         self._apart = False
+        self._live: Live | None = None
 
     def ask(self) -> str:
         return input("› ")
@@ -189,15 +190,24 @@ class TerminalScreen:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        with live:
-            try:
-                yield
-            finally:
-                self._waiting = False
-                self._finish_thinking()
-                self._finish_text()
-                self._running = {}
+        self._live = live
+        try:
+            with live:
+                try:
+                    yield
+                finally:
+                    self._waiting = False
+                    self._finish_thinking()
+                    self._finish_text()
+                    self._running = {}
+        finally:
+            self._live = None
         self._console.print()
+
+    def _print(self, what: RenderableType = "") -> None:
+        if self._live is not None:
+            self._live.refresh()  # what is printed for good must not be drawn below itself once more
+        self._console.print(what)
 
     def _unfinished(self) -> RenderableType:
         shown: list[RenderableType] = []
@@ -220,7 +230,7 @@ class TerminalScreen:
                 whole, newline, rest = self._thinking.rpartition("\n")
                 if newline:
                     self._thinking = rest
-                    self._console.print(Styled(whole, style="dim italic"))
+                    self._print(Styled(whole, style="dim italic"))
             case Text(delta=delta):
                 self._finish_thinking()
                 whole, self._text = settled(self._text + harmless(delta))
@@ -243,7 +253,7 @@ class TerminalScreen:
     def _finish_thinking(self) -> None:
         if self._thinking:
             thought, self._thinking = self._thinking, ""
-            self._console.print(Styled(thought, style="dim italic"))
+            self._print(Styled(thought, style="dim italic"))
 
     def _finish_text(self) -> None:
         text, self._text = self._text, ""
@@ -252,25 +262,25 @@ class TerminalScreen:
     def _print_markdown(self, text: str) -> None:
         if text.strip():
             if self._apart:
-                self._console.print()
-            self._console.print(_markdown(text))
+                self._print()
+            self._print(_markdown(text))
             self._apart = True
 
     def _tool(self, name: str, arguments: Mapping[str, Any], came: ToolReturned | ToolCallPart) -> None:
         line = Styled("⚙ ", style="green" if came.success else "red") + _call(name, arguments)
-        self._console.print(line + Styled(f" → {outcome(came)}", style="dim"))
+        self._print(line + Styled(f" → {outcome(came)}", style="dim"))
         self._apart = True
 
     def note(self, text: str) -> None:
-        self._console.print(Styled(harmless(text), style="dim"))
+        self._print(Styled(harmless(text), style="dim"))
 
     def problem(self, text: str) -> None:
-        self._console.print(Styled(harmless(text), style="red"))
+        self._print(Styled(harmless(text), style="red"))
 
     def history(self, messages: tuple[Message, ...]) -> None:
         for message in messages:
             if message.role is Role.USER:
-                self._console.print(Styled(f"› {harmless(message.content)}", style="bold"))
+                self._print(Styled(f"› {harmless(message.content)}", style="bold"))
                 continue
             self._apart = False
             for part in message.parts:
@@ -278,12 +288,12 @@ class TerminalScreen:
                     case TextPart(text=text):
                         self._print_markdown(harmless(text))
                     case ThinkingPart(text=text):
-                        self._console.print(Styled(harmless(text), style="dim italic"))
+                        self._print(Styled(harmless(text), style="dim italic"))
                     case ToolCallPart():
                         self._tool(part.name, part.arguments, part)
             if message.status is not Status.COMPLETE:
                 self.note(message.status.value)
-            self._console.print()
+            self._print()
 
 
 def _markdown(text: str) -> Markdown:

@@ -2,15 +2,16 @@
 
 import asyncio
 import json
+import logging
 import os
 import secrets
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import msgspec
 
@@ -21,6 +22,8 @@ from luxx.container import Container
 from luxx.domain.errors import LuxxError, StorageUnavailable
 from luxx.entrypoints.cli.serve import DrainingServer, server_of
 from luxx.settings import Settings
+
+_log = logging.getLogger("luxx")
 
 
 class NotStarted(LuxxError):
@@ -38,22 +41,26 @@ def embedded(settings: Settings) -> Iterator[str]:
     path = settings.data_dir / "chat.log"
     with open(path, "w", encoding="utf-8", opener=_private) as log:
         configure(style=settings.log_format, level=settings.log_level, secrets=settings.secrets, stream=log)
-        with _serving(settings, path, log) as url:
+        with _serving(settings, path) as url:
             yield url
 
 
 @contextmanager
-def _serving(settings: Settings, path: Path, log: TextIO) -> Iterator[str]:
+def _serving(settings: Settings, path: Path) -> Iterator[str]:
     started: Future[tuple[str, DrainingServer]] = Future()
 
     def serve() -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            # Ctrl-C is the chat's, and only the main thread's waiting is broken off by it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             asyncio.run(_serve(settings, started))
-        except (LuxxError, OSError, SystemExit) as error:
+        except (LuxxError, OSError) as error:
             if not started.done():
-                started.set_exception(error if isinstance(error, LuxxError | OSError) else _not_started(path))
+                started.set_exception(error)
+        except (Exception, SystemExit):  # noqa: BLE001  # whatever it is, the thread has nobody else to tell
+            _log.exception("the embedded service failed")
 
-    # Signals reach the main thread only: Ctrl-C is the chat's.
     thread = threading.Thread(target=serve, name="luxx-embedded")
     thread.start()
     try:
@@ -62,13 +69,12 @@ def _serving(settings: Settings, path: Path, log: TextIO) -> Iterator[str]:
         if not started.done():
             raise _not_started(path)
         url, server = started.result()
-        yield url
-        server.should_exit = True
+        try:
+            yield url
+        finally:
+            server.should_exit = True
     finally:
-        if started.done() and started.exception() is None:
-            started.result()[1].should_exit = True
         thread.join()
-        log.flush()
 
 
 def _not_started(path: Path) -> NotStarted:

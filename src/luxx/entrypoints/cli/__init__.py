@@ -25,6 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _address(commands.add_parser("doctor", help="look for what is missing or wrong, and tell what to do"))
 
+    serve.add_argument(
+        "--local",
+        nargs="?",
+        type=Path,
+        const=True,
+        default=False,
+        metavar="PATH",
+        help="answer with a model on this machine: a GGUF file, or a small one that is fetched once (93 MB)",
+    )
     chat = commands.add_parser("chat", help="chat in the terminal, with a service elsewhere or one of its own")
     chat.add_argument("--url", metavar="URL", help="the service's root; without it, one is started for this chat")
     chat.add_argument("--username", metavar="NAME", help="who logs in, where LUXX_TOKEN or LUXX_API_KEY is not set")
@@ -82,7 +91,9 @@ def _run(options: argparse.Namespace) -> int:
             case "serve":
                 from luxx.entrypoints.cli import launch  # noqa: PLC0415
 
-                return launch.run(settings, host=options.host, port=options.port, workers=options.workers)
+                return launch.run(
+                    settings, host=options.host, port=options.port, workers=options.workers, local=options.local
+                )
             case "doctor":
                 from luxx.entrypoints.cli import doctor  # noqa: PLC0415
 
@@ -113,9 +124,10 @@ def _chat(options: argparse.Namespace) -> int:
 
         return chat.run(options)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "luxx":
+        missing = (error.name or "luxx").partition(".")[0]
+        if missing == "luxx":
             raise
-        print(f"luxx: chatting needs {error.name}: pip install 'luxx[{extras}]'", file=sys.stderr)
+        print(f"luxx: chatting needs {missing}: pip install 'luxx[{extras}]'", file=sys.stderr)
         return 1
     except BadSettings as error:
         print(error, file=sys.stderr)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -86,6 +87,10 @@ class ServiceProcess:
         await asyncio.wait({listening, self._reading}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if not listening.done():
             listening.cancel()
+            if self._reading.done():
+                # It is ending by itself: a signal now could lose its exit status.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), 5)
             await self.kill()
             raise NotStarted(f"luxx serve did not start:\n{self.said}")
 

@@ -4,7 +4,7 @@ A frame is four bytes of length (big-endian) and as many bytes of JSON. A job is
 `{"job": "module:function", "arguments": [...], "seconds": n}`; an outcome is `{"result": ...}` or
 `{"refused"|"broken"|"timeout": "text"}`, each with `"peak"`, the most memory ever used, in KiB.
 
-Standard library only: this is all that a fresh child loads.
+Of others only the standard library: this is all that a fresh child loads.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import IO, Any, Final
 
+from luxx.adapters.orphans import on_death_of_parent
 from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
 
 LENGTH: Final = struct.Struct(">I")
 OPEN_FILES: Final = 64
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _M_ARENA_MAX: Final = -8
 
@@ -62,11 +62,11 @@ def own_processes() -> Iterator[None]:
 
     Elsewhere the kernel kills this process so fast that it could not take others along.
     """
-    _on_death_of_parent(0)
+    on_death_of_parent(0)
     try:
         yield
     finally:
-        _on_death_of_parent(signal.SIGKILL)
+        on_death_of_parent(signal.SIGKILL)
 
 
 def read_frame(stream: IO[bytes]) -> bytes:
@@ -85,17 +85,12 @@ def write_frame(stream: IO[bytes], frame: bytes) -> None:
 
 def _die_with(parent: int) -> None:
     """End together with the parent, even one that was killed; elsewhere than on Linux the closed pipe does it."""
-    _on_death_of_parent(signal.SIGKILL)
+    on_death_of_parent(signal.SIGKILL)
     if sys.platform == "linux":
         # Nobody but root may look into this process.
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
-
-
-def _on_death_of_parent(signal_number: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
 def _bound(memory_bytes: int) -> None:

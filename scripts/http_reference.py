@@ -42,7 +42,7 @@ see the [guide](http-guide.md), for the events of a stream [the stream](streamin
 ## What holds everywhere
 
 - Bodies are JSON in UTF-8 (`Content-Type: application/json`), at most 4 MiB. Fields that an operation does not know
-  are refused; what is missing has the default told here.
+  are refused, and so is U+0000 in any string; what is missing has the default told here.
 - A token from a login, or a key, goes into `Authorization: Bearer …`.
 - An answer is `{{"success": true, "message": …, "data": …}}`; `message` and `data` only where there is something to
   say. `message` is Chinese, or English where `Accept-Language` prefers it. Below, *data* is what `data` holds.
@@ -495,4 +495,13 @@ def http_reference() -> str:
     """Write the page."""
     if set(CODES) != set(ERRORS):
         raise RuntimeError(f"the table of codes is not that of the API: {set(CODES) ^ set(ERRORS)}")
-    return Page(openapi_document(HANDLERS), asyncio.run(recorded())).written()
+    document = openapi_document(HANDLERS)
+    operations = [one for methods in document["paths"].values() for one in methods.values()]
+    known = {(name, int(status)) for one in operations for status in one["responses"] for name in _names(one)}
+    if not OWN_CODES.keys() <= known:
+        raise RuntimeError(f"no operation has such answers: {OWN_CODES.keys() - known}")
+    return Page(document, asyncio.run(recorded())).written()
+
+
+def _names(operation: Mapping[str, Any]) -> tuple[str, ...]:
+    return (operation["operationId"], *operation["tags"])

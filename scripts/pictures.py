@@ -220,7 +220,7 @@ def told(step: str, places: Mapping[str, float], y: float) -> tuple[list[str], f
         raise CannotDraw(f"{step!r} should be like 'lane -> lane: words', of the lanes {', '.join(places)}")
     from_, to = places[source], places[target]
     room = abs(to - from_) - 16
-    lines = textwrap.wrap(words, int(room / LETTER), break_on_hyphens=False)
+    lines = textwrap.wrap(words, int(room / LETTER), break_on_hyphens=False, break_long_words=False)
     middle = (from_ + to) / 2
     drawn = []
     y += 6

@@ -1,5 +1,6 @@
 """The documentation site: whole, without a dead end, and all of it from this machine."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -135,3 +137,24 @@ def test_every_file_that_a_page_loads_is_there_and_every_picture_is_told_in_word
     shown = {Path(source).name: words for read in pages.values() for source, words in read.pictures}
     assert {"hexagon.svg", "turn.svg"} <= shown.keys()
     assert all(len(words.split()) > 5 for words in shown.values())
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [
+        ("client -> nobody: hello", "should be like"),
+        ("client to log", "should be like"),
+        ("client -> log: " + "honorificabilitudinitatibus" * 3, "needs about"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_and_not_drawn_wrong(step: str, fault: str, tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("pictures", ROOT / "scripts/pictures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    pictures: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    source = (DOCS / "pictures/turn.toml").read_text(encoding="utf-8")
+    bad = source.replace("steps = [", f'steps = ["{step}",')
+    (tmp_path / "bad.toml").write_text(bad, encoding="utf-8")
+    with pytest.raises(pictures.CannotDraw, match=fault):
+        pictures.drawn_pictures(tmp_path)

@@ -1,7 +1,7 @@
 """What the service must and should reach, and how the figures of a record stand to it."""
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -149,9 +149,10 @@ def _rows(record: Record) -> Iterator[Goal]:
             more=True,
             ratio=True,
         )
+    rows = f"{record.rows:,}".replace(",", " ")
     for case, text in (
-        ("few", f"first page, {record.rows:,} conversations against 1 000: a user like most"),
-        ("many", f"first page, {record.rows:,} conversations against 1 000: the user who has a tenth of all"),
+        ("few", f"first page, {rows} conversations against 1 000: a user like most"),
+        ("many", f"first page, {rows} conversations against 1 000: the user who has a tenth of all"),
     ):
         for storage in STORAGES:
             yield Goal(
@@ -219,6 +220,52 @@ def _standing(record: Record) -> Iterator[Goal]:
             unit="×",
             ratio=True,
         )
+
+
+PEER_GOALS: Final[Sequence[tuple[str, str, str, str, Mapping[str, tuple[float, float]]]]] = (
+    (
+        "peers.stream",
+        "tokens per CPU-second, 100 paced streams, against",
+        "paced 100",
+        "tokens_per_cpu_s",
+        {"litellm": (8, 12), "open-webui": (1.5, 2.5), "open-webui stored": (8, 12)},
+    ),
+    (
+        "peers.first",
+        "first token, 1 stream, against",
+        "first token",
+        "first_p50_ms",
+        {"litellm": (1 / 5, 1 / 8), "open-webui": (1 / 5, 1 / 8)},
+    ),
+    (
+        "peers.fast",
+        "fast provider, 100 streams, tokens a second, against",
+        "fast 100",
+        "tokens_per_s",
+        {"litellm": (15, 30), "open-webui": (3, 6)},
+    ),
+)
+"""What is promised against other services: scenario, figure, and must and aim for each of them."""
+
+
+def peer_goals(record: Record) -> Sequence[Goal]:
+    """Give the goals against other services, from a record in which they stand beside this one."""
+    return [
+        Goal(
+            key=f"{key}.{peer.replace(' ', '-')}.{storage}",
+            text=f"{text} {peer}",
+            config=storage,
+            value=_median_ratio(record, (scenario, storage, name), (scenario, peer, name)),
+            must=must,
+            aim=aim,
+            unit="×",
+            more=must > 1,
+            ratio=True,
+        )
+        for key, text, scenario, name, asked in PEER_GOALS
+        for peer, (must, aim) in asked.items()
+        for storage in STORAGES
+    ]
 
 
 def under_limits(record: Record, limits: Path = LIMITS) -> list[str]:

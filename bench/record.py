@@ -103,8 +103,9 @@ class Record(msgspec.Struct):
         return max((one.share for one in self.steals), default=0.0)
 
 
-def surroundings(cores: Cores, *, root: Path, place: Path) -> Surroundings:
-    """Look around; `place` is where the databases are."""
+def surroundings(cores: Cores, *, root: Path, place: Path | None = None) -> Surroundings:
+    """Look around; `place` is where the databases are, by itself the directory for temporary files."""
+    place = place or Path(tempfile.gettempdir())
     return Surroundings(
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         commit=_commit(root),

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from bench.figures import Spread
-from bench.goals import Goal, goals
+from bench.goals import Goal, goals, peer_goals
 from bench.processes import root
 from bench.record import HIGH_STEAL, Record, read
 
 PAGE: Final = Path("docs/performance.md")
 RECORD: Final = Path("build/bench/record.json")
+PEERS: Final = Path("build/bench/peers.json")
+"""A record of the same form, in which other services stand beside this one."""
 
 _STREAMS: Final[Mapping[str, str]] = {
     "cpu_us": "CPU, µs a token",
@@ -139,21 +141,141 @@ def _steal_text(record: Record) -> str:
     return text
 
 
-def write(record: Record, path: Path) -> None:
-    """Write the page."""
-    path.write_text(page(record), encoding="utf-8")
-
-
 def rewrite() -> int:
     """Write the page from what was measured last; gives the exit status."""
     record = read(root() / RECORD)
     if record is None:
         print(f"There is no {RECORD} that can be read: run `make bench` first.", file=sys.stderr)
         return 1
-    write(record, root() / PAGE)
+    (root() / PAGE).write_text(page(record, read(root() / PEERS)), encoding="utf-8")
     return 0
 
 
-def page(record: Record) -> str:
-    """Write docs/performance.md."""
-    return f"# Performance\n\n{table(record)}\n"
+# --- the page -----------------------------------------------------------------------------------------
+
+_HEAD: Final = """\
+# Performance
+
+What streaming, lists and appends cost, measured by `make bench` and written by it: no number here was typed.
+Compare within one table. Ratios hold elsewhere; the figures themselves belong to the machine below, and
+`make bench` gives you those of yours in a quarter of an hour.
+"""
+
+_METHOD: Final = """\
+## How it is measured
+
+- **Everything real.** `luxx serve` as it is installed, on SQLite and on a Postgres of its own, both with durable
+  commits. Every answer is stored: each token is committed before it is sent.
+- **The provider** (`bench/upstream.py`) is a bare protocol on uvloop that writes bytes made beforehand, one
+  `chat.completion.chunk` of some 260 bytes a token. Paced streams get 50 tokens a second, each at its own moment
+  within the 20 ms, as answers that began at different times do. The rows `direct` show what the provider and the
+  client do with nothing between them: they are not the bottleneck.
+- **The client** (`bench/load.py`) looks for tokens while the streams run, and afterwards holds every stream to what
+  the provider said: each token, in order, the end, and for Luxx the ids and the stored message too. One stream that
+  is not whole makes the run a failure.
+- **CPU per token** is the user and system time of the service's processes alone, from /proc, from before the first
+  request until the ends are stored, divided by the tokens sent. Accepting the request and storing the answer are in
+  it. Postgres, the provider and the client are counted apart and shown beside it.
+- **A gap** is the time between two reads with new tokens in one stream: merged tokens count as one late read, not
+  as several quick ones.
+- **The floor** is nginx with `proxy_buffering off` and one worker: it copies bytes and stores nothing.
+- **Bare handlers** (`bench/raw.py`) run in the same server (Litestar on uvicorn, uvloop and httptools) on the bare
+  driver. The list: check the token, read session and user, 20 rows and the count, encode the same JSON (compared
+  before anything is measured). `no reset` leaves out what asyncpg's pool does on release by itself. The append: one
+  statement on Postgres that stores both messages, the turn and its first event; on SQLite five in one transaction,
+  in one thread. Beside it stands Luxx's own `SendMessage`, up to its commit.
+- **Rows**: 1 000 users, of whom one has a tenth of all conversations, and a conversation of 10 000 messages.
+- **A stalled reader** asks for an answer of 4 MB and never reads. What is told is the memory of the service that
+  each of them adds (PSS).
+- Configurations take turns, round after round. Tables show the median and, in brackets, the lowest and the highest
+  round. Ratios are taken within a round, then their median.
+- The measured process has one core for itself; all else runs on the others, where there are others.
+- **Steal** is what the hypervisor gave to other guests meanwhile. Where it is high, capacity and wall times suffer,
+  and ratios of CPU times hold.
+
+```
+make bench                                    all of it, and this page
+make bench QUICK=1                            two or three minutes, ratios against bench/limits.toml
+python -m bench run --only lists --rows 100000
+python -m bench run --place /dev/shm          without a disk
+make bench-peers                              LiteLLM and Open WebUI beside it
+```
+"""
+
+
+def write(record: Record, path: Path) -> None:
+    """Write the page."""
+    path.write_text(page(record, read(root() / PEERS)), encoding="utf-8")
+
+
+def page(record: Record, peers: Record | None = None) -> str:
+    """Write docs/performance.md; `peers` adds what other services gave."""
+    parts = [_HEAD, _around(record), "## Goals\n", _goals_text(record, peers)]
+    parts += ["## Figures\n", *_sections(record, "###")]
+    if peers is not None:
+        parts += [
+            "## Beside other services\n",
+            f"Measured by `make bench-peers` on {peers.surroundings.date}, commit `{peers.surroundings.commit}`.\n",
+            *_sections(peers, "###"),
+        ]
+    parts += [_METHOD, _settings_text(record)]
+    return "\n".join(parts)
+
+
+def _around(record: Record) -> str:
+    about = record.surroundings
+    libraries = ", ".join(f"{name} {version}" for name, version in about.libraries.items())
+    pinned = "the measured process alone on one of them" if about.pinned else "shared by all, for there is but one"
+    rows = [
+        ["measured", ""],
+        ["date", about.date],
+        ["commit", f"`{about.commit}`"],
+        ["machine", f"{about.machine}, {about.cores} cores ({pinned}), {number(about.memory_mib)} MiB"],
+        ["kernel, disk", f"Linux {about.kernel}; {about.disk}"],
+        ["Python", f"{about.python}; {libraries}"],
+        ["Postgres, SQLite", f"{about.postgres or '–'}, {about.sqlite or '–'}"],
+        ["nginx", about.nginx or "none on this machine: its rows are missing (`apt-get install nginx-light`)"],
+        ["time it took", f"{record.seconds / 60:.0f} min"],
+        ["steal", _steal_text(record)],
+    ]
+    faults = [f"**{name} failed, and is missing or incomplete here:** {text}" for name, text in record.faults.items()]
+    return "\n\n".join([_markdown(rows), *faults]) + "\n"
+
+
+def _goals_text(record: Record, peers: Record | None) -> str:
+    found = [*goals(record), *(peer_goals(peers) if peers is not None else ())]
+    counts = [
+        f"{sum(goal.state == state for goal in found)} {word}"
+        for state, word in (
+            ("aim met", "reach their aim"),
+            ("met", "are met"),
+            ("**missed**", "are missed"),
+            ("not measured", "were not measured"),
+        )
+    ]
+    return f"Of {len(found)}: {', '.join(counts)}.\n\n{_markdown(_goal_rows(found))}\n"
+
+
+def _sections(record: Record, level: str) -> Iterator[str]:
+    for scenario, title, names in _TABLES:
+        if scenario in record.figures:
+            yield f"{level} {title}\n\n{_markdown(list(_cells(record, scenario, names)))}\n"
+
+
+def _settings_text(record: Record) -> str:
+    rows = [["setting", *record.settings]]
+    names = dict.fromkeys(name for settings in record.settings.values() for name in settings)
+    rows += [
+        [f"`{name}`", *(_shown_setting(name, settings.get(name)) for settings in record.settings.values())]
+        for name in names
+    ]
+    return (
+        "## Settings\n\nAll others are as they come: logs as at `info`, no limit raised. "
+        f"Messages are sent with `tools_enabled: false`.\n\n{_markdown(rows)}\n"
+    )
+
+
+def _shown_setting(name: str, value: str | None) -> str:
+    if value is None:
+        return "–"
+    return "…" if name == "LUXX_JWT_SECRET" else f"`{value}`"

@@ -1,5 +1,6 @@
 """One whole run: start everything, go through the scenarios, print, keep, compare."""
 
+import sqlite3
 import sys
 import tempfile
 import time
@@ -77,6 +78,7 @@ def _measured(wanted: Wanted, names: Sequence[str]) -> Record:
     ):
         record = Record(surroundings=surroundings(cores, root=root(), place=place), quick=wanted.quick, rows=scale.rows)
         record.surroundings.nginx = nginx_version()
+        record.surroundings.sqlite = sqlite3.sqlite_version
         bench = Bench(
             record=record,
             scale=scale,

@@ -179,13 +179,12 @@ UNSET: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """What is taken for a field that is left out, where the schema has no word for it."""
 
-BOUNDS: Final[Mapping[str, str]] = {
-    "minLength": "≥ {} characters",
-    "maxLength": "≤ {} characters",
-    "minimum": "≥ {}",
-    "maximum": "≤ {}",
-    "maxItems": "≤ {} items",
-}
+BOUNDS: Final = (
+    ("minLength", "maxLength", " characters"),
+    ("minimum", "maximum", ""),
+    ("minItems", "maxItems", " items"),
+)
+"""What bounds a kind of value from below and from above, and of what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -452,8 +451,20 @@ class Page:
             kind = f"object of {self._kind(form['additionalProperties'])}"
         if "format" in form:
             kind += f" ({form['format']})"
-        bounds = [words.format(form[key]) for key, words in BOUNDS.items() if key in form and form[key] != WHOLE_MAX]
-        return ", ".join((kind, *bounds))
+        return ", ".join((kind, *_bounds(form)))
+
+
+def _bounds(form: Mapping[str, Any]) -> Iterator[str]:
+    for least, most, things in BOUNDS:
+        lower, upper = form.get(least), form.get(most)
+        if upper == WHOLE_MAX:
+            upper = None
+        if lower is not None and upper is not None:
+            yield f"{lower:g} to {upper}{things}"
+        elif upper is not None:
+            yield f"at most {upper}{things}"
+        elif lower is not None:
+            yield f"at least {lower}{things}"
 
 
 def _name(schema: Mapping[str, Any]) -> str:

@@ -143,6 +143,25 @@ async def test_the_model_ends_with_a_service_that_was_killed(service: LocalServi
 
 
 @real
+async def test_several_workers_share_one_model_and_all_end_together(postgres_url: str, tmp_path: Path) -> None:
+    environ = {
+        "LUXX_DATABASE_URL": postgres_url,
+        "LUXX_JWT_SECRET": "a secret of more than thirty-two bytes, for tests",
+        "LUXX_PASSWORD_MEMORY_KIB": "128",
+    }
+    async with LocalService(environ, directory=tmp_path, arguments=("--local", "--workers", "2")) as service:
+        async with httpx.AsyncClient(base_url=service.url, trust_env=False, timeout=60) as http:
+            account = await signed_up(http, "ada")
+            streamed = await account.stream(await account.new_conversation(max_tokens=8), "Say hello.")
+            assert streamed.end.data["message"]["model"] == NAME
+        (model,) = service.models
+        await until(lambda: "2 of 2" in service.said, patience=30)
+        workers = [int(found) for found in re.findall(r"worker (\d+) serves", service.said)]
+        await service.kill()
+        await until(lambda: not any(map(alive, (model, *workers))), patience=15)
+
+
+@real
 async def test_the_model_takes_only_its_own_key(caplog: pytest.LogCaptureFixture) -> None:
     weights = find_weights()
     async with LocalModel(weights) as model, httpx.AsyncClient(trust_env=False, timeout=30) as http:

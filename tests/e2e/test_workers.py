@@ -237,7 +237,7 @@ async def counted(account: Account) -> float:
 @pytest.mark.parametrize(
     ("changed", "status", "said"),
     [
-        ({"LUXX_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing"}, 1, "no worker can be started"),
+        ({"LUXX_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing"}, 1, "The database cannot be reached"),
         ({"LUXX_LLM_API_KEY": "ключ"}, 2, "Bad settings:"),
     ],
     ids=["no database", "bad key"],
@@ -250,6 +250,8 @@ async def test_a_start_that_fails_ends_the_whole(
         await service.start()
     assert await service.wait() == status
     assert service.said.count(said) == 1
+    assert service.said.count("no worker can be started") == 1
+    assert "Traceback" not in service.said
 
 
 async def test_a_taken_port_is_told(environ: dict[str, str], tmp_path: Path) -> None:

@@ -6,14 +6,17 @@ import importlib.util
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
+from uvicorn.lifespan.on import LifespanOn
 
 from luxx.application.supervisor import TurnSupervisor
 from luxx.container import Container
+from luxx.domain.errors import LuxxError
 from luxx.entrypoints.cli.workers import Address, say_where
 from luxx.entrypoints.http.app import create_app
 from luxx.entrypoints.http.unreadable import EnvelopedHttp
@@ -94,6 +97,20 @@ async def serve(settings: Settings, *, host: str, port: int) -> int:
     return await status_of(server_of(Container(settings=settings), host=host, port=port))
 
 
+class _ToldLifespan(LifespanOn):
+    """Says in a sentence why a start failed, where Luxx or the system has one; a traceback is for our own faults."""
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "lifespan.startup.failed":
+            # The framework sends this while it handles what was raised.
+            error = sys.exc_info()[1]
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            if isinstance(error, (LuxxError, OSError)):
+                message = message | {"message": str(error)}
+        await super().send(message)
+
+
 async def status_of(server: DrainingServer, sockets: list[socket.socket] | None = None) -> int:
     """Serve until the server stops; gives the exit status."""
     try:
@@ -122,4 +139,6 @@ def server_of(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
+    config.load()
+    config.lifespan_class = _ToldLifespan
     return DrainingServer(config, container.supervisor(), grace=container.settings().grace_seconds, listening=listening)

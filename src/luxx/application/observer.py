@@ -1,8 +1,8 @@
 """What the use cases tell of their work, for logs, metrics and traces. Nothing of what people or models say is told."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -112,49 +112,54 @@ class Observers:
         self._observers: Final = observers
 
     def turn(self, record: TurnRecord) -> AbstractContextManager[None]:
-        return together([partial(one.turn, record) for one in self._observers])
+        return Together([partial(one.turn, record) for one in self._observers])
 
     def round(self, record: RoundRecord) -> AbstractContextManager[None]:
-        return together([partial(one.round, record) for one in self._observers])
+        return Together([partial(one.round, record) for one in self._observers])
 
     def tool(self, record: ToolRecord) -> AbstractContextManager[None]:
-        return together([partial(one.tool, record) for one in self._observers])
+        return Together([partial(one.tool, record) for one in self._observers])
 
     def committed(self, *, turns: int, events: int, seconds: float) -> None:
         for observer in self._observers:
-            with _kept_apart():
+            try:
                 observer.committed(turns=turns, events=events, seconds=seconds)
+            except Exception:  # noqa: BLE001  # whatever an observer does, the work goes on
+                _log.exception("an observer failed")
 
     def login(self, outcome: str) -> None:
         for observer in self._observers:
-            with _kept_apart():
+            try:
                 observer.login(outcome)
+            except Exception:  # noqa: BLE001  # as above
+                _log.exception("an observer failed")
 
 
-@contextmanager
-def together(watches: list[Callable[[], AbstractContextManager[None]]]) -> Iterator[None]:
-    """Enter all of these around the work; what they raise is logged and goes no further."""
-    with ExitStack() as stack:
-        for watch in watches:
-            stack.enter_context(_guarded(watch))
-        yield
+class Together:
+    """Enter all of these around the work; what they raise is logged and goes no further.
 
+    They see the work end, not how: an error of the work is nobody's to swallow.
+    """
 
-@contextmanager
-def _guarded(watch: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    with ExitStack() as inner:
-        with _kept_apart():
-            inner.enter_context(watch())
-        try:
-            yield
-        finally:
-            with _kept_apart():
-                inner.close()
+    __slots__ = ("_entered", "_watches")
 
+    def __init__(self, watches: Iterable[Callable[[], AbstractContextManager[None]]]) -> None:
+        self._watches = watches
+        self._entered: list[AbstractContextManager[None]] = []
 
-@contextmanager
-def _kept_apart() -> Iterator[None]:
-    try:
-        yield
-    except Exception:  # noqa: BLE001  # whatever an observer does, the work goes on
-        _log.exception("an observer failed")
+    def __enter__(self) -> None:
+        for watch in self._watches:
+            try:
+                entered = watch()
+                entered.__enter__()
+            except Exception:  # noqa: BLE001  # whatever an observer does, the work goes on
+                _log.exception("an observer failed")
+            else:
+                self._entered.append(entered)
+
+    def __exit__(self, *_: object) -> None:
+        for entered in reversed(self._entered):
+            try:
+                entered.__exit__(None, None, None)
+            except Exception:  # noqa: BLE001  # as above
+                _log.exception("an observer failed")

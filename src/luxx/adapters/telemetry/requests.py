@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from luxx.application.observer import together
+from luxx.application.observer import Together
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -46,4 +46,4 @@ def watched(
     observers: Iterable[RequestObserver], record: RequestRecord, carrier: Mapping[str, str]
 ) -> AbstractContextManager[None]:
     """Have all of these watch a request; what one raises is logged and goes no further."""
-    return together([partial(one.request, record, carrier) for one in observers])
+    return Together([partial(one.request, record, carrier) for one in observers])

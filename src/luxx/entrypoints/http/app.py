@@ -1,24 +1,24 @@
 """The Litestar application: handlers, what they are given, and what becomes of errors."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from litestar import HttpMethod, Litestar, Request, Response, route
-from litestar.di import NamedDependency, Provide
+from litestar.datastructures import State
+from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
-from luxx.application.accounts import Authenticate, Caller
-from luxx.application.ports import RequestRate
+from luxx.application.accounts import Caller
 from luxx.container import Container, running
 from luxx.domain.errors import LuxxError
 from luxx.entrypoints.http import auth, conversations, credentials, health, messages, metrics, tools
 from luxx.entrypoints.http.answers import add_request_id, broken, failed, refused
 from luxx.entrypoints.http.observed import ObservedLitestar, note_user
-from luxx.entrypoints.http.peer import PeerOf, peer_of
 from luxx.entrypoints.http.reading import BODY_LIMIT, bearer_token
 from luxx.entrypoints.http.schema_page import schema_handlers
+from luxx.entrypoints.http.uses import state_of, uses
 
 HANDLERS = (
     *auth.HANDLERS,
@@ -30,64 +30,14 @@ HANDLERS = (
     *metrics.HANDLERS,
 )
 
-GIVEN = (
-    "authenticate",
-    "cancel_turn",
-    "change_password",
-    "create_api_key",
-    "create_conversation",
-    "delete_api_key",
-    "delete_conversation",
-    "delete_message",
-    "end_session",
-    "execute_tool",
-    "follow_turn",
-    "get_conversation",
-    "get_tool",
-    "list_api_keys",
-    "list_conversations",
-    "list_messages",
-    "list_sessions",
-    "list_tools",
-    "log_in",
-    "log_out",
-    "metrics",
-    "register_user",
-    "request_rate",
-    "send_message",
-    "storage",
-    "stream_heartbeat",
-    "supervisor",
-    "update_conversation",
-)
-"""What handlers may ask for by name; the container has a provider of the same name for each."""
 
-
-async def authenticated(
-    request: Request[Any, Any, Any],
-    authenticate: NamedDependency[Authenticate],
-    request_rate: NamedDependency[RequestRate],
-) -> Caller:
+async def authenticated(request: Request[Any, Any, Any]) -> Caller:
     """Tell who is calling, and not too often: runs before a handler reads anything else of the request."""
-    caller = await authenticate(token=bearer_token(request))
+    use = uses(request)
+    caller = await use.authenticate(token=bearer_token(request))
     note_user(request.scope, caller.user.id)
-    await request_rate.take(caller.user.id)
+    await use.request_rate.take(caller.user.id)
     return caller
-
-
-def _from(provider: Callable[[], Any]) -> Provide:
-    # Providers have no signature for Litestar to read.
-    def provide() -> Any:
-        return provider()
-
-    return Provide(provide, sync_to_thread=False)
-
-
-def _peer(told: PeerOf) -> Provide:
-    def peer(request: Request[Any, Any, Any]) -> str:
-        return told(request.scope)
-
-    return Provide(peer, sync_to_thread=False)
 
 
 def _options_of(handlers: Sequence[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
@@ -118,11 +68,8 @@ def create_app(container: Container) -> Litestar:
     handlers = [*HANDLERS, *schema_handlers(HANDLERS)]
     app = ObservedLitestar(
         route_handlers=[*_options_of(handlers), *handlers],
-        dependencies={
-            "caller": Provide(authenticated),
-            "peer": _peer(peer_of(container.settings().trusted_proxies)),
-            **{name: _from(container.providers[name]) for name in GIVEN},
-        },
+        dependencies={"caller": Provide(authenticated)},
+        state=State(state_of(container)),
         exception_handlers={LuxxError: failed, HTTPException: refused, Exception: broken},
         before_send=[add_request_id],
         lifespan=[lifespan],

@@ -7,13 +7,6 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from luxx.application.accounts import Caller
-from luxx.application.conversations import (
-    CreateConversation,
-    DeleteConversation,
-    GetConversation,
-    ListConversations,
-    UpdateConversation,
-)
 from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.forms import (
     ConversationChangesBody,
@@ -25,6 +18,7 @@ from luxx.entrypoints.http.forms import (
 )
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, read_body, read_query
+from luxx.entrypoints.http.uses import uses
 
 ABSENT = "conversation_not_found"
 
@@ -36,10 +30,9 @@ ABSENT = "conversation_not_found"
 async def list_conversations(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-    list_conversations: NamedDependency[ListConversations],
 ) -> Response[bytes]:
     query = read_query(request, ConversationsQuery)
-    page = await list_conversations(
+    page = await uses(request).list_conversations(
         user_id=caller.user.id,
         project_id=query.project_id,
         page=query.page,
@@ -64,10 +57,9 @@ async def list_conversations(
 async def create(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-    create_conversation: NamedDependency[CreateConversation],
 ) -> Response[bytes]:
     body = await read_body(request, NewConversationBody)
-    conversation = await create_conversation(user_id=caller.user.id, **given(body))
+    conversation = await uses(request).create_conversation(user_id=caller.user.id, **given(body))
     return ok(request, ConversationData.of(conversation), said="conversation_created", status=201)
 
 
@@ -76,9 +68,8 @@ async def detail(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-    get_conversation: NamedDependency[GetConversation],
 ) -> Response[bytes]:
-    conversation = await get_conversation(user_id=caller.user.id, conversation_id=known_id(id, ABSENT))
+    conversation = await uses(request).get_conversation(user_id=caller.user.id, conversation_id=known_id(id, ABSENT))
     return ok(request, ConversationData.of(conversation))
 
 
@@ -90,10 +81,9 @@ async def update(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-    update_conversation: NamedDependency[UpdateConversation],
 ) -> Response[bytes]:
     body = await read_body(request, ConversationChangesBody)
-    conversation = await update_conversation(
+    conversation = await uses(request).update_conversation(
         user_id=caller.user.id, conversation_id=known_id(id, ABSENT), **given(body)
     )
     return ok(request, ConversationData.of(conversation), said="conversation_updated")
@@ -104,9 +94,8 @@ async def remove(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-    delete_conversation: NamedDependency[DeleteConversation],
 ) -> Response[bytes]:
-    await delete_conversation(user_id=caller.user.id, conversation_id=known_id(id, ABSENT))
+    await uses(request).delete_conversation(user_id=caller.user.id, conversation_id=known_id(id, ABSENT))
     return ok(request, said="conversation_deleted")
 
 

@@ -6,8 +6,7 @@ from litestar import Request, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from luxx.application.accounts import Caller, ChangePassword, EndSession, ListSessions
-from luxx.application.api_keys import CreateApiKey, DeleteApiKey, ListApiKeys
+from luxx.application.accounts import Caller
 from luxx.entrypoints.http.account_forms import (
     KeyData,
     KeysData,
@@ -20,6 +19,7 @@ from luxx.entrypoints.http.account_forms import (
 from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, read_body
+from luxx.entrypoints.http.uses import peer, uses
 
 ABSENT = "not_found"
 
@@ -32,27 +32,23 @@ ABSENT = "not_found"
 async def password(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-    change_password: NamedDependency[ChangePassword],
-    peer: NamedDependency[str],
 ) -> Response[bytes]:
     session = caller.by_login()
     body = await read_body(request, PasswordBody)
-    await change_password(
+    await uses(request).change_password(
         user=caller.user,
         session_id=session.id,
         current_password=body.current_password,
         new_password=body.new_password,
-        peer=peer,
+        peer=peer(request),
     )
     return ok(request, said="password_changed")
 
 
 @get("/api/auth/sessions", opt=described("List where you are logged in, newest first", data=SessionsData))
-async def sessions(
-    request: Request[Any, Any, Any], caller: NamedDependency[Caller], list_sessions: NamedDependency[ListSessions]
-) -> Response[bytes]:
+async def sessions(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Response[bytes]:
     current = caller.by_login().id
-    items = [SessionData.of(one, current=current) for one in await list_sessions(user_id=caller.user.id)]
+    items = [SessionData.of(one, current=current) for one in await uses(request).list_sessions(user_id=caller.user.id)]
     return ok(request, SessionsData(items, len(items)))
 
 
@@ -61,10 +57,9 @@ async def end(
     request: Request[Any, Any, Any],
     session_id: FromPath[str],
     caller: NamedDependency[Caller],
-    end_session: NamedDependency[EndSession],
 ) -> Response[bytes]:
     caller.by_login()
-    await end_session(user_id=caller.user.id, session_id=known_id(session_id, ABSENT))
+    await uses(request).end_session(user_id=caller.user.id, session_id=known_id(session_id, ABSENT))
     return ok(request, said="session_ended")
 
 
@@ -76,22 +71,19 @@ async def end(
 async def create_key(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-    create_api_key: NamedDependency[CreateApiKey],
 ) -> Response[bytes]:
     caller.by_login()
     body = await read_body(request, NewKeyBody)
-    new = await create_api_key(user_id=caller.user.id, name=body.name, **body.life())
+    new = await uses(request).create_api_key(user_id=caller.user.id, name=body.name, **body.life())
     key = new.key
     data = NewKeyData(key.id, key.name, new.secret, key.created_at, key.expires_at, key.last_used_at)
     return ok(request, data, said="key_created", status=201)
 
 
 @get("/api/auth/keys", opt=described("List your keys, newest first", data=KeysData))
-async def keys(
-    request: Request[Any, Any, Any], caller: NamedDependency[Caller], list_api_keys: NamedDependency[ListApiKeys]
-) -> Response[bytes]:
+async def keys(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Response[bytes]:
     caller.by_login()
-    items = [KeyData.of(key) for key in await list_api_keys(user_id=caller.user.id)]
+    items = [KeyData.of(key) for key in await uses(request).list_api_keys(user_id=caller.user.id)]
     return ok(request, KeysData(items, len(items)))
 
 
@@ -100,10 +92,9 @@ async def delete_key(
     request: Request[Any, Any, Any],
     key_id: FromPath[str],
     caller: NamedDependency[Caller],
-    delete_api_key: NamedDependency[DeleteApiKey],
 ) -> Response[bytes]:
     caller.by_login()
-    await delete_api_key(user_id=caller.user.id, key_id=known_id(key_id, ABSENT))
+    await uses(request).delete_api_key(user_id=caller.user.id, key_id=known_id(key_id, ABSENT))
     return ok(request, said="key_deleted")
 
 

@@ -3,13 +3,11 @@
 from typing import Any
 
 from litestar import Request, Response, get
-from litestar.di import NamedDependency
 
-from luxx.application.ports import Storage
-from luxx.application.supervisor import TurnSupervisor
 from luxx.entrypoints.http.answers import json_response
 from luxx.entrypoints.http.forms import HealthData
 from luxx.entrypoints.http.openapi import described
+from luxx.entrypoints.http.uses import uses
 
 
 @get("/health/live", opt=described("The process runs", plain=HealthData, secured=False))
@@ -18,14 +16,12 @@ async def live(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 @get("/health/ready", opt=described("The process takes requests", plain=HealthData, errors=(503,), secured=False))
-async def ready(
-    request: Request[Any, Any, Any], storage: NamedDependency[Storage], supervisor: NamedDependency[TurnSupervisor]
-) -> Response[bytes]:
+async def ready(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Tell whether the database is reachable with its schema current, and new messages are taken."""
-    missing = await storage.missing()
+    missing = await uses(request).storage.missing()
     checks = {
         "database": missing or "ok",
-        "turns": "the server is about to stop" if supervisor.draining else "ok",
+        "turns": "the server is about to stop" if uses(request).supervisor.draining else "ok",
     }
     well = all(state == "ok" for state in checks.values())
     return json_response(HealthData("ok" if well else "unavailable", checks), 200 if well else 503)

@@ -10,10 +10,6 @@ from litestar.types import ASGIApp
 
 from luxx.adapters.wire import MessageJson, message_json
 from luxx.application.accounts import Caller
-from luxx.application.cancel_turn import CancelTurn
-from luxx.application.follow_turn import FollowTurn
-from luxx.application.messages import DeleteMessage, ListMessages
-from luxx.application.send_message import SendMessage
 from luxx.domain.errors import turn_error
 from luxx.domain.message import Message, Problem
 from luxx.domain.turn import Done
@@ -23,6 +19,7 @@ from luxx.entrypoints.http.forms import MessagesData, MessagesQuery, SendBody, S
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, last_seen, only_header, read_body, read_query
 from luxx.entrypoints.http.text import Language, problem_text
+from luxx.entrypoints.http.uses import uses
 
 ABSENT = "message_not_found"
 SEND_ERRORS = (404, 409, 429, 503)
@@ -45,10 +42,9 @@ async def list_messages(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-    list_messages: NamedDependency[ListMessages],
 ) -> Response[bytes]:
     query = read_query(request, MessagesQuery)
-    page = await list_messages(
+    page = await uses(request).list_messages(
         user_id=caller.user.id,
         conversation_id=known_id(id, "conversation_not_found"),
         limit=query.limit,
@@ -58,9 +54,9 @@ async def list_messages(
     return ok(request, MessagesData(items, page.total, page.has_more))
 
 
-async def _send(request: Request[Any, Any, Any], caller: Caller, send_message: SendMessage) -> str:
+async def _send(request: Request[Any, Any, Any], caller: Caller) -> str:
     body = await read_body(request, SendBody)
-    return await send_message(
+    return await uses(request).send_message(
         user_id=caller.user.id,
         conversation_id=known_id(body.conversation_id, "conversation_not_found"),
         content=body.content,
@@ -84,11 +80,9 @@ async def _send(request: Request[Any, Any, Any], caller: Caller, send_message: S
 async def send(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-    send_message: NamedDependency[SendMessage],
-    follow_turn: NamedDependency[FollowTurn],
 ) -> Response[bytes]:
-    message_id = await _send(request, caller, send_message)
-    started, end = await follow_turn.to_end(user_id=caller.user.id, message_id=message_id)
+    message_id = await _send(request, caller)
+    started, end = await uses(request).follow_turn.to_end(user_id=caller.user.id, message_id=message_id)
     if not isinstance(end, Done):
         raise turn_error(end.code, end.message)
     return ok(request, SentData(message_json(started.user_message), message_json(end.message)), status=201)
@@ -108,13 +102,17 @@ async def send(
 async def send_and_stream(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-    send_message: NamedDependency[SendMessage],
-    follow_turn: NamedDependency[FollowTurn],
-    stream_heartbeat: NamedDependency[float],
 ) -> ASGIApp:
-    message_id = await _send(request, caller, send_message)
-    batches = await follow_turn.batches(user_id=caller.user.id, message_id=message_id)
-    return EventStream(batches, message_id=message_id, language=language(request), heartbeat=stream_heartbeat)
+    message_id = await _send(request, caller)
+    return await _following(request, caller, message_id)
+
+
+async def _following(
+    request: Request[Any, Any, Any], caller: Caller, message_id: str, *, after: int = 0
+) -> EventStream:
+    use = uses(request)
+    batches = await use.follow_turn.batches(user_id=caller.user.id, message_id=message_id, after=after)
+    return EventStream(batches, message_id=message_id, language=language(request), heartbeat=use.stream_heartbeat)
 
 
 @get(
@@ -131,13 +129,10 @@ async def resume(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-    follow_turn: NamedDependency[FollowTurn],
-    stream_heartbeat: NamedDependency[float],
 ) -> ASGIApp:
     after = last_seen(request, read_query(request, StreamQuery).after)
     message_id = known_id(id, ABSENT)
-    batches = await follow_turn.batches(user_id=caller.user.id, message_id=message_id, after=after)
-    return EventStream(batches, message_id=message_id, language=language(request), heartbeat=stream_heartbeat)
+    return await _following(request, caller, message_id, after=after)
 
 
 @post(
@@ -149,9 +144,8 @@ async def cancel(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-    cancel_turn: NamedDependency[CancelTurn],
 ) -> Response[bytes]:
-    message = await cancel_turn(user_id=caller.user.id, message_id=known_id(id, ABSENT))
+    message = await uses(request).cancel_turn(user_id=caller.user.id, message_id=known_id(id, ABSENT))
     return ok(request, shown(message, language(request)))
 
 
@@ -160,9 +154,8 @@ async def remove(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-    delete_message: NamedDependency[DeleteMessage],
 ) -> Response[bytes]:
-    await delete_message(user_id=caller.user.id, message_id=known_id(id, ABSENT))
+    await uses(request).delete_message(user_id=caller.user.id, message_id=known_id(id, ABSENT))
     return ok(request, said="message_deleted")
 
 

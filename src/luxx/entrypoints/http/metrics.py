@@ -3,14 +3,13 @@
 from typing import Any
 
 from litestar import Request, Response, get
-from litestar.di import NamedDependency
 
-from luxx.adapters.telemetry.prometheus import PrometheusMetrics
+from luxx.entrypoints.http.uses import uses
 
 
 @get("/metrics")
-async def read_metrics(request: Request[Any, Any, Any], metrics: NamedDependency[PrometheusMetrics]) -> Response[bytes]:
-    body, content_type = metrics.text(request.headers.get("accept", ""))
+async def read_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+    body, content_type = uses(request).metrics.text(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type})
 
 

@@ -7,20 +7,18 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from luxx.application.accounts import Caller
-from luxx.application.tools import ExecuteTool, GetTool, ListTools
 from luxx.domain.errors import Fault, InvalidInput
 from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.forms import ExecutedData, ToolData, ToolsData, ToolsQuery
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import read_json, read_query
+from luxx.entrypoints.http.uses import uses
 
 
 @get("/api/tools", opt=described("List the tools", query=ToolsQuery, data=ToolsData))
-async def list_tools(
-    request: Request[Any, Any, Any], caller: NamedDependency[Caller], list_tools: NamedDependency[ListTools]
-) -> Response[bytes]:
+async def list_tools(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Response[bytes]:
     category = read_query(request, ToolsQuery).category
-    tools = [ToolData.of(spec) for spec in list_tools(category=category)]
+    tools = [ToolData.of(spec) for spec in uses(request).list_tools(category=category)]
     categorized: dict[str, list[ToolData]] = {}
     for tool in tools:
         categorized.setdefault(tool.category, []).append(tool)
@@ -32,9 +30,8 @@ async def detail(
     request: Request[Any, Any, Any],
     name: FromPath[str],
     caller: NamedDependency[Caller],
-    get_tool: NamedDependency[GetTool],
 ) -> Response[bytes]:
-    return ok(request, ToolData.of(get_tool(name=name)))
+    return ok(request, ToolData.of(uses(request).get_tool(name=name)))
 
 
 @post(
@@ -48,14 +45,12 @@ async def execute(
     request: Request[Any, Any, Any],
     name: FromPath[str],
     caller: NamedDependency[Caller],
-    get_tool: NamedDependency[GetTool],
-    execute_tool: NamedDependency[ExecuteTool],
 ) -> Response[bytes]:
-    get_tool(name=name)
+    uses(request).get_tool(name=name)
     arguments = await read_json(request)
     if not isinstance(arguments, dict):
         raise InvalidInput(Fault(field="", rule="type", parameters={"expected": "an object"}))
-    done = await execute_tool(name=name, arguments=arguments)
+    done = await uses(request).execute_tool(name=name, arguments=arguments)
     return ok(request, ExecutedData(done.name, done.result, done.duration_ms))
 
 

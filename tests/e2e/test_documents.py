@@ -109,6 +109,8 @@ CHECKED: Final[Mapping[tuple[str, str], str]] = {
     ("docs/adding-a-tool.md", "python"): "tests/unit/tools/test_docs.py::test_the_tool_in_the_guide_works",
     ("docs/adding-a-tool.md", "toml"): "test_the_entry_point_of_the_tool_guide_is_the_one_that_is_looked_for",
     ("docs/streaming.md", "text"): "test_the_stream_of_the_stream_page_has_the_events_and_the_form_of_streams",
+    ("docs/testing.md", "python"): "tests/plugin/test_testing_page.py::test_the_tests_that_the_page_shows_pass",
+    ("docs/testing.md", "toml"): "tests/plugin/test_testing_page.py::test_the_tests_that_the_page_shows_pass",
     ("docs/start.md", "sh"): "test_a_wheel_installs_and_serves_as_the_first_page_says",
     ("docs/http-reference.md", "http"): "test_requests_and_answers_are_as_the_openapi_document_says",
     ("docs/streaming.md", "http"): "test_requests_and_answers_are_as_the_openapi_document_says",

@@ -74,6 +74,8 @@ class RequestRate(Protocol):
 
 
 class Users(Protocol):
+    """The accounts. Names and addresses are compared by `comparison_key`; numbers begin at 1."""
+
     async def add(self, user: NewUser) -> User:
         """Store a new user under the next number.
 
@@ -101,6 +103,8 @@ class Users(Protocol):
 
 
 class Sessions(Protocol):
+    """The logins: a token is good as long as its session is live."""
+
     async def add(self, session: Session) -> None: ...
 
     async def with_user(self, session_id: str) -> tuple[Session, User] | None:
@@ -125,6 +129,8 @@ class Sessions(Protocol):
 
 
 class ApiKeys(Protocol):
+    """The keys of programs, by the digest of their secret (SHA-256); the secret itself is stored nowhere."""
+
     async def add(self, key: ApiKey, digest: str) -> None:
         """Store a key; `digest` is all that is kept of its secret."""
         ...
@@ -185,6 +191,8 @@ class ConversationPlace:
 
 
 class Conversations(Protocol):
+    """The conversations of users."""
+
     async def add(self, conversation: Conversation) -> None: ...
 
     async def get(self, owner: int, conversation_id: str) -> Conversation:
@@ -225,6 +233,8 @@ class Conversations(Protocol):
 
 
 class Messages(Protocol):
+    """The messages of conversations. Who stores them is `Turns.begin` and `TurnLog.end`."""
+
     async def get(self, owner: int, message_id: str) -> Message:
         """Read one; raises `NotFound` `message_not_found`."""
         ...
@@ -302,6 +312,8 @@ class Turn:
 
 
 class Turns(Protocol):
+    """The turns: which answer is being written, by whom, and what its client calls it."""
+
     async def begin(self, turn: NewTurn) -> Lease:
         """Store both messages (in this order), the turn, its first event and the key, and touch the conversation.
 
@@ -472,11 +484,15 @@ class Wakeup(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemEntry:
+    """What the operator of the conversation says to the model."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserEntry:
+    """What a user said."""
+
     text: str
 
 
@@ -515,11 +531,15 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelText:
+    """A piece of the answer; never empty, and never a part of a character."""
+
     delta: str
 
 
 @dataclass(frozen=True, slots=True)
 class ModelThinking:
+    """A piece of what the model thinks aloud; never empty."""
+
     delta: str
 
 

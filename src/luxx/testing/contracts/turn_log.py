@@ -80,6 +80,8 @@ def _check(events: Sequence[LoggedEvent]) -> None:
 
 
 class TurnLogContract:
+    """The obligations of the port `TurnLog`."""
+
     @pytest.fixture
     def storage(self) -> Storage:
         """Give an opened storage with nothing in it; close it after the test."""

@@ -83,22 +83,30 @@ async def test_a_call_that_cannot_work_says_why(user: Account) -> None:
         assert (answer.status_code, error["code"], fields) == expected, (name, arguments)
 
 
+@pytest.fixture
+def failing(request: pytest.FixtureRequest, container: Container) -> Exception:
+    """Before the first request: handlers take what they use once."""
+    error: Exception = request.param
+    container.toolbox.override(Toolbox([FailingTool(error)]))
+    return error
+
+
 @pytest.mark.parametrize(
-    ("error", "status", "code"),
+    ("failing", "status", "code"),
     [
         (ToolRefused("no such place"), 422, "tool_failed"),
         (ToolBroken("the back end is down"), 502, "tool_failed"),
         (ToolTimeout("too slow"), 504, "tool_timeout"),
         (ZeroDivisionError("secret"), 502, "tool_failed"),
     ],
+    indirect=["failing"],
 )
 async def test_a_tool_that_fails_maps_to_a_status_and_keeps_its_word(
-    container: Container, user: Account, error: Exception, status: int, code: str
+    failing: Exception, user: Account, status: int, code: str
 ) -> None:
-    container.toolbox.override(Toolbox([FailingTool(error)]))
     answer = await user.post("/api/tools/failing/execute", json={})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
-    if isinstance(error, ZeroDivisionError):
+    if isinstance(failing, ZeroDivisionError):
         assert "secret" not in answer.text
     else:
         assert str(error) in answer.json()["message"]

@@ -109,4 +109,4 @@ async def test_a_tool_that_fails_maps_to_a_status_and_keeps_its_word(
     if isinstance(failing, ZeroDivisionError):
         assert "secret" not in answer.text
     else:
-        assert str(error) in answer.json()["message"]
+        assert str(failing) in answer.json()["message"]

@@ -16,8 +16,11 @@ import msgspec
 from bench.answers import MARK, Answer
 from bench.figures import Histogram
 
+_WELL: Final = b"HTTP/1.1 200 "
 _LAST: Final = b"0\r\n\r\n"
 _STALL_SECONDS: Final = 60.0
+_ACCEPT_SECONDS: Final = 0.01
+"""How long the other side gets to accept connections before anything is asked."""
 
 
 class Faulty(Exception):
@@ -75,6 +78,9 @@ class Open(Protocol):
 
     def fault(self) -> str | None:
         """Tell what is wrong with it, once it has ended."""
+
+    def close(self) -> None:
+        """Let go of the connection, whatever still comes."""
 
 
 class Wave(msgspec.Struct):
@@ -224,6 +230,11 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
+    def close(self) -> None:
+        """Let go of the connection, whatever still comes."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def send(self) -> None:
         """Ask; the clock runs from here."""
         assert self._transport is not None
@@ -231,8 +242,13 @@ class Stream(asyncio.Protocol):
         self._transport.write(self.job.request)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's signature
+        self._end(time.perf_counter())
+
+    def _end(self, now: float) -> None:
         if not self.ended.done():
-            self.ended.set_result(time.perf_counter())
+            self.ended.set_result(now)
+        if self._transport is not None:
+            self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
@@ -244,6 +260,9 @@ class Stream(asyncio.Protocol):
                 return
             self._head, self._tail, data = head, b"", body
         self._raw.append(data)
+        if not self._head.startswith(_WELL):
+            self._end(now)  # what was refused has no chunks to wait for
+            return
         behind = self.job.format.behind
         place = -1 if self._over or behind is None else data.find(behind)
         if not self._over and (data.find(MARK, 0, place) if place >= 0 else data.find(MARK)) >= 0:
@@ -252,17 +271,14 @@ class Stream(asyncio.Protocol):
         self._over = self._over or place >= 0
         self._tail = data[-5:] if len(data) >= 5 else (self._tail + data)[-5:]
         if self._tail == _LAST:
-            if not self.ended.done():
-                self.ended.set_result(now)
-            assert self._transport is not None
-            self._transport.close()
+            self._end(now)
 
     def fault(self) -> str | None:
         """Tell what is wrong with it, once it has ended."""
         if self._head is None:
             return "there was no answer"
         raw = b"".join(self._raw)
-        if not self._head.startswith(b"HTTP/1.1 200 "):
+        if not self._head.startswith(_WELL):
             return f"it was refused: {self._head.splitlines()[0].decode()} {raw[:400]!r}"
         try:
             return self.job.format.fault(unchunked(raw), self.job.answer)
@@ -270,20 +286,22 @@ class Stream(asyncio.Protocol):
             return f"it cannot be read: {error}"
 
 
-async def wave(jobs: Sequence[Job], *, within: float = 300.0) -> Wave:
+async def wave(jobs: Sequence[Job], *, within: float = 600.0) -> Wave:
     """Run streams together, connected beforehand; raises `Faulty` where one is not whole or not there in time."""
-    loop = asyncio.get_running_loop()
     first, gaps = Histogram(), Histogram()
-    streams = [await job.open(first, gaps) for job in jobs]
-    await asyncio.sleep(0.05)  # the other side has accepted them
-    cpu, began = time.process_time(), time.perf_counter()
-    for stream in streams:
-        if stream.job.delay:
-            loop.call_later(stream.job.delay, stream.send)
-        else:
-            stream.send()
-    done, late = await asyncio.wait([stream.ended for stream in streams], timeout=within)
-    cpu = time.process_time() - cpu
+    streams: list[Open] = []
+    try:
+        for job in jobs:
+            streams.append(await job.open(first, gaps))  # noqa: PERF401  # those that are open are closed below
+        await asyncio.sleep(_ACCEPT_SECONDS)
+        cpu, began = time.process_time(), time.perf_counter()
+        for stream in streams:
+            asyncio.get_running_loop().call_later(stream.job.delay, stream.send)
+        done, late = await asyncio.wait([stream.ended for stream in streams], timeout=within)
+        cpu = time.process_time() - cpu
+    finally:
+        for stream in streams:
+            stream.close()
     if late:
         raise Faulty(f"{len(late)} of {len(jobs)} streams had no end after {within:g} s")
     wall = max(one.result() for one in done) - began

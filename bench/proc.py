@@ -56,6 +56,12 @@ def stolen(since: Machine, until: Machine) -> float:
     return (until.steal - since.steal) / max(until.total - since.total, 1e-9)
 
 
+def foreign(since: Machine, until: Machine, own: float) -> float:
+    """Give the share of the machine's time that was used beyond `own` CPU seconds and what was stolen, 0 to 1."""
+    busy = (until.total - until.idle - until.steal) - (since.total - since.idle - since.steal)
+    return max(0.0, busy - own) / max(until.total - since.total, 1e-9)
+
+
 def tree(root: int) -> Sequence[int]:
     """Give a process and all its descendants."""
     children: dict[int, list[int]] = {}

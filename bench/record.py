@@ -53,11 +53,19 @@ class Surroundings(msgspec.Struct):
     sqlite: str | None = None
 
 
+HIGH_FOREIGN: Final = 0.05
+"""From here on programs that are not part of the measurement get in its way."""
+
+
 class Steal(msgspec.Struct):
-    """The share of the machine's time that went to others while a scenario ran once."""
+    """Shares of the machine's time that went to others while a scenario ran once.
+
+    `share` is what the hypervisor took, `foreign` what programs used that are not part of the measurement.
+    """
 
     scenario: str
     share: float
+    foreign: float = 0.0
 
 
 class Record(msgspec.Struct):
@@ -101,6 +109,11 @@ class Record(msgspec.Struct):
     def steal(self) -> float:
         """The highest share that was stolen while anything was measured."""
         return max((one.share for one in self.steals), default=0.0)
+
+    @property
+    def foreign(self) -> float:
+        """The highest share that foreign programs used while anything was measured."""
+        return max((one.foreign for one in self.steals), default=0.0)
 
 
 def surroundings(cores: Cores, *, root: Path, place: Path | None = None) -> Surroundings:

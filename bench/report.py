@@ -9,7 +9,7 @@ from typing import Final
 from bench.figures import Spread
 from bench.goals import Goal, goals, peer_goals
 from bench.processes import root
-from bench.record import HIGH_STEAL, Record, read
+from bench.record import HIGH_FOREIGN, HIGH_STEAL, Record, read
 
 PAGE: Final = Path("docs/performance.md")
 RECORD: Final = Path("build/bench/record.json")
@@ -134,10 +134,14 @@ def table(record: Record) -> str:
 
 
 def _steal_text(record: Record) -> str:
-    high = sorted({one.scenario for one in record.steals if one.share > HIGH_STEAL})
     text = f"The hypervisor gave at most {record.steal:.1%} of the machine's time to others during a run."
-    if high:
+    if high := sorted({one.scenario for one in record.steals if one.share > HIGH_STEAL}):
         text += f" THAT IS MUCH (in: {', '.join(high)}): figures of capacity are too low, ratios hold."
+    if high := sorted({one.scenario for one in record.steals if one.foreign > HIGH_FOREIGN}):
+        text += (
+            f" OTHER PROGRAMS USED UP TO {record.foreign:.0%} OF IT (in: {', '.join(high)}):"
+            " these figures are not to be trusted."
+        )
     return text
 
 

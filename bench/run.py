@@ -16,7 +16,7 @@ from bench.goals import under_limits
 from bench.load import Faulty
 from bench.proc import on, share_out
 from bench.processes import NotStarted, nginx, nginx_version, root, upstream, workplace
-from bench.record import HIGH_STEAL, Record, read, surroundings, write
+from bench.record import HIGH_FOREIGN, HIGH_STEAL, Record, read, surroundings, write
 from bench.scenarios import ALONE, FULL, QUICK, QUICK_NAMES, STREAMING, Bench, both
 from luxx.testing.postgres import ThrowawayPostgres
 
@@ -127,12 +127,11 @@ async def _one(bench: Bench, name: str, scenario: Callable[[], Awaitable[None]])
     except (Faulty, NotStarted) as error:
         # Others can still be measured; the run as a whole has failed.
         bench.record.faults[name] = str(error)
-    shares = [one.share for one in bench.record.steals[seen:]]
-    steal = max(shares, default=0.0)
+    runs = bench.record.steals[seen:]
+    steal = max((one.share for one in runs), default=0.0)
+    foreign = max((one.foreign for one in runs), default=0.0)
     loud = "  THE HYPERVISOR TOOK MUCH: trust ratios only" if steal > HIGH_STEAL else ""
+    loud += "  OTHER PROGRAMS RUN HERE: trust nothing" if foreign > HIGH_FOREIGN else ""
     fault = "  FAILED" if name in bench.record.faults else ""
-    print(
-        f"{name:10} {time.monotonic() - began:6.1f} s, steal at most {steal:.1%}{loud}{fault}",
-        file=sys.stderr,
-        flush=True,
-    )
+    shares = f"steal at most {steal:.1%}, other programs {foreign:.1%}"
+    print(f"{name:10} {time.monotonic() - began:6.1f} s, {shares}{loud}{fault}", file=sys.stderr, flush=True)

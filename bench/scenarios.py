@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import socket
 import sqlite3
 import sys
@@ -21,7 +22,7 @@ import msgspec
 from bench.answers import Answer, fast, paced, wide
 from bench.figures import Histogram
 from bench.load import Address, Caller, Faulty, Wave, closed_loop, every, one_by_one, request, wave
-from bench.proc import Cores, cpu_of, machine, pss_of, stolen
+from bench.proc import Cores, cpu_of, foreign, machine, pss_of, stolen
 from bench.processes import PASSWORD, Account, Direct, Luxx, Process, Served, free_port, luxx, root
 from bench.record import Record, Steal
 from bench.rows import Rows, fill_postgres, fill_sqlite
@@ -100,11 +101,12 @@ class Bench:
 
     @contextmanager
     def measured(self, scenario: str) -> Iterator[None]:
-        """Note what the hypervisor took meanwhile."""
-        before = machine()
+        """Note what the hypervisor took meanwhile, and what programs used that are none of ours."""
+        before, used = machine(), cpu_of([os.getpid()])
         yield
-        share = stolen(before, machine())
-        self.record.steals.append(Steal(scenario=scenario, share=share))
+        after, used = machine(), cpu_of([os.getpid()]) - used
+        steal = Steal(scenario=scenario, share=stolen(before, after), foreign=foreign(before, after, used))
+        self.record.steals.append(steal)
 
     def service(self, name: str, *, postgres: bool, count: int = 1, url: str | None = None) -> Any:
         """Run the service on a database of its own (a context manager)."""

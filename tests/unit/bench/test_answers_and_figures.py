@@ -7,7 +7,7 @@ import pytest
 from bench.answers import MARK, Answer, answer_of, fast, paced, wide
 from bench.figures import Histogram, ratios, spread
 from bench.load import luxx_fault, openai_fault, unchunked
-from bench.proc import Machine, read_machine, read_pss, read_stat, stolen
+from bench.proc import Machine, foreign, read_machine, read_pss, read_stat, stolen
 from bench.upstream import script_of
 
 
@@ -158,6 +158,12 @@ def test_the_share_that_the_hypervisor_took_is_of_all_the_time() -> None:
     assert before == Machine(total=10.0, idle=7.5, steal=0.5)
     after = read_machine("cpu  200 0 200 1300 150 0 0 150 7 7\n")
     assert stolen(before, after) == pytest.approx(0.1)
+
+
+def test_what_other_programs_used_is_what_nobody_else_accounts_for() -> None:
+    before, after = Machine(total=10, idle=8, steal=0.5), Machine(total=30, idle=18, steal=1.5)
+    assert foreign(before, after, own=5.0) == pytest.approx(0.2)
+    assert foreign(before, after, own=9.1) == 0.0
 
 
 def test_memory_is_the_proportional_share() -> None:

@@ -68,7 +68,7 @@ async def serving(script: str, cwd: Path) -> AsyncIterator[str]:
     assert process.stderr is not None
     said = ""
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not (found := re.search(r"listens on (http://[\d.:]+)", said)):
                 line = await process.stderr.readline()
                 assert line, said
@@ -77,7 +77,7 @@ async def serving(script: str, cwd: Path) -> AsyncIterator[str]:
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGTERM)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await process.communicate()  # until the last of them has closed it
 
 

@@ -206,3 +206,5 @@ def test_both_languages_have_the_same_headings_and_lead_to_the_same_places() -> 
 def test_chinese_is_set_with_the_marks_of_chinese() -> None:
     text = re.sub(r"`[^`\n]+`|\]\([^)]+\)", "", prose(CHINESE))
     assert re.findall(r"[\u4e00-\u9fff][,;:!?()]|[,;:!?()][\u4e00-\u9fff]", text) == []
+    # A line break is shown as a blank, and none stands there.
+    assert re.findall(r"[\u3001-\u9fff\uff01-\uff5e]\n *[\u4e00-\u9fff]", text) == []

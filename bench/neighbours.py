@@ -48,12 +48,12 @@ class NotInstalled(Exception):
     """A peer could not be installed; the text says what was tried, and what was said to it."""
 
 
-def installed(name: str) -> Path:
+def installed(name: str, peer: Peer, *, environments: Path = ENVIRONMENTS) -> Path:
     """Give the `bin` directory of a peer's environment, made anew where the pins have changed.
 
     Raises `NotInstalled`.
     """
-    place, peer = ENVIRONMENTS / name, pins()[name]
+    place = environments / name
     stamp, wanted = place / ".installed.json", msgspec.json.encode(peer)
     if stamp.exists() and stamp.read_bytes() == wanted:
         return place / "bin"
@@ -125,7 +125,7 @@ def litellm_configuration(models: Sequence[str], upstream: Address) -> str:
 @contextmanager
 def litellm(*, place: Path, cores: Cores, upstream: Address, models: Sequence[str]) -> Iterator[WithKey]:
     """Run LiteLLM's proxy; raises `NotInstalled` and `NotStarted`."""
-    program = installed("litellm") / "litellm"
+    program = installed("litellm", pins()["litellm"]) / "litellm"
     home = place / "litellm"
     home.mkdir()
     configuration = home / "config.yaml"
@@ -237,7 +237,7 @@ async def _people(address: Address, number: int) -> list[str]:
 @contextmanager
 def open_webui(*, place: Path, cores: Cores, upstream: Address, people: int = 100) -> Iterator[OpenWebUI]:
     """Run Open WebUI on a new SQLite database with so many users; raises `NotInstalled` and `NotStarted`."""
-    program = installed("open-webui") / "open-webui"
+    program = installed("open-webui", pins()["open-webui"]) / "open-webui"
     home = place / "open-webui"
     (home / "data").mkdir(parents=True)
     address = Address(port=free_port())

@@ -132,12 +132,13 @@ class PageJob(Job, frozen=True, kw_only=True):
     async def open(self, first: Histogram, gaps: Histogram) -> "Page":
         """Connect and sign in: what a person waits for when the page is loaded, not when a message is sent."""
         page = Page(self, await Caller.at(self.address), first, gaps)
-        await asyncio.get_running_loop().create_connection(lambda: page, self.address.host, self.address.port)
         try:
+            await asyncio.get_running_loop().create_connection(lambda: page, self.address.host, self.address.port)
             async with asyncio.timeout(_CONNECT_SECONDS):
                 page.session = await page.connected
-        except TimeoutError as error:
-            raise Faulty("the page was not let in within 30 s") from error
+        except (Faulty, OSError) as error:  # a TimeoutError is an OSError
+            page.close()
+            raise Faulty(f"the page was not let in: {error!r}") from error
         page.tell("user-join", {"auth": {"token": self.token}})
         return page
 
@@ -210,11 +211,6 @@ class Page(asyncio.Protocol):
     def tell(self, name: str, content: object) -> None:
         """Send an event."""
         self._say(b"42" + msgspec.json.encode([name, content]))
-
-    def close(self) -> None:
-        """Let go of the socket where its answer has not ended; else it stays for a moment, as a page does."""
-        if self._transport is not None and not self.ended.done():
-            self._transport.abort()
 
     def send(self) -> None:
         """Send the message; the clock runs from here."""
@@ -294,11 +290,22 @@ class Page(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_result(time.perf_counter())
 
-    def fault(self) -> str | None:
-        """Tell what is wrong with the answer, once it has ended, and leave the page a while later."""
-        if self._transport is not None:
+    def close(self) -> None:
+        """Leave the page: at once, or a while after the answer has ended."""
+        if self._sending is None:
+            self._caller.close()
+        elif not self._sending.done():
+            self._sending.cancel()
+        if self._transport is None:
+            return
+        if self.ended.done():
             # People stay when they have read: that they leave is no part of what an answer costs.
             asyncio.get_running_loop().call_later(_STAY_SECONDS, self._transport.close)
+        else:
+            self._transport.abort()
+
+    def fault(self) -> str | None:
+        """Tell what is wrong with the answer, once it has ended."""
         if self._refused is not None:
             return self._refused
         try:

@@ -191,10 +191,13 @@ async def test_a_token_that_fits_in_no_header_is_told_at_once(served: Live) -> N
             await anext(client.follow("msg_1"))
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://example.com", "http://"])
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8000", "ftp://example.com", "http://", "http://a:b", "http://ada:lovelace@example.com"]
+)
 def test_a_url_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="URL"):
+    with pytest.raises(ValueError, match="URL") as caught:
         Client(url)
+    assert "lovelace" not in str(caught.value)
 
 
 async def test_nothing_that_is_printed_shows_a_token_or_a_key(served: Live) -> None:

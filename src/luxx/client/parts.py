@@ -1,7 +1,6 @@
 """What both clients are made of: their settings, and the stream as far as it is no I/O."""
 
 from typing import Any, Final, TypedDict
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -26,8 +25,13 @@ class ClientParts:
     """A client's settings, without its connections. `token` may be set at any time."""
 
     def __init__(self, url: str, *, token: str | None, language: str, patience: Patience) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            parts = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"the URL cannot be read: {error}") from None
+        if parts.userinfo:
+            raise ValueError("the URL must hold no name and no password: log in with them")
+        if parts.scheme not in {"http", "https"} or not parts.host:
             raise ValueError(f"the URL must be like https://chat.example.com, not {url!r}")
         self.url: Final = url.rstrip("/")
         self.token = token

@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import io
 import os
 import signal
 import sys
@@ -39,6 +40,9 @@ class NoToken(LuxxClientError):
 
 def run(options: argparse.Namespace) -> int:
     """Chat until the end of the input; gives the exit status: 1 where an answer or the connection failed."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a byte that is no text is no reason to end
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     screen: Screen = TerminalScreen(Console()) if interactive else PlainScreen()
     try:

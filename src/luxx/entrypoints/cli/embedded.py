@@ -41,8 +41,11 @@ def embedded(settings: Settings) -> Iterator[str]:
     path = settings.data_dir / "chat.log"
     with open(path, "w", encoding="utf-8", opener=_private) as log:
         configure(style=settings.log_format, level=settings.log_level, secrets=settings.secrets, stream=log)
-        with _serving(settings, path) as url:
-            yield url
+        try:
+            with _serving(settings, path) as url:
+                yield url
+        finally:
+            logging.getLogger().handlers[:] = [logging.NullHandler()]  # the file is closed now
 
 
 @contextmanager
@@ -61,19 +64,18 @@ def _serving(settings: Settings, path: Path) -> Iterator[str]:
         except (Exception, SystemExit):  # noqa: BLE001  # whatever it is, the thread has nobody else to tell
             _log.exception("the embedded service failed")
 
-    thread = threading.Thread(target=serve, name="luxx-embedded")
+    # Who is interrupted while it starts does not wait for it.
+    thread = threading.Thread(target=serve, name="luxx-embedded", daemon=True)
     thread.start()
+    while not started.done() and thread.is_alive():
+        thread.join(0.01)
+    if not started.done():
+        raise _not_started(path)
+    url, server = started.result()
     try:
-        while not started.done() and thread.is_alive():
-            thread.join(0.01)
-        if not started.done():
-            raise _not_started(path)
-        url, server = started.result()
-        try:
-            yield url
-        finally:
-            server.should_exit = True
+        yield url
     finally:
+        server.should_exit = True
         thread.join()
 
 

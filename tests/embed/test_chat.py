@@ -1,7 +1,6 @@
 """`luxx.application.Chat`: the use cases assembled, without a container."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ from luxx.adapters.database import Database
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models import ScriptedChatModel, calling, spoken
 from luxx.adapters.system import SortableIds, utc_now
-from luxx.application import Chat, ChatModel, ModelText, Storage
-from luxx.domain.errors import Conflict, Forbidden, InvalidInput, StorageUnavailable
-from luxx.domain.message import Status
+from luxx.application import Chat, ChatModel, Storage
+from luxx.domain.errors import Conflict, InvalidInput, StorageUnavailable
 from luxx.domain.tool import ToolSpec
 from luxx.domain.turn import Done, ToolReturned
 
@@ -52,19 +50,6 @@ async def test_a_chat_answers_and_calls_tools_on_every_storage(any_closed_storag
     assert conversation.model == "any"
 
 
-async def test_leaving_ends_what_runs_as_interrupted() -> None:
-    storage = MemoryStorage()
-    async with chat_on(storage, ScriptedChatModel([ModelText("half"), asyncio.Event()])) as chat:
-        conversation = await chat.create_conversation(user_id=1)
-        answer = await chat.send_message(user_id=1, conversation_id=conversation.id, content="Go on")
-        async for logged in await chat.follow_turn(user_id=1, message_id=answer):
-            if logged.seq == 2:
-                break
-    async with storage.new_unit(read_only=True) as unit:
-        stored = await unit.messages.get(1, answer)
-    assert (stored.status, stored.content) == (Status.INTERRUPTED, "half")
-
-
 async def test_a_storage_without_its_schema_is_said_to_be_so(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable, match="luxx db upgrade"):
         async with chat_on(Database(f"sqlite:///{tmp_path / 'new.db'}"), ScriptedChatModel()):
@@ -85,15 +70,3 @@ async def test_somebody_admitted_again_has_the_same_account_however_the_name_is_
     assert {user.id for user in (*others, again)} == {first.id}
     assert again.email.endswith("@users.invalid")
     assert {fault.field for fault in caught.value.faults} == {"username", "email"}
-
-
-async def test_who_is_disabled_is_not_admitted() -> None:
-    storage = MemoryStorage()
-    async with chat_on(storage, ScriptedChatModel()) as chat:
-        ada = await chat.admit_user(username="ada")
-        async with storage.new_unit() as unit:
-            await unit.users.update(replace(ada, is_active=False))
-            await unit.commit()
-        with pytest.raises(Forbidden) as caught:
-            await chat.admit_user(username="ada")
-    assert caught.value.code == "account_disabled"

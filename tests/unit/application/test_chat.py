@@ -1,0 +1,122 @@
+"""`Chat`: the use cases assembled, without a container."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from luxx.adapters.memory import MemoryStorage
+from luxx.adapters.models import ScriptedChatModel, calling, spoken
+from luxx.adapters.system import SortableIds, utc_now
+from luxx.application import Chat, ChatModel, ModelText
+from luxx.domain.errors import Conflict, Forbidden, InvalidInput, Overloaded, StorageUnavailable
+from luxx.domain.message import Status
+from luxx.domain.tool import ToolSpec
+from luxx.domain.turn import Done, ToolReturned
+
+
+class Doubling:
+    spec = ToolSpec(name="double", description="Twice a number.", category="mine", parameters={"type": "object"})
+
+    async def run(self, arguments: Any) -> int:
+        return 2 * int(arguments["number"])
+
+
+class Lacking(MemoryStorage):
+    """A storage of which something is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    async def missing(self) -> str | None:
+        return "Run `luxx db upgrade`."
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def chat_on(storage: MemoryStorage, model: ChatModel, **options: Any) -> Chat:
+    parts: dict[str, Any] = {"clock": utc_now, "new_id": SortableIds(), "default_model": "any"} | options
+    return Chat(storage=storage, model=model, **parts)
+
+
+async def test_a_chat_answers_and_calls_the_tools_it_is_given() -> None:
+    model = ScriptedChatModel(calling(("double", {"number": 21})), spoken("It is 42."))
+    async with chat_on(MemoryStorage(), model, tools=[Doubling()]) as chat:
+        conversation = await chat.create_conversation(user_id=1)
+        answer = await chat.send_message(user_id=1, conversation_id=conversation.id, content="Twice 21?")
+        events = [logged.event async for logged in await chat.follow_turn(user_id=1, message_id=answer)]
+        by_hand = await chat.execute_tool(name="double", arguments={"number": 1})
+    assert [event.result for event in events if isinstance(event, ToolReturned)] == [42]
+    assert isinstance(events[-1], Done)
+    assert (conversation.model, by_hand.result) == ("any", 2)
+
+
+async def test_leaving_ends_what_runs_as_interrupted() -> None:
+    storage = MemoryStorage()
+    async with chat_on(storage, ScriptedChatModel([ModelText("half"), asyncio.Event()])) as chat:
+        conversation = await chat.create_conversation(user_id=1)
+        answer = await chat.send_message(user_id=1, conversation_id=conversation.id, content="Go on")
+        async for logged in await chat.follow_turn(user_id=1, message_id=answer):
+            if logged.seq == 2:
+                break
+    async with storage.new_unit(read_only=True) as unit:
+        stored = await unit.messages.get(1, answer)
+    assert (stored.status, stored.content) == (Status.INTERRUPTED, "half")
+
+
+async def test_when_it_was_left_a_chat_takes_no_message() -> None:
+    async with chat_on(MemoryStorage(), ScriptedChatModel()) as chat:
+        conversation = await chat.create_conversation(user_id=1)
+    with pytest.raises(Overloaded):
+        await chat.send_message(user_id=1, conversation_id=conversation.id, content="Hello?")
+
+
+async def test_a_storage_that_lacks_something_is_closed_and_says_what() -> None:
+    storage = Lacking()
+    with pytest.raises(StorageUnavailable, match="luxx db upgrade"):
+        async with chat_on(storage, ScriptedChatModel()):
+            pass
+    assert storage.closed
+
+
+async def test_two_chats_have_names_of_their_own() -> None:
+    first, second = (chat_on(MemoryStorage(), ScriptedChatModel()) for _ in range(2))
+    assert first.supervisor.holder != second.supervisor.holder
+    assert chat_on(MemoryStorage(), ScriptedChatModel(), holder="here").supervisor.holder == "here"
+
+
+async def test_who_is_admitted_has_one_account_and_no_password() -> None:
+    async with chat_on(MemoryStorage(), ScriptedChatModel()) as chat:
+        first = await chat.admit_user(username="ada")
+        again = await chat.admit_user(username="ADA", email="ada@example.com")
+        grace = await chat.admit_user(username="grace", email="grace@example.com")
+        with pytest.raises(Conflict) as taken:
+            await chat.admit_user(username="hopper", email="grace@example.com")
+        with pytest.raises(InvalidInput) as refused:
+            await chat.admit_user(username="a b", email="nowhere")
+    assert (again, first.email) == (first, "ada@users.invalid")
+    assert grace.email == "grace@example.com"
+    assert taken.value.code == "email_taken"
+    assert {fault.field for fault in refused.value.faults} == {"username", "email"}
+    assert not first.password_hash.startswith("$")
+
+
+async def test_of_those_who_admit_somebody_at_once_all_get_the_same_account() -> None:
+    async with chat_on(MemoryStorage(), ScriptedChatModel()) as chat:
+        users = await asyncio.gather(*(chat.admit_user(username=name) for name in ("ada", "Ada", "ADA")))
+    assert len({user.id for user in users}) == 1
+
+
+async def test_who_is_disabled_is_not_admitted() -> None:
+    storage = MemoryStorage()
+    async with chat_on(storage, ScriptedChatModel()) as chat:
+        ada = await chat.admit_user(username="ada")
+        async with storage.new_unit() as unit:
+            await unit.users.update(replace(ada, is_active=False))
+            await unit.commit()
+        with pytest.raises(Forbidden) as caught:
+            await chat.admit_user(username="ada")
+    assert caught.value.code == "account_disabled"

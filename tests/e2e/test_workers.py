@@ -1,6 +1,7 @@
 """`luxx serve --workers`: several processes behind one socket are one service, whatever becomes of each."""
 
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -8,12 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from tests.promises.support import Reader, ended, signed_up
 from tests.support.live import Account, events_of
 from tests.support.until import until
@@ -24,6 +26,9 @@ from luxx.testing.upstream import ScriptedUpstream
 
 SECRET = "a secret of more than thirty-two bytes, for tests"
 GRACE = 2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_numbers = itertools.count()
 
 
 class Workers(ServiceProcess):
@@ -48,18 +53,23 @@ def alive(pid: int) -> bool:
     return True
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def upstream() -> AsyncIterator[ScriptedUpstream]:
     async with ScriptedUpstream() as provider:
         yield provider
 
 
-@pytest.fixture
-def environ(postgres_url: str, upstream: ScriptedUpstream, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def database(postgres: ThrowawayPostgres, postgres_template: str) -> str:
+    """Name a database for all tests in here."""
+    return postgres.create_database(template=postgres_template)
+
+
+@pytest.fixture(scope="module")
+def environ(postgres: ThrowawayPostgres, database: str, upstream: ScriptedUpstream) -> dict[str, str]:
     return {
-        "LUXX_DATABASE_URL": postgres_url,
+        "LUXX_DATABASE_URL": postgres.url(database),
         "LUXX_JWT_SECRET": SECRET,
-        "LUXX_DATA_DIR": str(tmp_path),
         "LUXX_LLM_BASE_URL": upstream.url,
         "LUXX_PASSWORD_MEMORY_KIB": "128",
         "LUXX_GRACE_SECONDS": str(GRACE),
@@ -68,34 +78,48 @@ def environ(postgres_url: str, upstream: ScriptedUpstream, tmp_path: Path) -> di
     }
 
 
-@pytest.fixture
-async def service(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Workers]:
+@asynccontextmanager
+async def serving(environ: dict[str, str], directory: Path) -> AsyncIterator[Workers]:
     """Serve with two workers, which end with the test whatever it did."""
-    async with Workers(environ, directory=tmp_path, arguments=("--workers", "2")) as running:
+    async with Workers(environ, directory=directory, arguments=("--workers", "2")) as running:
         await running.complete()
         yield running
     await until(lambda: not any(map(alive, running.seen)), patience=15)
 
 
-@pytest.fixture
-async def account(service: Workers) -> AsyncIterator[Account]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lasting(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Workers]:
+    """Serve for all tests that leave two workers behind, if not the same."""
+    async with serving(environ, tmp_path_factory.mktemp("lasting")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def service(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Workers]:
+    """Serve for a test that ends it."""
+    async with serving(environ, tmp_path) as running:
+        yield running
+
+
+@asynccontextmanager
+async def account_at(service: Workers) -> AsyncIterator[Account]:
     """Give a user whose every request is a connection of its own, so that any worker may get it."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=service.url, trust_env=False, timeout=30, limits=limits) as http:
-        yield await signed_up(http, "ada")
+        yield await signed_up(http, f"user{next(_numbers)}")
 
 
-async def turn_of(postgres: ThrowawayPostgres, url: str, message_id: str) -> Any:
+async def turn_of(postgres: ThrowawayPostgres, database: str, message_id: str) -> Any:
     """Read the row of an answer that is being written."""
     (row,) = await postgres.execute(
-        f"SELECT holder, cancel_requested FROM turns WHERE message_id = '{message_id}'", database=url.rsplit("/", 1)[1]
+        f"SELECT holder, cancel_requested FROM turns WHERE message_id = '{message_id}'", database=database
     )
     return row
 
 
-async def holder_of(postgres: ThrowawayPostgres, url: str, message_id: str) -> int:
+async def holder_of(postgres: ThrowawayPostgres, database: str, message_id: str) -> int:
     """Tell which process writes an answer."""
-    return int((await turn_of(postgres, url, message_id))["holder"].split(":")[1])
+    return int((await turn_of(postgres, database, message_id))["holder"].split(":")[1])
 
 
 @contextmanager
@@ -109,121 +133,81 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 async def test_any_worker_resumes_and_cancels_what_another_one_writes(
-    service: Workers, account: Account, postgres: ThrowawayPostgres, postgres_url: str
+    lasting: Workers, postgres: ThrowawayPostgres, database: str
 ) -> None:
-    conversation = await account.new_conversation()
-    reader = Reader(account, conversation, "long [[words:9]] [[stall:3]]")
-    message_id = await reader.seen(2)
-    holder = await holder_of(postgres, postgres_url, message_id)
-    assert holder in service.seen
-    with frozen(holder):
-        path = f"/api/messages/{message_id}/stream"
-        async with account.http.stream("GET", path, headers=account.headers) as response:
-            replayed = events_of(response)
-            assert [(await anext(replayed)).name for _ in range(2)] == ["start", "text"]
-    with frozen(holder):
-        cancelling = asyncio.create_task(account.post(f"/api/messages/{message_id}/cancel"))
-        async with asyncio.timeout(2):
-            while not (await turn_of(postgres, postgres_url, message_id))["cancel_requested"]:
-                pass
-    assert (await cancelling).json()["data"]["status"] == "cancelled"
-    followed = await reader.task
-    assert followed.end is not None
-    assert followed.end.name == "done"
-    (_, stored) = await account.messages(conversation)
-    assert (stored["status"], stored["content"]) == ("cancelled", followed.text)
+    async with account_at(lasting) as account:
+        conversation = await account.new_conversation()
+        reader = Reader(account, conversation, "long [[words:9]] [[stall:3]]")
+        message_id = await reader.seen(2)
+        holder = await holder_of(postgres, database, message_id)
+        assert holder in lasting.seen
+        with frozen(holder):
+            path = f"/api/messages/{message_id}/stream"
+            async with account.http.stream("GET", path, headers=account.headers) as response:
+                replayed = events_of(response)
+                assert [(await anext(replayed)).name for _ in range(2)] == ["start", "text"]
+        with frozen(holder):
+            cancelling = asyncio.create_task(account.post(f"/api/messages/{message_id}/cancel"))
+            async with asyncio.timeout(2):
+                while not (await turn_of(postgres, database, message_id))["cancel_requested"]:
+                    pass
+        assert (await cancelling).json()["data"]["status"] == "cancelled"
+        followed = await reader.task
+        assert followed.end is not None
+        assert followed.end.name == "done"
+        (_, stored) = await account.messages(conversation)
+        assert (stored["status"], stored["content"]) == ("cancelled", followed.text)
 
 
 async def test_a_killed_worker_is_replaced_and_its_readers_resume_to_what_was_stored(
-    service: Workers, account: Account, postgres: ThrowawayPostgres, postgres_url: str
+    lasting: Workers, postgres: ThrowawayPostgres, database: str
 ) -> None:
-    conversation = await account.new_conversation()
-    reader = Reader(account, conversation, "long [[words:4000]] [[delay:0.01]]")
-    message_id = await reader.seen(10)
-    holder = await holder_of(postgres, postgres_url, message_id)
-    assert holder in service.seen
-    os.kill(holder, signal.SIGKILL)
-    await reader.broken_off()
-    seen = reader.following
-    assert seen.end is None, "it was over before the worker was killed"
-    # What follows is answered by the one that is left.
-    headers = account.headers | {"Last-Event-ID": str(seen.last)}
-    async with account.http.stream("GET", f"/api/messages/{message_id}/stream", headers=headers) as response:
-        for event in [event async for event in events_of(response)]:
-            seen.take(event)  # type: ignore[arg-type]  # the two events have the same fields
-    assert (seen.events[-1].name, seen.events[-1].data["code"]) == ("error", "interrupted")
-    message = await ended(account, conversation, within=5)
-    assert (message["status"], message["content"]) == ("interrupted", seen.text)
-    await service.complete(3)
-    assert f"worker {service.seen[2]} serves, 2 of 2" in service.said
-    assert (await account.stream(conversation, "and on")).end.name == "done"
+    async with account_at(lasting) as account:
+        conversation = await account.new_conversation()
+        reader = Reader(account, conversation, "long [[words:4000]] [[delay:0.01]]")
+        message_id = await reader.seen(10)
+        known = len(lasting.seen)
+        os.kill(await holder_of(postgres, database, message_id), signal.SIGKILL)
+        await reader.broken_off()
+        seen = reader.following
+        assert seen.end is None, "it was over before the worker was killed"
+        # What follows is answered by the one that is left.
+        headers = account.headers | {"Last-Event-ID": str(seen.last)}
+        async with account.http.stream("GET", f"/api/messages/{message_id}/stream", headers=headers) as response:
+            for event in [event async for event in events_of(response)]:
+                seen.take(event)  # type: ignore[arg-type]  # the two events have the same fields
+        assert (seen.events[-1].name, seen.events[-1].data["code"]) == ("error", "interrupted")
+        message = await ended(account, conversation, within=5)
+        assert (message["status"], message["content"]) == ("interrupted", seen.text)
+        await lasting.complete(known + 1)
+        assert f"worker {lasting.seen[-1]} serves, 2 of 2" in lasting.said
+        assert (await account.stream(conversation, "and on")).end.name == "done"
 
 
 async def test_one_worker_may_be_stopped_by_itself_and_another_takes_its_place(
-    service: Workers, account: Account, postgres: ThrowawayPostgres, postgres_url: str
+    lasting: Workers, postgres: ThrowawayPostgres, database: str
 ) -> None:
-    reader = Reader(account, await account.new_conversation(), "quick [[words:40]] [[delay:0.03]]")
-    os.kill(await holder_of(postgres, postgres_url, await reader.seen(2)), signal.SIGTERM)
-    assert (await reader.task).end.name == "done"  # type: ignore[union-attr]  # it has come
-    await service.complete(3)
-    assert "a worker ended with the status 0" in service.said
+    async with account_at(lasting) as account:
+        known = len(lasting.seen)
+        reader = Reader(account, await account.new_conversation(), "quick [[words:40]] [[delay:0.03]]")
+        os.kill(await holder_of(postgres, database, await reader.seen(2)), signal.SIGTERM)
+        assert (await reader.task).events[-1].name == "done"
+        await lasting.complete(known + 1)
+        assert "a worker ended with the status 0" in lasting.said
 
 
-@pytest.mark.parametrize("everybody", [False, True], ids=["the parent", "the whole group"])
-async def test_sigterm_drains_every_worker(service: Workers, account: Account, everybody: bool) -> None:
-    """A container engine signals the first process, systemd every one of them."""
-    conversations = [await account.new_conversation() for _ in range(8)]
-    quick = [Reader(account, one, "quick [[words:20]] [[delay:0.03]]") for one in conversations[:4]]
-    slow = [Reader(account, one, "slow [[words:9]] [[stall:3]]") for one in conversations[4:]]
-    await asyncio.gather(*(reader.seen(2) for reader in (*quick, *slow)))
-    for pid in service.seen if everybody else ():
-        os.kill(pid, signal.SIGTERM)
-    service.signal(signal.SIGTERM)
-    async with asyncio.timeout(GRACE + 10):
-        finished = await asyncio.gather(*(reader.task for reader in quick))
-        broken = await asyncio.gather(*(reader.task for reader in slow))
-        assert await service.wait() == 0
-    assert {following.end.name for following in finished if following.end} == {"done"}
-    assert [following.end.data["code"] for following in broken if following.end] == ["interrupted"] * 4
-    assert not any(map(alive, service.seen))
-    assert "Traceback" not in service.said
-
-
-async def test_a_second_signal_stops_all_at_once(service: Workers, account: Account) -> None:
-    reader = Reader(account, await account.new_conversation(), "slow [[words:9]] [[stall:3]]")
-    await reader.seen(2)
-    service.signal(signal.SIGINT)
-    await until(lambda: "all workers stop" in service.said)
-    async with asyncio.timeout(GRACE):
-        service.signal(signal.SIGINT)
-        assert await service.wait() == 0
-    assert not any(map(alive, service.seen))
-    await reader.broken_off()
-
-
-async def test_workers_whose_parent_was_killed_store_their_answers_and_give_the_port_free(
-    service: Workers, account: Account
-) -> None:
-    reader = Reader(account, await account.new_conversation(), "slow [[words:9]] [[stall:3]]")
-    await reader.seen(2)
-    await service.kill()
-    following = await asyncio.wait_for(reader.task, 10)
-    assert following.end is not None
-    assert following.end.data["code"] == "interrupted"
-    await until(lambda: not any(map(alive, service.seen)))
-    with socket.create_server(("127.0.0.1", service.port)):
-        pass
-
-
-async def test_metrics_are_those_of_all_workers(service: Workers, account: Account) -> None:
-    before = await counted(account)
-    os.kill(service.seen[0], signal.SIGKILL)
-    await service.complete(3)
-    # What a dead worker counted stays counted, and whoever answers knows of all.
-    await asyncio.gather(*(account.get("/api/auth/me") for _ in range(20)))
-    async with asyncio.timeout(10):
-        while await counted(account) != before + 20:
-            pass  # a request is counted once its answer has been sent
+async def test_metrics_are_those_of_all_workers(lasting: Workers) -> None:
+    async with account_at(lasting) as account:
+        before = await counted(account)
+        known = len(lasting.seen)
+        await asyncio.gather(*(account.get("/api/auth/me") for _ in range(20)))
+        os.kill(lasting.seen[-1], signal.SIGKILL)
+        await lasting.complete(known + 1)
+        await asyncio.gather(*(account.get("/api/auth/me") for _ in range(20)))
+        # What a dead worker counted stays counted, and whoever answers knows of all.
+        async with asyncio.timeout(10):
+            while await counted(account) != before + 40:
+                pass  # a request is counted once its answer has been sent
 
 
 async def counted(account: Account) -> float:
@@ -232,6 +216,50 @@ async def counted(account: Account) -> float:
     assert "luxx_turns_running 0.0" in text
     assert "luxx_database_connections_in_use" in text
     return 0.0 if found is None else float(found[1])
+
+
+async def test_sigterm_drains_every_worker(service: Workers) -> None:
+    """Whether the first process alone is told, as by a container engine, or every one, as by systemd."""
+    async with account_at(service) as account:
+        conversations = [await account.new_conversation() for _ in range(8)]
+        quick = [Reader(account, one, "quick [[words:20]] [[delay:0.03]]") for one in conversations[:4]]
+        slow = [Reader(account, one, "slow [[words:9]] [[stall:3]]") for one in conversations[4:]]
+        await asyncio.gather(*(reader.seen(2) for reader in (*quick, *slow)))
+        os.kill(service.seen[0], signal.SIGTERM)
+        service.signal(signal.SIGTERM)
+        async with asyncio.timeout(GRACE + 10):
+            finished = await asyncio.gather(*(reader.task for reader in quick))
+            broken = await asyncio.gather(*(reader.task for reader in slow))
+            assert await service.wait() == 0
+    assert {following.events[-1].name for following in finished} == {"done"}
+    assert [following.events[-1].data["code"] for following in broken] == ["interrupted"] * 4
+    assert not any(map(alive, service.seen))
+    assert "Traceback" not in service.said
+
+
+async def test_a_second_signal_stops_all_at_once(service: Workers) -> None:
+    async with account_at(service) as account:
+        reader = Reader(account, await account.new_conversation(), "slow [[words:9]] [[stall:3]]")
+        await reader.seen(2)
+        service.signal(signal.SIGINT)
+        await until(lambda: "all workers stop" in service.said)
+        async with asyncio.timeout(GRACE):
+            service.signal(signal.SIGINT)
+            assert await service.wait() == 0
+        assert not any(map(alive, service.seen))
+        await reader.broken_off()
+
+
+async def test_workers_whose_parent_was_killed_store_their_answers_and_give_the_port_free(service: Workers) -> None:
+    async with account_at(service) as account:
+        reader = Reader(account, await account.new_conversation(), "slow [[words:9]] [[stall:3]]")
+        await reader.seen(2)
+        await service.kill()
+        following = await asyncio.wait_for(reader.task, 10)
+    assert following.events[-1].data["code"] == "interrupted"
+    await until(lambda: not any(map(alive, service.seen)), patience=15)
+    with socket.create_server(("127.0.0.1", service.port)):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -267,9 +295,10 @@ async def test_a_taken_port_is_told(environ: dict[str, str], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("workers", "said"), [("2", "--workers 2 needs Postgres"), ("0", "from 1 to 256"), ("two", "from 1 to 256")]
 )
-def test_workers_that_cannot_be_are_refused(workers: str, said: str, tmp_path: Path) -> None:
+async def test_workers_that_cannot_be_are_refused(workers: str, said: str, tmp_path: Path) -> None:
     clean = {name: text for name, text in os.environ.items() if not name.startswith("LUXX_")}
-    done = subprocess.run(
+    done = await asyncio.to_thread(
+        subprocess.run,
         [sys.executable, "-m", "luxx.entrypoints.cli", "serve", "--workers", workers],
         cwd=tmp_path,
         env=clean,

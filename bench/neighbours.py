@@ -143,7 +143,7 @@ def litellm(*, place: Path, cores: Cores, upstream: Address, models: Sequence[st
     process.start()
     try:
         process.wait_for(address, "/health/liveliness", within=_START_SECONDS)
-        yield WithKey(name="LiteLLM", address=address, processes=[process], settings=settings, keys=[_KEY])
+        yield WithKey(name="litellm", address=address, processes=[process], settings=settings, keys=[_KEY])
     finally:
         process.stop()
 
@@ -266,7 +266,7 @@ def open_webui(*, place: Path, cores: Cores, upstream: Address, people: int = 10
             raise NotStarted(f"Open WebUI does not take users in: {error!r}\n{said}") from error
         yield OpenWebUI(
             api=WithKey(
-                name="Open WebUI, API",
+                name="open-webui",
                 address=address,
                 processes=[process],
                 settings=_OPEN_WEBUI_SETTINGS,
@@ -274,7 +274,7 @@ def open_webui(*, place: Path, cores: Cores, upstream: Address, people: int = 10
                 keys=tokens,
             ),
             pages=Pages(
-                name="Open WebUI, stored",
+                name="open-webui stored",
                 address=address,
                 processes=[process],
                 settings=_OPEN_WEBUI_SETTINGS,

@@ -16,6 +16,7 @@ import uvloop
 
 from bench import report
 from bench.answers import fast, paced
+from bench.goals import peer_goals
 from bench.load import Address, Faulty, one_by_one, wave
 from bench.neighbours import NotInstalled, Pages, litellm, open_webui, pins
 from bench.proc import Cores, on, share_out
@@ -105,7 +106,7 @@ def main(*, quick: bool) -> int:
         uvloop.run(_all(bench, peers, rounds=1 if quick else ROUNDS))
     record.seconds = time.monotonic() - began
     write(record, root() / (QUICK_RECORD if quick else RECORD))
-    print(report.table(record))
+    print(f"{report.table(record)}\n\n{report.goal_table(peer_goals(record))}")
     for name, fault in record.faults.items():
         print(f"NOT MEASURED {name}: {fault}", file=sys.stderr)
     return 1 if record.faults else 0

@@ -126,11 +126,16 @@ def table(record: Record) -> str:
     ]
     measured = [goal for goal in goals(record) if goal.value is not None]
     if measured:
-        parts.append(_aligned(_goal_rows(measured)).replace("**", ""))
+        parts.append(goal_table(measured))
     if record.surroundings.nginx is None:
         parts.append("There is no nginx on this machine: its rows are left out (apt-get install nginx-light).")
     parts.append(_steal_text(record))
     return "\n\n".join(parts)
+
+
+def goal_table(found: Sequence[Goal]) -> str:
+    """Write goals for a terminal."""
+    return _aligned(_goal_rows(found)).replace("**", "")
 
 
 def _steal_text(record: Record) -> str:
@@ -207,6 +212,31 @@ make bench-peers                              LiteLLM and Open WebUI beside it
 """
 
 
+_PEERS_METHOD: Final = """\
+The same provider, client, work and core for all, in turn; each of the others as its makers publish it (Open WebUI
+without torch, which computes embeddings and speech), in an environment of its own, as one process with one worker.
+
+- **litellm** is LiteLLM's proxy without a database: it checks a key, and stores nothing.
+- **open-webui** is Open WebUI's OpenAI-compatible `/api/chat/completions`, with its users' tokens: it stores nothing.
+- **open-webui stored** is what its web page does (`bench/page.py`). Each stream is a new chat of a user who has a
+  page open: a socket.io session, to which the tokens come as events, while the message goes by HTTP and names that
+  session. The answer is written into its SQLite when it has ended, not while it streams; every stored chat is
+  compared with what the provider said. In its favour: the websocket is not compressed, though browsers ask for that;
+  nobody reloads the list of chats; titles, tags and follow-up questions, each a further request, are off.
+- Luxx stores every token before it is sent, in all its rows.
+
+Packages, and all settings that differ from how they come:
+"""
+
+
+def _peer_settings(peers: Record) -> Iterator[str]:
+    for name, settings in peers.settings.items():
+        if "version" in settings:
+            given = ", ".join(f"`{key}={text}`" for key, text in settings.items() if key != "version")
+            yield f"- {name}: `{settings['version']}`; {given}"
+    yield ""
+
+
 def write(record: Record, path: Path) -> None:
     """Write the page."""
     path.write_text(page(record, read(root() / PEERS)), encoding="utf-8")
@@ -220,7 +250,11 @@ def page(record: Record, peers: Record | None = None) -> str:
         parts += [
             "## Beside other services\n",
             f"Measured by `make bench-peers` on {peers.surroundings.date}, commit `{peers.surroundings.commit}`.\n",
+            f"{_steal_text(peers)}\n",
+            *(f"**{name} was not measured:** {text}\n" for name, text in peers.faults.items()),
             *_sections(peers, "###"),
+            _PEERS_METHOD,
+            *_peer_settings(peers),
         ]
     parts += [_METHOD, _settings_text(record)]
     return "\n".join(parts)

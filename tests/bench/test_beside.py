@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from bench.answers import fast
-from bench.beside import LITELLM, OPEN_WEBUI_API, OPEN_WEBUI_STORED, peer_goals
+from bench.goals import peer_goals
 from bench.load import Address
 from bench.neighbours import NotInstalled, Pages, Peer, WithKey, installed, litellm_configuration, pins
 from bench.peers import PEERS
 from bench.proc import share_out
 from bench.record import Record, surroundings
+from bench.report import page
 
 
 def test_every_neighbour_is_pinned_to_a_version() -> None:
@@ -48,11 +49,24 @@ def test_the_goals_compare_round_by_round_and_leave_out_what_was_not_measured(tm
     record = Record(surroundings=surroundings(share_out(), root=tmp_path, place=tmp_path), quick=True, rows=0)
     for ours, theirs in ((20_000.0, 2_000.0), (30_000.0, 2_000.0), (10_000.0, 500.0)):
         record.add("paced 100", "sqlite", {"tokens_per_cpu_s": ours})
-        record.add("paced 100", LITELLM, {"tokens_per_cpu_s": theirs})
+        record.add("paced 100", "litellm", {"tokens_per_cpu_s": theirs})
     record.add("first token", "postgres", {"first_p50_ms": 1.0})
-    record.add("first token", OPEN_WEBUI_API, {"first_p50_ms": 10.0})
+    record.add("first token", "open-webui", {"first_p50_ms": 10.0})
     found = {goal.key: goal for goal in peer_goals(record)}
-    assert found[f"beside.cpu.{LITELLM}.sqlite"].value == 15
-    assert found[f"beside.cpu.{LITELLM}.sqlite"].state == "aim met"
-    assert found[f"beside.first.{OPEN_WEBUI_API}.postgres"].value == pytest.approx(0.1)
-    assert found[f"beside.cpu.{OPEN_WEBUI_STORED}.sqlite"].state == "not measured"
+    assert found["peers.stream.litellm.sqlite"].value == 15
+    assert found["peers.stream.litellm.sqlite"].state == "aim met"
+    assert found["peers.first.open-webui.postgres"].value == pytest.approx(0.1)
+    assert found["peers.stream.open-webui-stored.sqlite"].state == "not measured"
+
+
+def test_the_page_says_of_each_neighbour_what_it_is_and_what_could_not_be_measured(tmp_path: Path) -> None:
+    around = surroundings(share_out(), root=tmp_path, place=tmp_path)
+    record = Record(surroundings=around, quick=True, rows=0)
+    record.add("paced 100", "open-webui", {"cpu_us": 123.0})
+    record.settings["open-webui"] = {"version": "open-webui==0.12.4", "OFFLINE_MODE": "true"}
+    record.faults["litellm"] = "it would not start:\nno | key"
+    written = page(Record(surroundings=around, quick=True, rows=0), record)
+    beside = written[written.index("## Beside other services") :]
+    assert "open-webui==0.12.4" in beside
+    assert "`OFFLINE_MODE=true`" in beside
+    assert "**litellm was not measured:** it would not start:" in beside

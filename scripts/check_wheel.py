@@ -26,7 +26,7 @@ PARTS: Final = {
     "tools": "luxx.adapters.tools.loading, luxx.adapters.tools.resources",
     "testing": "luxx.testing.contracts, luxx.testing.upstream, luxx.testing.postgres",
     "server": "luxx.entrypoints.http.app, luxx.entrypoints.cli.serve",
-    "local": "luxx.entrypoints.cli.serve, xllamacpp",
+    "local": "luxx.entrypoints.cli.launch, luxx.adapters.models.local.server, xllamacpp",
     "otel": "opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http",
 }
 """What must be importable with one extra and nothing else."""

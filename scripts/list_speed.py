@@ -17,7 +17,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from luxx.adapters.database import Database
-from luxx.adapters.database.schema import conversations, users
+from luxx.adapters.database.schema import conversation_counts, conversations, users
+from luxx.adapters.database.statements import Statement
 from luxx.application.conversations import ListConversations
 from luxx.testing.postgres import ThrowawayPostgres
 
@@ -30,33 +31,32 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 async def fill(database: Database, rows: int) -> None:
     """Add `rows` conversations: every tenth to user 1, the others to the rest in turn."""
-    async with database.transaction() as connection:
-        people = [
-            {
-                "id": number,
-                "username": f"u{number}",
-                "username_key": f"u{number}",
-                "email": f"u{number}@example.com",
-                "email_key": f"u{number}@example.com",
-                "password_hash": "",
-                "role": "user",
-                "is_active": True,
-                "created_at": BEGIN,
-            }
-            for number in range(1, USERS + 1)
-        ]
-        await connection.execute(sa.insert(users), people)
-        for start in range(0, rows, CHUNK):
-            chunk = [_row(number) for number in range(start, min(start + CHUNK, rows))]
-            await connection.execute(sa.insert(conversations), chunk)
-        await connection.commit()
-    if database.postgres:
-        async with database.query() as connection:
-            await connection.execute(sa.text("VACUUM ANALYZE conversations"))
-    else:
-        async with database.transaction() as connection:
-            await connection.execute(sa.text("ANALYZE"))
-            await connection.commit()
+    await database.run_sync(lambda connection: _insert(connection, rows))
+    # Outside a transaction, as VACUUM wants it.
+    tidy = "VACUUM ANALYZE conversations" if database.postgres else "ANALYZE"
+    await database.driver.fetch(Statement(sa.text(tidy)), {}, writes=True)
+
+
+def _insert(connection: sa.Connection, rows: int) -> None:
+    people = [
+        {
+            "id": number,
+            "username": f"u{number}",
+            "username_key": f"u{number}",
+            "email": f"u{number}@example.com",
+            "email_key": f"u{number}@example.com",
+            "password_hash": "",
+            "role": "user",
+            "is_active": True,
+            "created_at": BEGIN,
+        }
+        for number in range(1, USERS + 1)
+    ]
+    connection.execute(sa.insert(users), people)
+    for start in range(0, rows, CHUNK):
+        connection.execute(sa.insert(conversations), list(map(_row, range(start, min(start + CHUNK, rows)))))
+    counted = sa.select(conversations.c.user_id, sa.literal(""), sa.func.count()).group_by(conversations.c.user_id)
+    connection.execute(sa.insert(conversation_counts).from_select(["user_id", "scope", "total"], counted))
 
 
 def _row(number: int) -> dict[str, object]:
@@ -84,6 +84,7 @@ async def measure(database: Database, rows: int) -> list[str]:
     cases: dict[str, Callable[[], Awaitable[object]]] = {
         "a user with few, page 1": lambda: listed(user_id=SMALL),
         "a user with many, page 1": lambda: listed(user_id=LARGE),
+        "the page in the middle, by number": lambda: listed(user_id=LARGE, page=pages // 2),
         "the last page, by number": lambda: listed(user_id=LARGE, page=pages),
         "the last page, by cursor": lambda: listed(user_id=LARGE, cursor=middle.next_cursor),
     }
@@ -106,8 +107,8 @@ async def on(database: Database, name: str, rows: int) -> None:
 
 async def main() -> None:
     sizes = [int(word) for word in sys.argv[1:]] or [10_000, 1_000_000]
-    print("| storage | rows | few, page 1 | many, page 1 | last page by number | last page by cursor |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| storage | rows | few, page 1 | many, page 1 | middle by number | last by number | last by cursor |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for rows in sizes:
         with tempfile.TemporaryDirectory() as folder:
             await on(Database(f"sqlite:///{Path(folder) / 'list.db'}"), "SQLite", rows)

@@ -72,7 +72,7 @@ class AdmitUser:
         checks = (username_fault(username), None if email is None else email_fault(email))
         if faults := [fault for fault in checks if fault is not None]:
             raise InvalidInput(*faults)
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             user = await unit.users.by_username(username)
         if user is None:
             user = await self._make(username, email or f"{username}@users.invalid")
@@ -92,7 +92,7 @@ class AdmitUser:
             if error.code != "username_taken":
                 raise
             # Somebody was quicker: the account is there.
-            async with self.new_unit(read_only=True) as unit:
+            async with self.new_unit(once=True) as unit:
                 found = await unit.users.by_username(username)
             if found is None:
                 raise
@@ -197,7 +197,7 @@ class Authenticate:
 
     async def _by_session(self, token: str, now: datetime) -> Caller:
         claims = self.tokens.decode(token, now=now)
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             found = await unit.sessions.with_user(claims.session_id)
         if found is None or found[1].id != claims.user_id:
             raise Unauthenticated("The access token is not valid.")
@@ -209,7 +209,7 @@ class Authenticate:
         return Caller(user=user, session=session)
 
     async def _by_key(self, secret: str, now: datetime) -> Caller:
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             found = await unit.api_keys.with_user(digest_of(secret))
         if found is None:
             raise Unauthenticated("The access token is not valid.")
@@ -278,7 +278,7 @@ class ListSessions:
     clock: Clock
 
     async def __call__(self, *, user_id: int) -> Sequence[Session]:
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             return await unit.sessions.live_of(user_id, self.clock())
 
 

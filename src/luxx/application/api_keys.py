@@ -78,7 +78,7 @@ class ListApiKeys:
     new_unit: NewUnit
 
     async def __call__(self, *, user_id: int) -> Sequence[ApiKey]:
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             return await unit.api_keys.of(user_id)
 
 

@@ -42,7 +42,7 @@ class CancelTurn:
                 await self.follow_turn.to_end(user_id=user_id, message_id=message_id)
         except TimeoutError:
             pass
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             message = await unit.messages.get(user_id, message_id)
         if message.status is Status.STREAMING:
             message = replace(message, parts=await parts_so_far(self.log, message_id))

@@ -80,7 +80,7 @@ class GetConversation:
     new_unit: NewUnit
 
     async def __call__(self, *, user_id: int, conversation_id: str) -> Conversation:
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             return await unit.conversations.get(user_id, conversation_id)
 
 
@@ -145,15 +145,13 @@ class ListConversations:
             raise InvalidInput(*faults)
         # A page number beyond what any database counts is an empty page like any other beyond the end.
         offset = 0 if behind else min((page - 1) * page_size, OFFSET_MAX)
-        async with self.new_unit(read_only=True) as unit:
-            total = await unit.conversations.count(user_id, project_id=project_id)
+        async with self.new_unit(once=True) as unit:
             found = await unit.conversations.page(
                 user_id, project_id=project_id, limit=page_size + 1, offset=offset, behind=behind
             )
-        items = found[:page_size]
-        return ConversationPage(
-            items=items, total=total, next_cursor=_cursor_to(items[-1]) if len(found) > page_size else None
-        )
+        items = found.items[:page_size]
+        more = len(found.items) > page_size
+        return ConversationPage(items=items, total=found.total, next_cursor=_cursor_to(items[-1]) if more else None)
 
 
 class ConversationChanges(TypedDict, total=False):

@@ -39,16 +39,15 @@ class ListMessages:
             raise InvalidInput(Fault(field="limit", rule="too_small", parameters={"limit": 1}))
         if limit > LIMIT_MAX:
             raise InvalidInput(Fault(field="limit", rule="too_large", parameters={"limit": LIMIT_MAX}))
-        async with self.new_unit(read_only=True) as unit:
-            found = await unit.messages.newest(user_id, conversation_id, limit=limit + 1, before=before)
-            total = await unit.messages.count(user_id, conversation_id)
+        async with self.new_unit(once=True) as unit:
+            found = await unit.messages.page(user_id, conversation_id, limit=limit + 1, before=before)
         items = [
             replace(message, parts=await parts_so_far(self.log, message.id))
             if message.status is Status.STREAMING
             else message
-            for message in found[-limit:]
+            for message in found.items[-limit:]
         ]
-        return MessagePage(items=items, total=total, has_more=len(found) > limit)
+        return MessagePage(items=items, total=found.total, has_more=len(found.items) > limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

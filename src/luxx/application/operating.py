@@ -19,7 +19,7 @@ class ListUsers:
     async def __call__(self) -> AsyncIterator[User]:
         after: int | None = 0
         while after is not None:
-            async with self.new_unit(read_only=True) as unit:
+            async with self.new_unit(once=True) as unit:
                 page = await unit.users.page(after=after)
             for user in page:
                 yield user

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias, runtime_checkable
+from typing import Generic, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
@@ -182,6 +182,17 @@ class PasswordTries(Protocol):
 # --- conversations and messages ---------------------------------------------------------------------
 
 
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Counted(Generic[_Item]):
+    """Some of a list, and how many there are in all, in one state of the storage."""
+
+    items: Sequence[_Item]
+    total: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationPlace:
     """A place in the list of conversations: just behind the one with these two."""
@@ -211,14 +222,12 @@ class Conversations(Protocol):
         limit: int,
         offset: int = 0,
         behind: ConversationPlace | None = None,
-    ) -> Sequence[Conversation]:
+    ) -> Counted[Conversation]:
         """List by latest activity, newest first, then by id, highest first; skip `offset` from `behind` on.
 
-        `project_id` None means all.
+        `project_id` None means all. The total counts all under the filter, wherever the page begins.
         """
         ...
-
-    async def count(self, owner: int, *, project_id: str | None) -> int: ...
 
     async def update(self, conversation: Conversation) -> None:
         """Store all fields but `id`, `user_id` and `created_at`.
@@ -239,17 +248,21 @@ class Messages(Protocol):
         """Read one; raises `NotFound` `message_not_found`."""
         ...
 
-    async def newest(
+    async def page(
         self, owner: int, conversation_id: str, *, limit: int, before: str | None = None
-    ) -> Sequence[Message]:
-        """Read the newest `limit` messages (older than `before`, if given), oldest first.
+    ) -> Counted[Message]:
+        """Read the newest `limit` messages (older than `before`, if given), oldest first; the total counts all.
 
         The order is that in which they were accepted. Raises `NotFound` (`conversation_not_found`;
         `message_not_found` if `before` is no message of this conversation).
         """
         ...
 
-    async def count(self, owner: int, conversation_id: str) -> int: ...
+    async def newest(
+        self, owner: int, conversation_id: str, *, limit: int, before: str | None = None
+    ) -> Sequence[Message]:
+        """Read the items of `page`."""
+        ...
 
     async def delete(self, owner: int, message_id: str) -> None:
         """Delete one, and if it is an answer its turn and log; raises `NotFound` `message_not_found`."""
@@ -261,18 +274,25 @@ class Messages(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to write a turn's log. Whoever takes a turn over gets a higher `fence`; the old lease is then void."""
+    """The right to write a turn's log. Whoever takes a turn over gets a higher `fence`; the old lease is then void.
+
+    `seq` is the last event that the log holds as the lease is given.
+    """
 
     message_id: str
     conversation_id: str
     owner: int
     holder: str
     fence: int
+    seq: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTurn:
-    """All that accepting a user's message stores, besides the activity of the conversation."""
+    """All that accepting a user's message stores, besides the activity of the conversation.
+
+    `at_most` is how many of the owner's turns may run at once, this one counted; 0 is no limit.
+    """
 
     owner: int
     conversation_id: str
@@ -281,6 +301,17 @@ class NewTurn:
     holder: str
     lease_for: timedelta
     key: "IdempotencyKey | None" = None
+    at_most: int = 0
+
+    def lease(self) -> Lease:
+        """Give the lease under which the turn begins."""
+        return Lease(
+            message_id=self.answer.id,
+            conversation_id=self.conversation_id,
+            owner=self.owner,
+            holder=self.holder,
+            fence=1,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,10 +348,12 @@ class Turns(Protocol):
     async def begin(self, turn: NewTurn) -> Lease:
         """Store both messages (in this order), the turn, its first event and the key, and touch the conversation.
 
+        The unit ends with this: what it did is committed with the turn, or undone where this raises.
         The conversation's `updated_at` becomes the user message's `created_at`. Raises `NotFound`
-        `conversation_not_found`; `Conflict` `generation_in_progress` while another turn of the
-        conversation runs; `KeyTaken` where the owner used the key before. Concurrent calls are
-        put in an order; of those in one conversation or with one key, one succeeds.
+        `conversation_not_found`; `KeyTaken` where the owner used the key before; `Conflict`
+        `generation_in_progress` while another turn of the conversation runs; `TooManyTurns`.
+        Concurrent calls are put in an order; of those in one conversation or with one key, one
+        succeeds, and of those of one owner no more than `at_most` allows.
         """
         ...
 
@@ -330,10 +363,6 @@ class Turns(Protocol):
 
     async def running_in(self, owner: int, conversation_id: str) -> Turn | None:
         """Read the running turn of a conversation."""
-        ...
-
-    async def running_of(self, owner: int) -> int:
-        """Count the owner's running turns, in all conversations and processes."""
         ...
 
     async def recall(self, owner: int, key: str) -> Remembered | None:
@@ -346,7 +375,11 @@ class Turns(Protocol):
 
 
 class KeyTaken(Exception):
-    """The idempotency key is in use: the transaction is lost, and `Turns.recall` tells what the key stands for."""
+    """The idempotency key is in use: `Turns.recall`, in another unit, tells what it stands for."""
+
+
+class TooManyTurns(Exception):
+    """As many turns of the owner run as `NewTurn.at_most` allows, in all conversations and processes."""
 
 
 class UnitOfWork(Protocol):
@@ -382,9 +415,13 @@ class UnitOfWork(Protocol):
 
 
 class NewUnit(Protocol):
-    """Open a unit of work; `async with new_unit() as unit: …; await unit.commit()`."""
+    """Open a unit of work; `async with new_unit() as unit: …; await unit.commit()`.
 
-    def __call__(self, *, read_only: bool = False) -> UnitOfWork: ...
+    With `once` it is for a single read, a second raises `RuntimeError`: what needs no transaction
+    costs none.
+    """
+
+    def __call__(self, *, read_only: bool = False, once: bool = False) -> UnitOfWork: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,7 +503,7 @@ class TurnLog(Protocol):
     async def forget(self, *, ended_before: datetime, keys_made_before: datetime) -> int:
         """Delete the events of turns that ended before; the messages stay. Gives the number of turns.
 
-        Idempotency keys made before `keys_made_before` are deleted too.
+        Idempotency keys made before `keys_made_before` are deleted too, and sessions that expired before.
         """
         ...
 

@@ -7,7 +7,17 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from luxx.application.ports import Clock, IdempotencyKey, KeyTaken, Lease, NewId, NewTurn, NewUnit, Remembered
+from luxx.application.ports import (
+    Clock,
+    IdempotencyKey,
+    KeyTaken,
+    Lease,
+    NewId,
+    NewTurn,
+    NewUnit,
+    Remembered,
+    TooManyTurns,
+)
 from luxx.application.supervisor import TurnSupervisor
 from luxx.domain.errors import Conflict, Fault, InternalError, InvalidInput, RateLimited, StorageUnavailable
 from luxx.domain.message import Message, Role, Status, TextPart, content_faults
@@ -71,16 +81,13 @@ class SendMessage:
             lease: Lease | None = None
             try:
                 async with self.new_unit() as unit:
-                    if self.turns_of_user:
-                        # Held, so that of messages sent at once each counts those before it.
-                        await unit.users.hold(owner)
-                    lease = await unit.turns.begin(turn)
-                    if self.turns_of_user and await unit.turns.running_of(owner) > self.turns_of_user:
-                        raise RateLimited(
-                            "Too many of your answers are being written now: wait for one to end.",
-                            retry_after=TURNS_RETRY_SECONDS,
-                        )
-                    await unit.commit()
+                    lease = turn.lease()
+                    await unit.turns.begin(turn)
+            except TooManyTurns:
+                raise RateLimited(
+                    "Too many of your answers are being written now: wait for one to end.",
+                    retry_after=TURNS_RETRY_SECONDS,
+                ) from None
             except StorageUnavailable:
                 # The commit may have been made, and only its answer lost: then there is a turn to run.
                 if lease is None or not await self._is_stored(owner, lease.message_id):
@@ -96,7 +103,7 @@ class SendMessage:
         deadline = time.monotonic() + self.supervisor.lease_for.total_seconds() / 2
         while True:
             try:
-                async with self.new_unit(read_only=True) as unit:
+                async with self.new_unit(once=True) as unit:
                     return await unit.turns.get(owner, message_id) is not None
             except StorageUnavailable:
                 if time.monotonic() >= deadline:
@@ -129,10 +136,11 @@ class SendMessage:
             holder=self.supervisor.holder,
             lease_for=self.supervisor.lease_for,
             key=key,
+            at_most=self.turns_of_user,
         )
 
     async def _recall(self, owner: int, key: IdempotencyKey) -> str | None:
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             known: Remembered | None = await unit.turns.recall(owner, key.key)
         if known is None:
             return None

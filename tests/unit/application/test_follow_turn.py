@@ -199,8 +199,8 @@ async def test_a_turn_that_runs_here_is_followed_without_asking_the_storage_and_
     house.model.then([ModelText("a"), gate])
     message_id = await house.send(await house.conversation())
 
-    def closed(*, read_only: bool = False) -> UnitOfWork:
-        raise AssertionError(f"the storage was asked (read_only={read_only})")
+    def closed(*, read_only: bool = False, once: bool = False) -> UnitOfWork:
+        raise AssertionError(f"the storage was asked ({read_only=}, {once=})")
 
     follow = replace(house.follow_turn, new_unit=closed, owner_here=house.supervisor.owner_of)
     async with aclosing(await follow(user_id=OWNER, message_id=message_id)) as events:

@@ -9,6 +9,7 @@ from tests.unit.application.house import OWNER, Gate, House, opened
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.memory.storage import MemoryUnit
+from luxx.adapters.memory.tables import Tables
 from luxx.adapters.models.scripted import spoken
 from luxx.domain.errors import Conflict, InvalidInput, NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import CONTENT_LIMIT, Status
@@ -218,22 +219,23 @@ class Flaky:
         self.lose_answer_of_commit = False
         self.away = 0
 
-    def __call__(self, *, read_only: bool = False) -> "MemoryUnit":
-        if read_only and self.away:
+    def __call__(self, *, read_only: bool = False, once: bool = False) -> "MemoryUnit":
+        reads = read_only or once
+        if reads and self.away:
             self.away -= 1
             raise StorageUnavailable("away")
-        return self.storage.new_unit(read_only=True) if read_only else FlakyUnit(self)
+        return self.storage.new_unit(read_only=read_only, once=once) if reads else FlakyUnit(self)
 
 
 class FlakyUnit(MemoryUnit):
     """Commits, and may lose the answer to it."""
 
     def __init__(self, owner: Flaky) -> None:
-        super().__init__(owner.storage, read_only=False)
+        super().__init__(owner.storage, read_only=False, once=False)
         self._owner = owner
 
-    async def commit(self) -> None:
-        await super().commit()
+    def _publish(self, tables: Tables) -> None:
+        super()._publish(tables)
         if self._owner.lose_answer_of_commit:
             raise StorageUnavailable("the answer to COMMIT was lost")
 

@@ -1,12 +1,10 @@
-"""Connections on which every statement is finished, cancelled or not."""
+"""What is run on a database of either kind, and on which every statement is finished, cancelled or not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from luxx.adapters.database.statements import Parameters, Row, Script, Statement
 
 _Result = TypeVar("_Result")
 
@@ -31,42 +29,90 @@ async def undisturbed(work: Awaitable[_Result]) -> _Result:
         raise
 
 
-class Connection:
-    """A connection lent for one transaction."""
+class Connection(Protocol):
+    """A connection lent for one transaction, which begins with the first statement.
 
-    __slots__ = ("_inner",)
-
-    def __init__(self, inner: AsyncConnection) -> None:
-        self._inner = inner
+    What is not committed is undone by `close`. Every method raises `StorageUnavailable` where the
+    database cannot be reached.
+    """
 
     @property
-    def postgres(self) -> bool:
-        return self._inner.dialect.name == "postgresql"
+    def begun(self) -> bool:
+        """Whether the transaction has begun."""
+        ...
 
-    async def execute(
-        self, statement: sa.Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
-    ) -> sa.CursorResult[*tuple[Any, ...]]:
-        return await undisturbed(self._inner.execute(statement, parameters))
+    async def fetch(self, statement: Statement, parameters: Parameters, *, alone: bool = False) -> Sequence[Row]:
+        """Run one statement, and give its rows; if it is `alone` in the transaction, it is committed with it."""
+        ...
 
-    async def scalar(self, statement: sa.Executable) -> Any:
-        """Give the first column of the first row, or None."""
-        return await undisturbed(self._inner.scalar(statement))
+    async def run(self, script: Script[_Result], *, last: bool = False) -> _Result:
+        """Run several statements; what the script raises is passed on. `last` commits, if it raises nothing."""
+        ...
 
-    async def run_sync(self, work: Callable[[sa.Connection], _Result]) -> _Result:
-        return await undisturbed(self._inner.run_sync(work))
+    async def commit(self) -> None: ...
+
+    async def close(self) -> None:
+        """Give the connection back; may be called again."""
+        ...
+
+
+class Driver(Protocol):
+    """How one kind of database is reached. Every method raises `StorageUnavailable` where it cannot be.
+
+    `upkeep` is for what must not queue behind requests: the log's writer and the leases.
+    """
+
+    @property
+    def postgres(self) -> bool: ...
+
+    @property
+    def lent(self) -> int:
+        """The number of connections that requests use now."""
+        ...
+
+    async def connect(self, *, read_only: bool = False, upkeep: bool = False) -> Connection:
+        """Lend a connection for a transaction; reading ones see one state."""
+        ...
+
+    async def fetch(
+        self, statement: Statement, parameters: Parameters, *, writes: bool = False, upkeep: bool = False
+    ) -> Sequence[Row]:
+        """Run one statement in a transaction of its own, without a word more to the database than that."""
+        ...
+
+    async def run(self, script: Script[_Result], *, upkeep: bool = False) -> _Result:
+        """Run a script in a writing transaction of its own."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections; more are opened if more is asked."""
+        ...
+
+
+class OneRead:
+    """A connection for a single statement that reads: none is lent before, and no transaction opened."""
+
+    __slots__ = ("_driver", "_used")
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._used = False
+
+    @property
+    def begun(self) -> bool:
+        return self._used
+
+    async def fetch(self, statement: Statement, parameters: Parameters, *, alone: bool = False) -> Sequence[Row]:  # noqa: ARG002 - its shape
+        if self._used:
+            raise RuntimeError("This unit of work is for one read: open one with read_only=True for more.")
+        self._used = True
+        return await self._driver.fetch(statement, parameters)
+
+    async def run(self, script: Script[_Result], *, last: bool = False) -> _Result:  # noqa: ARG002 - its shape
+        raise RuntimeError("This unit of work is for one read: open one with read_only=True for more.")
 
     async def commit(self) -> None:
-        await undisturbed(self._inner.commit())
+        raise RuntimeError("There is nothing to commit.")
 
-
-@asynccontextmanager
-async def lent(engine: AsyncEngine) -> AsyncIterator[Connection]:
-    """Lend a connection of `engine`; what is not committed is rolled back when it comes back."""
-    inner = engine.connect()
-    try:
-        await undisturbed(inner.start())
-        yield Connection(inner)
-    finally:
-        # Cancelled while it was being opened, it may be open by now.
-        if inner.sync_connection is not None:
-            await undisturbed(inner.close())
+    async def close(self) -> None:
+        """Do nothing: nothing is held."""

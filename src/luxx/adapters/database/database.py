@@ -1,18 +1,17 @@
-"""A database of either kind: connections, units of work, the turn log, the schema."""
+"""A database of either kind: units of work, the turn log, the schema."""
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from luxx.adapters.database import migrate
-from luxx.adapters.database.connection import Connection, lent, undisturbed
-from luxx.adapters.database.errors import translated, unavailable
+from luxx.adapters.database.connection import Connection, Driver, OneRead, undisturbed
+from luxx.adapters.database.errors import unavailable
 from luxx.adapters.database.migrate import SchemaState
 from luxx.adapters.database.repositories import (
     DatabaseApiKeys,
@@ -20,20 +19,17 @@ from luxx.adapters.database.repositories import (
     DatabaseMessages,
     DatabasePasswordTries,
     DatabaseSessions,
-    DatabaseTurns,
     DatabaseUsers,
 )
+from luxx.adapters.database.sqlite import SQLite, connect
 from luxx.adapters.database.turn_log import DatabaseTurnLog
+from luxx.adapters.database.turns import DatabaseTurns
 from luxx.adapters.system import utc_now
 from luxx.application.observer import UNOBSERVED, Observer
-from luxx.application.ports import Clock, Lease
+from luxx.application.ports import Clock
 from luxx.domain.errors import StorageUnavailable
-from luxx.domain.turn import Started
 
-_CONNECT_SECONDS: Final = 10.0
-_QUERY_SECONDS: Final = 20.0
-_POOL_SECONDS: Final = 10.0
-_BUSY_SECONDS: Final = 10.0
+_Result = TypeVar("_Result")
 
 
 class Database:
@@ -60,42 +56,16 @@ class Database:
         scheme, separator, rest = url.partition("://")
         self.postgres: Final = scheme.partition("+")[0] in {"postgresql", "postgres"}
         self.clock: Final = clock
-        # SQLite takes one writer at a time: to queue here is cheaper, and fairer, than to spin in its
-        # busy handler, which stays for other processes. Postgres locks rows.
-        self._writing: asyncio.Lock | AbstractAsyncContextManager[None] = nullcontext()
+        self.driver: Driver
         if self.postgres and separator:
-            self._dsn = f"postgresql://{rest}"
-            self._writers = create_async_engine(
-                "postgresql+asyncpg://",
-                async_creator=self._connect,
-                pool_size=pool_size,
-                max_overflow=0,
-                pool_timeout=_POOL_SECONDS,
-                pool_recycle=1800,
-                pool_use_lifo=True,
-                hide_parameters=True,  # what a statement carries is nobody's to read in an error
-            )
-            # Requests must not keep the log waiting: a lease that is renewed too late is lost.
-            self._upkeep = create_async_engine(
-                "postgresql+asyncpg://",
-                async_creator=self._connect,
-                pool_size=2,
-                max_overflow=0,
-                pool_timeout=_POOL_SECONDS,
-                pool_recycle=1800,
-                pool_use_lifo=True,
-                hide_parameters=True,
-            )
-            # Several statements that see one state: READ COMMITTED would look anew for each.
-            self._readers = self._writers.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._queries = self._writers.execution_options(isolation_level="AUTOCOMMIT")
+            # An installation for SQLite has no such driver.
+            from luxx.adapters.database.postgres import Postgres  # noqa: PLC0415
+
+            self._place = f"postgresql://{rest}"
+            self.driver = Postgres(self._place, pool_size=pool_size)
         elif scheme.partition("+")[0] == "sqlite" and rest.startswith("/") and rest.strip("/") not in {"", ":memory:"}:
-            path = rest[1:]
-            self._writing = asyncio.Lock()
-            self._writers = _sqlite(path, pool_size=1, begin="BEGIN IMMEDIATE")
-            self._readers = _sqlite(path, pool_size=pool_size, begin="BEGIN", pragmas=("query_only=ON",))
-            self._queries = self._readers
-            self._upkeep = self._writers
+            self._place = rest[1:]
+            self.driver = SQLite(self._place, pool_size=pool_size)
         else:
             raise ValueError(
                 "The database URL must begin with sqlite:/// and the path of a file, or with postgresql://. "
@@ -110,23 +80,29 @@ class Database:
     async def close(self) -> None:
         """Commit what the log has gathered, as far as the database is there, and close all connections."""
         await self.log.close()
-        await self._readers.dispose()
-        await self._writers.dispose()
-        await self._upkeep.dispose()
+        await self.driver.close()
 
     @property
     def connections_in_use(self) -> int:
         """The number of pooled connections that are lent now."""
-        engines = {engine.sync_engine.pool for engine in (self._readers, self._writers)}
-        return sum(pool.checkedout() for pool in engines if isinstance(pool, sa.QueuePool))
+        return self.driver.lent
 
-    def new_unit(self, *, read_only: bool = False) -> "DatabaseUnit":
-        return DatabaseUnit(self, read_only=read_only)
+    def new_unit(self, *, read_only: bool = False, once: bool = False) -> "DatabaseUnit":
+        return DatabaseUnit(self, read_only=read_only, once=once)
+
+    async def listening(self) -> Any:
+        """Open a Postgres connection of asyncpg's that belongs to the caller."""
+        from luxx.adapters.database.postgres import open_connection  # noqa: PLC0415 - as above
+
+        return await open_connection(self._place, command_timeout=None)
+
+    # --- schema -------------------------------------------------------------------------------------
 
     async def schema_state(self) -> SchemaState:
         """Compare the schema with the one this version needs; raises `StorageUnavailable`."""
-        async with self.query() as connection:
-            return await connection.run_sync(migrate.schema_state)
+        ((there,),) = await self.driver.fetch(migrate.HAS_VERSION, {})
+        rows = await self.driver.fetch(migrate.VERSIONS, {}) if there else ()
+        return migrate.schema_state(version for (version,) in rows)
 
     async def missing(self) -> str | None:
         """See `Storage.missing`."""
@@ -148,157 +124,92 @@ class Database:
         """Bring the schema up to date. Several processes may do so at once."""
         if await self.schema_state() is SchemaState.CURRENT:
             return
-        if not self.postgres:
-            async with self.transaction() as connection:
-                await connection.run_sync(migrate.upgrade)
-                await connection.commit()
-            return
+        await self.run_sync(migrate.upgrade)
+
+    async def run_sync(self, work: Callable[[sa.Connection], _Result]) -> _Result:
+        """Run `work` in a writing transaction on a connection of SQLAlchemy's: for the schema, not for requests."""
+        if self.postgres:
+            return await self._on_postgres(work)
+        return await self._on_sqlite(work)
+
+    async def _on_postgres(self, work: Callable[[sa.Connection], _Result]) -> _Result:
+        from luxx.adapters.database.postgres import translated  # noqa: PLC0415 - as above
+
         # No limit to how long a statement may take: tables may be large.
         engine = create_async_engine("postgresql+asyncpg://", async_creator=self.listening, poolclass=sa.NullPool)
         try:
             with translated():
-                async with engine.begin() as migrating:
-                    await migrating.run_sync(migrate.upgrade)
+                async with engine.begin() as connection:
+                    return await connection.run_sync(work)
+        except sa.exc.DBAPIError as error:
+            raise unavailable() from error
         finally:
             await engine.dispose()
 
-    # --- connections --------------------------------------------------------------------------------
+    async def _on_sqlite(self, work: Callable[[sa.Connection], _Result]) -> _Result:
+        engine = sa.create_engine("sqlite://", creator=lambda: connect(self._place), poolclass=sa.NullPool)
 
-    @asynccontextmanager
-    async def transaction(self, *, read_only: bool = False, upkeep: bool = False) -> AsyncIterator[Connection]:
-        """Lend a connection for one transaction, which is rolled back unless the caller commits.
+        def start(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-        `upkeep` is for what must not queue behind requests: the log's writer and the leases.
-        """
-        with translated():
-            if read_only:
-                async with lent(self._readers) as connection:
-                    yield connection
-            else:
-                async with self._writing, lent(self._upkeep if upkeep else self._writers) as connection:
-                    yield connection
+        def whole() -> _Result:
+            with engine.begin() as connection:
+                return work(connection)
 
-    @asynccontextmanager
-    async def query(self) -> AsyncIterator[Connection]:
-        """Lend a connection for single statements that write no row."""
-        with translated():
-            async with lent(self._queries) as connection:
-                yield connection
-
-    async def listening(self) -> Any:
-        """Open a Postgres connection of asyncpg's that belongs to the caller."""
-        return await self._connect(command_timeout=None)
-
-    async def _connect(self, *, command_timeout: float | None = _QUERY_SECONDS) -> Any:
-        import asyncpg  # noqa: PLC0415 - an installation for SQLite has no such driver
-
+        sa.event.listen(engine, "begin", start)
         try:
-            return await asyncpg.connect(
-                self._dsn,
-                timeout=_CONNECT_SECONDS,
-                command_timeout=command_timeout,
-                server_settings={
-                    "application_name": "luxx",
-                    # A process that was stopped in mid-transaction must not keep its row locks: whoever
-                    # takes its turns over would pass them by for as long as it hangs.
-                    "idle_in_transaction_session_timeout": "10s",
-                    "lock_timeout": "15s",
-                    "tcp_keepalives_idle": "15",
-                    "tcp_keepalives_interval": "5",
-                    "tcp_keepalives_count": "3",
-                },
-            )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            return await undisturbed(asyncio.to_thread(whole))
+        except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
             raise unavailable() from error
-
-
-def _sqlite(path: str, *, pool_size: int, begin: str, pragmas: Sequence[str] = ()) -> AsyncEngine:
-    async def connect() -> Any:
-        import aiosqlite  # noqa: PLC0415 - an installation for Postgres has no such driver
-
-        # Without an isolation level the driver begins nothing by itself: we say how.
-        connection = aiosqlite.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
-        thread = connection._thread  # noqa: SLF001 - the driver gives no other way to wait for it
-        thread.daemon = True
-        try:
-            return await connection
-        except sqlite3.Error:
-            # Its thread is on its way out, and must not report to a loop that is closed by then.
-            await asyncio.to_thread(thread.join)
-            raise
-
-    engine = create_async_engine(
-        sa.URL.create("sqlite+aiosqlite", database=path),
-        async_creator=connect,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=_POOL_SECONDS,
-        pool_use_lifo=True,
-        hide_parameters=True,
-    )
-
-    def prepare(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        # WAL: readers and the writer do not wait for each other. FULL: a commit is on the disk before
-        # anybody is told. A killed process would lose nothing with NORMAL either, but a power cut
-        # would take back what readers have seen; commits in groups make the difference affordable.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", *pragmas):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    def start(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    sa.event.listen(engine.sync_engine, "connect", prepare)
-    sa.event.listen(engine.sync_engine, "begin", start)
-    return engine
 
 
 class DatabaseUnit:
     """One transaction on a `Database`; usable once."""
 
-    def __init__(self, database: Database, *, read_only: bool) -> None:
+    def __init__(self, database: Database, *, read_only: bool, once: bool) -> None:
         self._database = database
-        self._read_only = read_only
-        self._transaction: AbstractAsyncContextManager[Connection] | None = None
-        self._open: Connection | None = None
-        self._began: list[tuple[Lease, Started]] = []
+        self._read_only = read_only or once
+        self._once = once
+        self._lent: Connection | None = None
+        self._open = False
         self._gone: list[str] = []
-        self._spoilt = False
 
     async def __aenter__(self) -> Self:
-        self._transaction = self._database.transaction(read_only=self._read_only)
-        self._open = await self._transaction.__aenter__()
+        driver = self._database.driver
+        self._lent = OneRead(driver) if self._once else await driver.connect(read_only=self._read_only)
+        self._open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open = None
-        if self._transaction is not None:
-            await self._transaction.__aexit__(kind, error, trace)
+        self._open = False
+        if self._lent is not None:
+            await self._lent.close()
 
     async def commit(self) -> None:
         if self._read_only:
             raise RuntimeError("A read-only unit of work cannot commit; open it with read_only=False.")
-        if self._spoilt:
-            raise RuntimeError("A turn was refused in this unit of work: it cannot commit. Open another.")
         connection = self._connection
-        self._open = None
+        self._end()
         await undisturbed(self._commit(connection))
 
     async def _commit(self, connection: Connection) -> None:
-        await connection.commit()
-        for lease, started in self._began:
-            self._database.log.began(lease, started)
+        try:
+            await connection.commit()
+        finally:
+            await connection.close()
         if self._gone:
             self._database.log.gone(self._gone)
 
+    def _end(self) -> None:
+        self._open = False
+
     @property
     def _connection(self) -> Connection:
-        if self._open is None:
+        if self._lent is None or not self._open:
             raise RuntimeError("This unit of work is not open: use it inside `async with`, before its commit.")
-        return self._open
+        return self._lent
 
     @property
     def users(self) -> DatabaseUsers:
@@ -326,10 +237,5 @@ class DatabaseUnit:
 
     @property
     def turns(self) -> DatabaseTurns:
-        return DatabaseTurns(self._connection, self._database.clock(), self._note, self._spoil)
-
-    def _note(self, lease: Lease, started: Started) -> None:
-        self._began.append((lease, started))
-
-    def _spoil(self) -> None:
-        self._spoilt = True
+        database = self._database
+        return DatabaseTurns(self._connection, database.driver, database.clock, self._end, database.log.began)

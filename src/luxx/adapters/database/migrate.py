@@ -1,5 +1,6 @@
 """Bring a database to the schema of this version. The migrations are part of the package."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -7,6 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from luxx.adapters.database.schema import metadata
+from luxx.adapters.database.statements import Statement
 
 _LOCK: Final = 0x6C757878  # any number that no other program takes: "luxx"
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -27,18 +29,27 @@ def newest_revision() -> str:
     return max(names).partition("_")[0]
 
 
-def schema_state(connection: sa.Connection) -> SchemaState:
-    """Compare the database's revision with the newest one here."""
-    if not sa.inspect(connection).has_table(_VERSION.name):
-        return SchemaState.MISSING
-    found = set(connection.execute(sa.select(_VERSION.c.version_num)).scalars())
+def _has_version(postgres: bool) -> sa.Select[bool]:
+    if postgres:
+        return sa.select(sa.func.to_regclass(_VERSION.name).is_not(None))
+    tables = sa.table("sqlite_master", sa.column("type"), sa.column("name"))
+    return sa.select(sa.exists().where(tables.c.type == "table", tables.c.name == _VERSION.name))
+
+
+HAS_VERSION: Final = Statement(_has_version)
+VERSIONS: Final = Statement(sa.select(_VERSION.c.version_num))
+
+
+def schema_state(versions: Iterable[str]) -> SchemaState:
+    """Compare the revisions that a database says it has with the newest one here."""
+    found = set(versions)
     if not found:
         return SchemaState.MISSING
     return SchemaState.CURRENT if found == {newest_revision()} else SchemaState.STALE
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Run what is missing, in the transaction of `connection`, which the caller commits.
+    """Run what is missing, in the transaction of `connection`.
 
     Of processes that start together one does the work, and the others wait for it.
     """

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from luxx.adapters.database.errors import translated
 from luxx.domain.errors import StorageUnavailable
 
 CHANNEL: Final = "luxx"
@@ -48,8 +47,7 @@ class Notices:
         pause = 0.05
         while True:
             try:
-                with translated():
-                    await self._listen_once()
+                await self._listen_once()
             except Exception as error:  # noqa: BLE001  # deaf for good, this process would be late for ever
                 _log.log(
                     logging.DEBUG if isinstance(error, StorageUnavailable) else logging.WARNING,

@@ -1,8 +1,9 @@
 """The repositories of a unit of work, over its connection."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,30 +12,28 @@ from sqlalchemy.dialects import postgresql, sqlite
 from luxx.adapters.database.connection import Connection
 from luxx.adapters.database.schema import (
     api_keys,
+    conversation_counts,
     conversations,
-    idempotency_keys,
     messages,
     password_tries,
     sessions,
-    turn_events,
     turns,
     users,
 )
+from luxx.adapters.database.statements import Row, Script, Statement, insert_if_new
 from luxx.adapters.wire import (
     decode_parts,
     decode_problem,
     decode_usage,
-    encode_event,
     encode_parts,
     encode_problem,
     encode_usage,
 )
-from luxx.application.ports import ConversationPlace, KeyTaken, Lease, NewTurn, PasswordTry, Remembered, Turn
+from luxx.application.ports import ConversationPlace, Counted, PasswordTry
 from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.message import Message, Role, Status
-from luxx.domain.turn import Started
 from luxx.domain.user import NewUser, Session, User, comparison_key
 from luxx.domain.user import Role as UserRole
 
@@ -43,9 +42,22 @@ _STALE_TRIES: Final = 100
 
 _TRIES_LOCK: Final = 0x7472696573  # any number: "tries"
 
+_DEEP: Final = 200
+"""How far into a list one may count from its beginning before it is worth while to look which end is nearer."""
+
+_NONE: Final = sa.literal_column("0", sa.BigInteger())
+
+EVERYTHING: Final = ""
+"""The scope of a count of all conversations; no project has this name."""
+
+
+def names_of(kind: type) -> tuple[str, ...]:
+    """Name the columns of a domain type, which are named as its fields."""
+    return tuple(field.name for field in fields(kind))
+
 
 def _columns(table: sa.Table, kind: type) -> list[sa.Column[Any]]:
-    return [table.c[field.name] for field in fields(kind)]
+    return [table.c[name] for name in names_of(kind)]
 
 
 _USER: Final = _columns(users, User)
@@ -54,20 +66,46 @@ _SESSION: Final = _columns(sessions, Session)
 _CONVERSATION: Final = _columns(conversations, Conversation)
 _MESSAGE: Final = _columns(messages, Message)
 _TRY: Final = _columns(password_tries, PasswordTry)
-_TURN: Final = _columns(turns, Turn)
+
+_USER_NAMES: Final = names_of(User)
+_API_KEY_NAMES: Final = names_of(ApiKey)
+_SESSION_NAMES: Final = names_of(Session)
+_CONVERSATION_NAMES: Final = names_of(Conversation)
+_MESSAGE_NAMES: Final = names_of(Message)
 
 
-def _named(columns: Sequence[sa.Column[Any]], row: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip((column.name for column in columns), row, strict=True))
+def _insert(table: sa.Table, columns: Sequence[sa.Column[Any]]) -> sa.Insert:
+    return sa.insert(table).values({column: sa.bindparam(column.name) for column in columns})
 
 
-def _user(row: Sequence[Any]) -> User:
-    values = _named(_USER, row)
-    return User(**{**values, "role": UserRole(values["role"])})
+def _stored(one: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in names}
 
 
-def _message(row: Sequence[Any]) -> Message:
-    values = _named(_MESSAGE, row)
+def _named(names: Sequence[str], row: Row) -> dict[str, Any]:
+    return dict(zip(names, row, strict=True))
+
+
+def _user(row: Row) -> User:
+    values = _named(_USER_NAMES, row)
+    values["role"] = UserRole(values["role"])
+    return User(**values)
+
+
+def _session(row: Row) -> Session:
+    return Session(**_named(_SESSION_NAMES, row))
+
+
+def _api_key(row: Row) -> ApiKey:
+    return ApiKey(**_named(_API_KEY_NAMES, row))
+
+
+def _conversation(row: Row) -> Conversation:
+    return Conversation(**_named(_CONVERSATION_NAMES, row))
+
+
+def _message(row: Row) -> Message:
+    values = _named(_MESSAGE_NAMES, row)
     values["role"] = Role(values["role"])
     values["status"] = Status(values["status"])
     values["parts"] = decode_parts(values["parts"])
@@ -87,18 +125,32 @@ def answer_values(message: Message) -> dict[str, Any]:
     }
 
 
-def _insert_if_new(connection: Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    # A violated constraint would void the whole transaction on Postgres; this only tells.
-    if connection.postgres:
-        return postgresql.insert(table).on_conflict_do_nothing()
-    return sqlite.insert(table).on_conflict_do_nothing()
+# --- users, sessions, keys, tries -------------------------------------------------------------------
 
 
-def lease_end(connection: Connection, now: datetime, lease_for: timedelta) -> Any:
-    """Give when a lease ends that is given now, by the one clock that all who share the database read."""
-    if connection.postgres:
-        return sa.func.clock_timestamp() + sa.literal(lease_for, sa.Interval())
-    return now + lease_for
+def _add_user(postgres: bool) -> sa.Executable:
+    new = ("username", "username_key", "email", "email_key", "password_hash", "role", "is_active", "created_at")
+    values: dict[Any, Any] = {users.c[name]: sa.bindparam(name) for name in new}
+    return insert_if_new(users, postgres=postgres).values(values).returning(*_USER)
+
+
+_USER_BY_ID: Final = sa.select(*_USER).where(users.c.id == sa.bindparam("id"))
+_ADD_USER: Final = Statement(_add_user)
+_GET_USER: Final = Statement(_USER_BY_ID)
+# NO KEY: what refers to the user (a new conversation) need not wait.
+_HOLD_USER: Final = Statement(_USER_BY_ID.with_for_update(key_share=True))
+_USER_BY_NAME: Final = Statement(sa.select(*_USER).where(users.c.username_key == sa.bindparam("username_key")))
+_USERS: Final = Statement(
+    sa.select(*_USER)
+    .where(users.c.id > sa.bindparam("after"))
+    .order_by(users.c.id)
+    .limit(sa.bindparam("limit", type_=sa.BigInteger()))
+)
+_UPDATE_USER: Final = Statement(
+    sa.update(users)
+    .where(users.c.id == sa.bindparam("user"))
+    .values({name: sa.bindparam(name) for name in ("password_hash", "role", "is_active")})
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,43 +167,54 @@ class DatabaseUsers:
             "is_active": True,
             "created_at": user.created_at,
         }
-        statement = _insert_if_new(self.connection, users).values(**values, **keys).returning(*_USER)
-        row = (await self.connection.execute(statement)).first()
-        if row is not None:
+        for row in await self.connection.fetch(_ADD_USER, {**values, **keys}):
             return _user(row)
-        by_name = sa.select(sa.exists().where(users.c.username_key == keys["username_key"]))
-        if await self.connection.scalar(by_name):
+        if await self.by_username(user.username) is not None:
             raise Conflict(f"The username {user.username!r} is taken.", code="username_taken")
         raise Conflict(f"The e-mail address {user.email!r} is taken.", code="email_taken")
 
     async def get(self, user_id: int) -> User | None:
-        return await self._first(users.c.id == user_id)
+        return await self._first(_GET_USER, {"id": user_id})
 
     async def by_username(self, username: str) -> User | None:
-        return await self._first(users.c.username_key == comparison_key(username))
+        return await self._first(_USER_BY_NAME, {"username_key": comparison_key(username)})
 
     async def hold(self, user_id: int) -> User | None:
-        return await self._first(users.c.id == user_id, held=True)
+        return await self._first(_HOLD_USER, {"id": user_id})
 
     async def page(self, *, after: int = 0, limit: int = 1000) -> Sequence[User]:
-        rows = await self.connection.execute(
-            sa.select(*_USER).where(users.c.id > after).order_by(users.c.id).limit(limit)
-        )
-        return [_user(row) for row in rows]
+        return [_user(row) for row in await self.connection.fetch(_USERS, {"after": after, "limit": limit})]
 
-    async def _first(self, condition: sa.ColumnElement[bool], *, held: bool = False) -> User | None:
-        statement = sa.select(*_USER).where(condition)
-        # NO KEY: what refers to the user (a new conversation) need not wait.
-        statement = statement.with_for_update(key_share=True) if held else statement
-        row = (await self.connection.execute(statement)).first()
-        return None if row is None else _user(row)
+    async def _first(self, statement: Statement, parameters: Mapping[str, Any]) -> User | None:
+        rows = await self.connection.fetch(statement, parameters)
+        return _user(rows[0]) if rows else None
 
     async def update(self, user: User) -> None:
-        await self.connection.execute(
-            sa.update(users)
-            .where(users.c.id == user.id)
-            .values(password_hash=user.password_hash, role=user.role.value, is_active=user.is_active)
-        )
+        values = {"password_hash": user.password_hash, "role": user.role.value, "is_active": user.is_active}
+        await self.connection.fetch(_UPDATE_USER, {"user": user.id, **values})
+
+
+_OF_OWNER: Final = sessions.c.user_id == sa.bindparam("owner")
+_UNREVOKED: Final = sessions.c.revoked_at.is_(None)
+_REVOKE: Final = sa.update(sessions).values(revoked_at=sa.bindparam("at"))
+_ADD_SESSION: Final = Statement(_insert(sessions, _SESSION))
+_SESSION_AND_USER: Final = Statement(
+    sa.select(*_SESSION, *_USER).join_from(sessions, users).where(sessions.c.id == sa.bindparam("id"))
+)
+_REVOKE_SESSION: Final = Statement(_REVOKE.where(sessions.c.id == sa.bindparam("session"), _UNREVOKED))
+_REVOKE_ONE: Final = Statement(
+    _REVOKE.where(
+        sessions.c.id == sa.bindparam("session"), _OF_OWNER, _UNREVOKED, sessions.c.expires_at > sa.bindparam("at")
+    ).returning(sessions.c.id)
+)
+_REVOKE_ALL: Final = Statement(_REVOKE.where(_OF_OWNER, _UNREVOKED))
+_REVOKE_OTHERS: Final = Statement(_REVOKE.where(_OF_OWNER, _UNREVOKED, sessions.c.id != sa.bindparam("but")))
+_LIVE_SESSIONS: Final = Statement(
+    sa.select(*_SESSION)
+    .where(_OF_OWNER, _UNREVOKED, sessions.c.expires_at > sa.bindparam("now"))
+    .order_by(sessions.c.created_at.desc(), sessions.c.id.desc())
+    .limit(1000)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,53 +222,46 @@ class DatabaseSessions:
     connection: Connection
 
     async def add(self, session: Session) -> None:
-        await self.connection.execute(
-            sa.insert(sessions).values({column: getattr(session, column.name) for column in _SESSION})
-        )
+        await self.connection.fetch(_ADD_SESSION, _stored(session, _SESSION_NAMES))
 
     async def with_user(self, session_id: str) -> tuple[Session, User] | None:
-        both = sa.select(*_SESSION, *_USER).join_from(sessions, users).where(sessions.c.id == session_id)
-        row = (await self.connection.execute(both)).first()
-        if row is None:
-            return None
         width = len(_SESSION)
-        return Session(**_named(_SESSION, row[:width])), _user(row[width:])
+        for row in await self.connection.fetch(_SESSION_AND_USER, {"id": session_id}):
+            return _session(row[:width]), _user(row[width:])
+        return None
 
     async def revoke(self, session_id: str, at: datetime) -> None:
-        await self.connection.execute(
-            sa.update(sessions)
-            .where(sessions.c.id == session_id, sessions.c.revoked_at.is_(None))
-            .values(revoked_at=at)
-        )
+        await self.connection.fetch(_REVOKE_SESSION, {"session": session_id, "at": at})
 
     async def live_of(self, owner: int, now: datetime) -> Sequence[Session]:
-        rows = await self.connection.execute(
-            sa.select(*_SESSION)
-            .where(sessions.c.user_id == owner, sessions.c.revoked_at.is_(None), sessions.c.expires_at > now)
-            .order_by(sessions.c.created_at.desc(), sessions.c.id.desc())
-            .limit(1000)
-        )
-        return [Session(**row) for row in rows.mappings()]
+        return [_session(row) for row in await self.connection.fetch(_LIVE_SESSIONS, {"owner": owner, "now": now})]
 
     async def revoke_one_of(self, owner: int, session_id: str, at: datetime) -> None:
-        result = await self.connection.execute(
-            sa.update(sessions)
-            .where(
-                sessions.c.id == session_id,
-                sessions.c.user_id == owner,
-                sessions.c.revoked_at.is_(None),
-                sessions.c.expires_at > at,
-            )
-            .values(revoked_at=at)
-        )
-        if not result.rowcount:
+        if not await self.connection.fetch(_REVOKE_ONE, {"session": session_id, "owner": owner, "at": at}):
             raise NotFound(f"There is no session {session_id!r}.")
 
     async def revoke_all_of(self, owner: int, at: datetime, *, but: str | None = None) -> None:
-        theirs = sa.update(sessions).where(sessions.c.user_id == owner, sessions.c.revoked_at.is_(None))
-        if but is not None:
-            theirs = theirs.where(sessions.c.id != but)
-        await self.connection.execute(theirs.values(revoked_at=at))
+        statement = _REVOKE_ALL if but is None else _REVOKE_OTHERS
+        await self.connection.fetch(statement, {"owner": owner, "at": at, "but": but})
+
+
+_ADD_KEY: Final = Statement(_insert(api_keys, [*_API_KEY, api_keys.c.digest]))
+_KEYS_OF: Final = Statement(
+    sa.select(*_API_KEY)
+    .where(api_keys.c.user_id == sa.bindparam("owner"))
+    .order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc())
+)
+_KEY_AND_USER: Final = Statement(
+    sa.select(*_API_KEY, *_USER).join_from(api_keys, users).where(api_keys.c.digest == sa.bindparam("digest"))
+)
+_KEY_USED: Final = Statement(
+    sa.update(api_keys).where(api_keys.c.id == sa.bindparam("key")).values(last_used_at=sa.bindparam("at"))
+)
+_DELETE_KEY: Final = Statement(
+    sa.delete(api_keys)
+    .where(api_keys.c.id == sa.bindparam("key"), api_keys.c.user_id == sa.bindparam("owner"))
+    .returning(api_keys.c.id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,34 +269,61 @@ class DatabaseApiKeys:
     connection: Connection
 
     async def add(self, key: ApiKey, digest: str) -> None:
-        values = {column: getattr(key, column.name) for column in _API_KEY}
-        await self.connection.execute(sa.insert(api_keys).values({**values, api_keys.c.digest: digest}))
+        await self.connection.fetch(_ADD_KEY, {**_stored(key, _API_KEY_NAMES), "digest": digest})
 
     async def of(self, owner: int) -> Sequence[ApiKey]:
-        rows = await self.connection.execute(
-            sa.select(*_API_KEY)
-            .where(api_keys.c.user_id == owner)
-            .order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc())
-        )
-        return [ApiKey(**row) for row in rows.mappings()]
+        return [_api_key(row) for row in await self.connection.fetch(_KEYS_OF, {"owner": owner})]
 
     async def with_user(self, digest: str) -> tuple[ApiKey, User] | None:
-        both = sa.select(*_API_KEY, *_USER).join_from(api_keys, users).where(api_keys.c.digest == digest)
-        row = (await self.connection.execute(both)).first()
-        if row is None:
-            return None
         width = len(_API_KEY)
-        return ApiKey(**_named(_API_KEY, row[:width])), _user(row[width:])
+        for row in await self.connection.fetch(_KEY_AND_USER, {"digest": digest}):
+            return _api_key(row[:width]), _user(row[width:])
+        return None
 
     async def used(self, key_id: str, at: datetime) -> None:
-        await self.connection.execute(sa.update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=at))
+        await self.connection.fetch(_KEY_USED, {"key": key_id, "at": at})
 
     async def delete(self, owner: int, key_id: str) -> None:
-        result = await self.connection.execute(
-            sa.delete(api_keys).where(api_keys.c.id == key_id, api_keys.c.user_id == owner)
-        )
-        if not result.rowcount:
+        if not await self.connection.fetch(_DELETE_KEY, {"key": key_id, "owner": owner}):
             raise NotFound(f"There is no key {key_id!r}.")
+
+
+def _lock_name(postgres: bool) -> sa.Executable:
+    if postgres:
+        name = sa.bindparam("name", type_=sa.Text())
+        return sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, _TRIES_LOCK)))
+    return sa.select(sa.null())  # SQLite has one writer at a time anyway
+
+
+def _standing(column: sa.Column[str], limit: str) -> sa.Executable:
+    """Select the try that is the last of as many as the limit allows, counted from the newest."""
+    return (
+        sa.select(password_tries.c.at)
+        .where(column == sa.bindparam(column.name), password_tries.c.at > sa.bindparam("since"))
+        .order_by(password_tries.c.at.desc())
+        .offset(sa.bindparam(limit, type_=sa.BigInteger()))
+        .limit(1)
+    )
+
+
+_LOCK_NAME: Final = Statement(_lock_name)
+_DELETE_STALE: Final = Statement(
+    sa.delete(password_tries).where(
+        password_tries.c.id.in_(
+            sa.select(password_tries.c.id)
+            .where(password_tries.c.at <= sa.bindparam("since"))
+            .order_by(password_tries.c.at)
+            .limit(_STALE_TRIES)
+            .with_for_update(skip_locked=True)
+        )
+    )
+)
+_STANDING: Final = (
+    Statement(_standing(password_tries.c.account, "account_limit")),
+    Statement(_standing(password_tries.c.peer, "peer_limit")),
+)
+_ADD_TRY: Final = Statement(_insert(password_tries, _TRY))
+_FORGET_TRIES: Final = Statement(sa.delete(password_tries).where(password_tries.c.account == sa.bindparam("account")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,56 +331,122 @@ class DatabasePasswordTries:
     connection: Connection
 
     async def begin(self, one: PasswordTry, *, since: datetime, account_limit: int, peer_limit: int) -> datetime | None:
-        # The account before the peer, in all units alike, so that nobody deadlocks.
-        await self._order(f"account {one.account}")
-        await self._order(f"peer {one.peer}")
-        stale = (
-            sa.select(password_tries.c.id)
-            .where(password_tries.c.at <= since)
-            .order_by(password_tries.c.at)
-            .limit(_STALE_TRIES)
-            .with_for_update(skip_locked=True)
-        )
-        await self.connection.execute(sa.delete(password_tries).where(password_tries.c.id.in_(stale)))
-        limits = (
-            (password_tries.c.account == one.account, account_limit),
-            (password_tries.c.peer == one.peer, peer_limit),
-        )
-        standing = [
-            await self.connection.scalar(
-                sa.select(password_tries.c.at)
-                .where(condition, password_tries.c.at > since)
-                .order_by(password_tries.c.at.desc())
-                .offset(limit - 1)
-                .limit(1)
-            )
-            for condition, limit in limits
-        ]
-        found: list[datetime] = [at for at in standing if at is not None]
-        if found:
-            return max(found)
-        await self.connection.execute(
-            sa.insert(password_tries).values({column: getattr(one, column.name) for column in _TRY})
-        )
-        return None
+        limits = {"account_limit": account_limit - 1, "peer_limit": peer_limit - 1}
+        return await self.connection.run(_begin_try({**_stored(one, names_of(PasswordTry)), "since": since, **limits}))
 
     async def forget(self, account: str) -> None:
-        await self._order(f"account {account}")
-        await self.connection.execute(sa.delete(password_tries).where(password_tries.c.account == account))
-
-    async def _order(self, name: str) -> None:
-        # SQLite has one writer at a time anyway.
-        if self.connection.postgres:
-            lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, _TRIES_LOCK))
-            await self.connection.execute(sa.select(lock))
+        await self.connection.fetch(_LOCK_NAME, {"name": f"account {account}"})
+        await self.connection.fetch(_FORGET_TRIES, {"account": account})
 
 
-def _no_conversation(conversation_id: str) -> NotFound:
+def _begin_try(values: Mapping[str, Any]) -> Script[datetime | None]:
+    # The account before the peer, in all units alike, so that nobody deadlocks.
+    yield _LOCK_NAME, {"name": f"account {values['account']}"}
+    yield _LOCK_NAME, {"name": f"peer {values['peer']}"}
+    yield _DELETE_STALE, values
+    found: list[datetime] = []
+    for standing in _STANDING:
+        rows = yield standing, values
+        found += [at for (at,) in rows]
+    if found:
+        return max(found)
+    yield _ADD_TRY, values
+    return None
+
+
+# --- conversations ----------------------------------------------------------------------------------
+
+
+def no_conversation(conversation_id: str) -> NotFound:
     return NotFound(f"There is no conversation {conversation_id!r}.", code="conversation_not_found")
 
 
-def _is(owner: int, conversation_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(conversations.c.id == conversation_id, conversations.c.user_id == owner)
+THE_CONVERSATION: Final = sa.and_(
+    conversations.c.id == sa.bindparam("conversation"), conversations.c.user_id == sa.bindparam("owner")
+)
+
+
+def _count(postgres: bool) -> sa.Executable:
+    insert = (postgresql.insert if postgres else sqlite.insert)(conversation_counts).values(
+        {name: sa.bindparam(name) for name in ("user_id", "scope", "total")}
+    )
+    added = conversation_counts.c.total + insert.excluded.total
+    return insert.on_conflict_do_update(index_elements=["user_id", "scope"], set_={"total": added})
+
+
+_COUNT: Final = Statement(_count)
+_ADD_CONVERSATION: Final = Statement(_insert(conversations, _CONVERSATION))
+_SELECT_CONVERSATION: Final = sa.select(*_CONVERSATION).where(THE_CONVERSATION)
+_GET_CONVERSATION: Final = Statement(_SELECT_CONVERSATION)
+_HOLD_CONVERSATION: Final = Statement(_SELECT_CONVERSATION.with_for_update(key_share=True))
+_KEPT: Final = {"id", "user_id", "created_at"}
+_UPDATE_CONVERSATION: Final = Statement(
+    sa.update(conversations)
+    .where(THE_CONVERSATION)
+    .values({name: sa.bindparam(name) for name in _CONVERSATION_NAMES if name not in _KEPT})
+)
+_PROJECT: Final = sa.select(conversations.c.project_id).where(THE_CONVERSATION)
+_HOLD_PROJECT: Final = Statement(_PROJECT.with_for_update(key_share=True))
+_LOCK_PROJECT: Final = Statement(_PROJECT.with_for_update())
+_LOCK_TURNS: Final = Statement(
+    sa.select(turns.c.message_id)
+    .join(messages, messages.c.id == turns.c.message_id)
+    .where(messages.c.conversation_id == sa.bindparam("conversation"))
+    .order_by(turns.c.message_id)
+    .with_for_update(of=turns)
+)
+_DELETE_CONVERSATION: Final = Statement(sa.delete(conversations).where(THE_CONVERSATION))
+
+
+@cache
+def page_of_conversations(*, in_project: bool, behind: bool, skipping: bool, deep: bool) -> Statement:
+    """Select a page, each row with the count of all before it; the count alone where the page is empty."""
+    mine = [conversations.c.user_id == sa.bindparam("owner")]
+    if in_project:
+        mine.append(conversations.c.project_id == sa.bindparam("scope"))
+    if behind:
+        place = sa.tuple_(
+            sa.bindparam("updated_at", type_=conversations.c.updated_at.type),
+            sa.bindparam("id", type_=conversations.c.id.type),
+        )
+        mine.append(sa.tuple_(conversations.c.updated_at, conversations.c.id) < place)
+    newest_first = (conversations.c.updated_at.desc(), conversations.c.id.desc())
+    limit, offset = (sa.bindparam(name, type_=sa.BigInteger()) for name in ("limit", "offset"))
+    kept = sa.select(conversation_counts.c.total).where(
+        conversation_counts.c.user_id == sa.bindparam("owner"), conversation_counts.c.scope == sa.bindparam("scope")
+    )
+    counted = sa.select(sa.func.coalesce(kept.scalar_subquery(), _NONE).label("total")).cte("counted")
+    if skipping:
+        # A select of ids is answered by the index alone, however far the offset reaches.
+        ids = sa.select(conversations.c.id).where(*mine)
+        wanted = ids.order_by(*newest_first).limit(limit).offset(offset).subquery("wanted")
+        if deep:
+            wanted = _from_the_nearer_end(ids, sa.select(counted.c.total).scalar_subquery(), limit, offset)
+        rows = sa.select(*_CONVERSATION).join_from(wanted, conversations, wanted.c.id == conversations.c.id)
+    else:
+        rows = sa.select(*_CONVERSATION).where(*mine).order_by(*newest_first).limit(limit)
+    page = rows.subquery("page")
+    return Statement(
+        sa.select(counted.c.total, *(page.c[name] for name in _CONVERSATION_NAMES))
+        .select_from(counted.outerjoin(page, sa.true()))
+        .order_by(page.c.updated_at.desc(), page.c.id.desc())
+    )
+
+
+def _from_the_nearer_end(
+    ids: sa.Select[str], total: sa.ColumnElement[int], limit: sa.ColumnElement[int], offset: sa.ColumnElement[int]
+) -> sa.Subquery:
+    """Select ids by counting from the newest or from the oldest: both are written down, and one has the limit 0."""
+    rest = total - offset
+    back = rest < offset
+    downwards = ids.order_by(conversations.c.updated_at.desc(), conversations.c.id.desc())
+    forth = downwards.limit(sa.case((back, _NONE), else_=limit)).offset(offset).subquery("forth")
+    # What the page holds, and what is behind it; nothing where the page is beyond the end.
+    size = sa.case((rest < _NONE, _NONE), (rest < limit, rest), else_=limit)
+    behind = sa.case((rest > limit, rest - limit), else_=_NONE)
+    upwards = ids.order_by(conversations.c.updated_at, conversations.c.id)
+    back_again = upwards.limit(sa.case((back, size), else_=_NONE)).offset(behind).subquery("back")
+    return sa.union_all(sa.select(forth.c.id), sa.select(back_again.c.id)).subquery("wanted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,20 +456,19 @@ class DatabaseConversations:
     """Told the answers whose turns were deleted."""
 
     async def add(self, conversation: Conversation) -> None:
-        await self.connection.execute(
-            sa.insert(conversations).values({column: getattr(conversation, column.name) for column in _CONVERSATION})
-        )
+        await self.connection.run(_add_conversation(conversation))
 
     async def hold(self, owner: int, conversation_id: str) -> Conversation:
-        return await self.get(owner, conversation_id, held=True)
+        return await self._one(_HOLD_CONVERSATION, owner, conversation_id)
 
-    async def get(self, owner: int, conversation_id: str, *, held: bool = False) -> Conversation:
-        statement = sa.select(*_CONVERSATION).where(_is(owner, conversation_id))
-        statement = statement.with_for_update(key_share=True) if held else statement
-        row = (await self.connection.execute(statement)).mappings().first()
-        if row is None:
-            raise _no_conversation(conversation_id)
-        return Conversation(**row)
+    async def get(self, owner: int, conversation_id: str) -> Conversation:
+        return await self._one(_GET_CONVERSATION, owner, conversation_id)
+
+    async def _one(self, statement: Statement, owner: int, conversation_id: str) -> Conversation:
+        rows = await self.connection.fetch(statement, {"owner": owner, "conversation": conversation_id})
+        if not rows:
+            raise no_conversation(conversation_id)
+        return _conversation(rows[0])
 
     async def page(
         self,
@@ -330,61 +478,120 @@ class DatabaseConversations:
         limit: int,
         offset: int = 0,
         behind: ConversationPlace | None = None,
-    ) -> Sequence[Conversation]:
-        newest_first = (conversations.c.updated_at.desc(), conversations.c.id.desc())
-        # The inner select is answered by the index alone, however far the offset reaches.
-        wanted = sa.select(conversations.c.id).where(*_of(owner, project_id))
-        if behind is not None:
-            place = sa.tuple_(
-                sa.literal(behind.updated_at, conversations.c.updated_at.type),
-                sa.literal(behind.id, conversations.c.id.type),
-            )
-            wanted = wanted.where(sa.tuple_(conversations.c.updated_at, conversations.c.id) < place)
-        page = wanted.order_by(*newest_first).limit(limit).offset(offset).subquery()
-        rows = await self.connection.execute(
-            sa.select(*_CONVERSATION)
-            .join_from(page, conversations, page.c.id == conversations.c.id)
-            .order_by(*newest_first)
+    ) -> Counted[Conversation]:
+        deep = behind is None and offset > _DEEP
+        statement = page_of_conversations(
+            in_project=project_id is not None, behind=behind is not None, skipping=offset > 0, deep=deep
         )
-        return [Conversation(**row) for row in rows.mappings()]
-
-    async def count(self, owner: int, *, project_id: str | None) -> int:
-        statement = sa.select(sa.func.count()).select_from(conversations).where(*_of(owner, project_id))
-        return int(await self.connection.scalar(statement))
+        scope = EVERYTHING if project_id is None else project_id
+        parameters: dict[str, Any] = {"owner": owner, "scope": scope, "limit": limit, "offset": offset}
+        if behind is not None:
+            parameters |= {"updated_at": behind.updated_at, "id": behind.id}
+        rows = await self.connection.fetch(statement, parameters)
+        items = [_conversation(row[1:]) for row in rows if row[1] is not None]
+        return Counted(items, rows[0][0])
 
     async def update(self, conversation: Conversation) -> None:
-        kept = {"id", "user_id", "created_at"}
-        result = await self.connection.execute(
-            sa.update(conversations)
-            .where(_is(conversation.user_id, conversation.id))
-            .values({column: getattr(conversation, column.name) for column in _CONVERSATION if column.name not in kept})
-        )
-        if not result.rowcount:
-            raise _no_conversation(conversation.id)
+        await self.connection.run(_update_conversation(conversation))
 
     async def delete(self, owner: int, conversation_id: str) -> None:
-        # Conversation, turns, messages: the order in which everybody locks, so that nobody deadlocks.
-        locked = sa.select(conversations.c.id).where(_is(owner, conversation_id)).with_for_update()
-        if await self.connection.scalar(locked) is None:
-            raise _no_conversation(conversation_id)
-        answers = await self.connection.execute(
-            sa.select(turns.c.message_id)
-            .join(messages, messages.c.id == turns.c.message_id)
-            .where(messages.c.conversation_id == conversation_id)
-            .order_by(turns.c.message_id)
-            .with_for_update(of=turns)
-        )
-        self.gone(answers.scalars().all())
-        await self.connection.execute(sa.delete(conversations).where(_is(owner, conversation_id)))
+        self.gone(await self.connection.run(_delete_conversation(owner, conversation_id)))
 
 
-def _of(owner: int, project_id: str | None) -> list[sa.ColumnElement[bool]]:
-    mine = conversations.c.user_id == owner
-    return [mine] if project_id is None else [mine, conversations.c.project_id == project_id]
+def _counting(owner: int, changes: Mapping[str, int]) -> list[dict[str, Any]]:
+    # In one order in all transactions, so that nobody deadlocks.
+    return [{"user_id": owner, "scope": scope, "total": change} for scope, change in sorted(changes.items())]
 
 
-def _no_message(message_id: str) -> NotFound:
+def _scopes(project_id: str | None, change: int) -> dict[str, int]:
+    return {EVERYTHING: change} if project_id is None else {EVERYTHING: change, project_id: change}
+
+
+def _add_conversation(conversation: Conversation) -> Script[None]:
+    yield _ADD_CONVERSATION, _stored(conversation, _CONVERSATION_NAMES)
+    yield _COUNT, _counting(conversation.user_id, _scopes(conversation.project_id, 1))
+
+
+def _update_conversation(conversation: Conversation) -> Script[None]:
+    key = {"owner": conversation.user_id, "conversation": conversation.id}
+    rows = yield _HOLD_PROJECT, key
+    if not rows:
+        raise no_conversation(conversation.id)
+    ((before,),) = rows
+    yield _UPDATE_CONVERSATION, {**key, **_stored(conversation, _CONVERSATION_NAMES)}
+    if before != conversation.project_id:
+        moves = ((before, -1), (conversation.project_id, 1))
+        yield _COUNT, _counting(conversation.user_id, {name: by for name, by in moves if name is not None})
+
+
+def _delete_conversation(owner: int, conversation_id: str) -> Script[Sequence[str]]:
+    # Conversation, turns, messages, counts: the order in which everybody locks, so that nobody deadlocks.
+    key = {"owner": owner, "conversation": conversation_id}
+    rows = yield _LOCK_PROJECT, key
+    if not rows:
+        raise no_conversation(conversation_id)
+    ((project_id,),) = rows
+    answers = yield _LOCK_TURNS, key
+    yield _DELETE_CONVERSATION, key
+    yield _COUNT, _counting(owner, _scopes(project_id, -1))
+    return [message_id for (message_id,) in answers]
+
+
+# --- messages ---------------------------------------------------------------------------------------
+
+
+def no_message(message_id: str) -> NotFound:
     return NotFound(f"There is no message {message_id!r}.", code="message_not_found")
+
+
+@cache
+def page_of_messages(*, before: bool) -> Statement:
+    """Select a page of a conversation's messages, each row with the count of all and the place of `before`."""
+    inside = messages.c.conversation_id == sa.bindparam("conversation")
+    wanted = sa.select(*_MESSAGE, messages.c.position).where(inside)
+    place = sa.select(messages.c.position).where(messages.c.id == sa.bindparam("before"), inside).scalar_subquery()
+    if before:
+        wanted = wanted.where(messages.c.position < place)
+    limit = sa.bindparam("limit", type_=sa.BigInteger())
+    page = wanted.order_by(messages.c.position.desc()).limit(limit).subquery("page")
+    return Statement(
+        sa.select(
+            conversations.c.message_count,
+            place.label("before") if before else sa.literal_column("0").label("before"),
+            *(page.c[name] for name in _MESSAGE_NAMES),
+        )
+        .select_from(conversations.outerjoin(page, sa.true()))
+        .where(THE_CONVERSATION)
+        .order_by(page.c.position)
+    )
+
+
+_GET_MESSAGE: Final = Statement(
+    sa.select(*_MESSAGE)
+    .join_from(messages, conversations)
+    .where(messages.c.id == sa.bindparam("message"), conversations.c.user_id == sa.bindparam("owner"))
+)
+_OF_MESSAGE: Final = sa.select(messages.c.conversation_id).where(messages.c.id == sa.bindparam("message"))
+_LOCK_CONVERSATION: Final = Statement(
+    sa.select(conversations.c.id)
+    .where(conversations.c.id.in_(_OF_MESSAGE), conversations.c.user_id == sa.bindparam("owner"))
+    .with_for_update(key_share=True)
+)
+_LOCK_TURN: Final = Statement(
+    sa.select(turns.c.message_id)
+    .where(turns.c.message_id == sa.bindparam("message"), turns.c.user_id == sa.bindparam("owner"))
+    .with_for_update()
+)
+_DELETE_MESSAGE: Final = Statement(
+    sa.delete(messages)
+    .where(messages.c.id == sa.bindparam("message"), messages.c.conversation_id == sa.bindparam("conversation"))
+    .returning(messages.c.id)
+)
+_ONE_LESS: Final = Statement(
+    sa.update(conversations)
+    .where(conversations.c.id == sa.bindparam("conversation"))
+    .values(message_count=conversations.c.message_count - 1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,169 +601,45 @@ class DatabaseMessages:
     """Told the answers whose turns were deleted."""
 
     async def get(self, owner: int, message_id: str) -> Message:
-        statement = (
-            sa.select(*_MESSAGE)
-            .join_from(messages, conversations)
-            .where(messages.c.id == message_id, conversations.c.user_id == owner)
+        rows = await self.connection.fetch(_GET_MESSAGE, {"owner": owner, "message": message_id})
+        if not rows:
+            raise no_message(message_id)
+        return _message(rows[0])
+
+    async def page(
+        self, owner: int, conversation_id: str, *, limit: int, before: str | None = None
+    ) -> Counted[Message]:
+        rows = await self.connection.fetch(
+            page_of_messages(before=before is not None),
+            {"owner": owner, "conversation": conversation_id, "limit": limit, "before": before},
         )
-        row = (await self.connection.execute(statement)).first()
-        if row is None:
-            raise _no_message(message_id)
-        return _message(row)
+        if not rows:
+            raise no_conversation(conversation_id)
+        total, place = rows[0][:2]
+        if place is None:
+            raise NotFound(f"There is no message {before!r} in this conversation.", code="message_not_found")
+        return Counted([_message(row[2:]) for row in rows if row[2] is not None], total)
 
     async def newest(
         self, owner: int, conversation_id: str, *, limit: int, before: str | None = None
     ) -> Sequence[Message]:
-        if not await self.connection.scalar(sa.select(sa.exists().where(_is(owner, conversation_id)))):
-            raise _no_conversation(conversation_id)
-        inside = messages.c.conversation_id == conversation_id
-        statement = sa.select(*_MESSAGE).where(inside).order_by(messages.c.position.desc()).limit(limit)
-        if before is not None:
-            position = await self.connection.scalar(
-                sa.select(messages.c.position).where(messages.c.id == before, inside)
-            )
-            if position is None:
-                raise NotFound(f"There is no message {before!r} in this conversation.", code="message_not_found")
-            statement = statement.where(messages.c.position < position)
-        rows = (await self.connection.execute(statement)).all()
-        return [_message(row) for row in reversed(rows)]
-
-    async def count(self, owner: int, conversation_id: str) -> int:
-        statement = (
-            sa.select(sa.func.count())
-            .select_from(messages)
-            .where(messages.c.conversation_id == conversation_id, sa.exists().where(_is(owner, conversation_id)))
-        )
-        return int(await self.connection.scalar(statement))
+        return (await self.page(owner, conversation_id, limit=limit, before=before)).items
 
     async def delete(self, owner: int, message_id: str) -> None:
-        # The turn is locked before its message: in the same order as at the end of a turn.
-        turn = sa.select(turns.c.message_id).where(turns.c.message_id == message_id, turns.c.user_id == owner)
-        answer = await self.connection.scalar(turn.with_for_update())
-        mine = sa.select(conversations.c.id).where(conversations.c.user_id == owner)
-        result = await self.connection.execute(
-            sa.delete(messages).where(messages.c.id == message_id, messages.c.conversation_id.in_(mine))
-        )
-        if not result.rowcount:
-            raise _no_message(message_id)
-        if answer is not None:
+        if (answer := await self.connection.run(_delete_message(owner, message_id))) is not None:
             self.gone([answer])
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseTurns:
-    connection: Connection
-    now: datetime
-    began: Callable[[Lease, Started], None]
-    """Told what was begun."""
-    spoil: Callable[[], None]
-    """Called where a transaction holds half of a turn and must not be committed."""
-
-    async def begin(self, turn: NewTurn) -> Lease:
-        question, answer = turn.user_message, turn.answer
-        # This locks the conversation: whoever comes second waits here, and then sees the first one's turn.
-        after = await self.connection.scalar(
-            sa.update(conversations)
-            .where(_is(turn.owner, turn.conversation_id))
-            .values(next_position=conversations.c.next_position + 2, updated_at=question.created_at)
-            .returning(conversations.c.next_position)
-        )
-        if after is None:
-            raise _no_conversation(turn.conversation_id)
-        if turn.key is not None:
-            result = await self.connection.execute(
-                _insert_if_new(self.connection, idempotency_keys).values(
-                    user_id=turn.owner,
-                    key=turn.key.key,
-                    fingerprint=turn.key.fingerprint,
-                    message_id=answer.id,
-                    created_at=question.created_at,
-                )
-            )
-            if not result.rowcount:
-                self.spoil()
-                raise KeyTaken(turn.key.key)
-        running = sa.exists().where(turns.c.conversation_id == turn.conversation_id, turns.c.running)
-        if await self.connection.scalar(sa.select(running)):
-            self.spoil()
-            raise Conflict(
-                f"An answer is already being written in the conversation {turn.conversation_id!r}.",
-                code="generation_in_progress",
-            )
-        await self.connection.execute(
-            sa.insert(messages),
-            [
-                {
-                    "id": message.id,
-                    "conversation_id": turn.conversation_id,
-                    "position": position,
-                    "role": message.role.value,
-                    "created_at": message.created_at,
-                    **answer_values(message),
-                }
-                for position, message in ((after - 2, question), (after - 1, answer))
-            ],
-        )
-        await self.connection.execute(
-            sa.insert(turns).values(
-                message_id=answer.id,
-                conversation_id=turn.conversation_id,
-                user_id=turn.owner,
-                user_message_id=question.id,
-                running=True,
-                holder=turn.holder,
-                fence=1,
-                lease_until=lease_end(self.connection, self.now, turn.lease_for),
-                cancel_requested=False,
-                last_seq=1,
-                log_kept=True,
-                started_at=question.created_at,
-            )
-        )
-        started = Started(user_message=question, message_id=answer.id)
-        name, data = encode_event(started)
-        await self.connection.execute(sa.insert(turn_events).values(message_id=answer.id, seq=1, name=name, data=data))
-        lease = Lease(
-            message_id=answer.id,
-            conversation_id=turn.conversation_id,
-            owner=turn.owner,
-            holder=turn.holder,
-            fence=1,
-        )
-        self.began(lease, started)
-        return lease
-
-    async def get(self, owner: int, message_id: str) -> Turn | None:
-        return await self._first(turns.c.message_id == message_id, turns.c.user_id == owner)
-
-    async def running_in(self, owner: int, conversation_id: str) -> Turn | None:
-        return await self._first(turns.c.conversation_id == conversation_id, turns.c.running, turns.c.user_id == owner)
-
-    async def _first(self, *conditions: sa.ColumnElement[bool]) -> Turn | None:
-        row = (await self.connection.execute(sa.select(*_TURN).where(*conditions))).mappings().first()
-        return None if row is None else Turn(**row)
-
-    async def running_of(self, owner: int) -> int:
-        statement = sa.select(sa.func.count()).select_from(turns).where(turns.c.running, turns.c.user_id == owner)
-        return int(await self.connection.scalar(statement))
-
-    async def recall(self, owner: int, key: str) -> Remembered | None:
-        row = (
-            (
-                await self.connection.execute(
-                    sa.select(
-                        idempotency_keys.c.fingerprint, idempotency_keys.c.message_id, idempotency_keys.c.created_at
-                    ).where(idempotency_keys.c.user_id == owner, idempotency_keys.c.key == key)
-                )
-            )
-            .mappings()
-            .first()
-        )
-        return None if row is None else Remembered(**row)
-
-    async def request_cancel(self, owner: int, message_id: str) -> None:
-        await self.connection.execute(
-            sa.update(turns)
-            .where(turns.c.message_id == message_id, turns.c.user_id == owner, turns.c.running)
-            .values(cancel_requested=True)
-        )
+def _delete_message(owner: int, message_id: str) -> Script[str | None]:
+    # In the order of `_delete_conversation`; a turn that ends locks itself before its message, too.
+    key: dict[str, Any] = {"owner": owner, "message": message_id}
+    rows = yield _LOCK_CONVERSATION, key
+    if not rows:
+        raise no_message(message_id)
+    key["conversation"] = rows[0][0]
+    locked = yield _LOCK_TURN, key
+    deleted = yield _DELETE_MESSAGE, key
+    if not deleted:
+        raise no_message(message_id)
+    yield _ONE_LESS, key
+    return message_id if locked else None

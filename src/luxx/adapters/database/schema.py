@@ -4,6 +4,7 @@ A change here needs a migration in `migrations/versions`; a test compares the tw
 """
 
 import json
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -26,15 +27,36 @@ class UtcTime(sa.types.TypeDecorator[datetime]):
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
         return dialect.type_descriptor(sa.BigInteger() if dialect.name == "sqlite" else sa.DateTime(timezone=True))
 
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
-        if value is None or dialect.name != "sqlite":
-            return value
-        return (value - _EPOCH) // _MICROSECOND
+    def bind_processor(self, dialect: sa.Dialect) -> Callable[[datetime | None], Any] | None:
+        return _to_integer if dialect.name == "sqlite" else None
 
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        if value is None or dialect.name != "sqlite":
-            return None if value is None else value.astimezone(UTC)
-        return _EPOCH + timedelta(microseconds=value)
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], datetime | None] | None:  # noqa: ARG002 - its shape
+        return _from_integer if dialect.name == "sqlite" else None  # from Postgres they come in UTC
+
+
+def _to_integer(value: datetime | None) -> int | None:
+    return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+
+def _from_integer(value: int | None) -> datetime | None:
+    return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class Duration(sa.types.TypeDecorator[timedelta]):
+    """What is added to a `UtcTime`."""
+
+    impl = sa.Interval
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        return dialect.type_descriptor(sa.BigInteger() if dialect.name == "sqlite" else postgresql.INTERVAL())
+
+    def bind_processor(self, dialect: sa.Dialect) -> Callable[[timedelta | None], Any] | None:
+        return _to_microseconds if dialect.name == "sqlite" else None
+
+
+def _to_microseconds(value: timedelta | None) -> int | None:
+    return None if value is None else value // _MICROSECOND
 
 
 class Word(sa.types.TypeDecorator[str]):
@@ -56,13 +78,13 @@ class Word(sa.types.TypeDecorator[str]):
         return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-class Names(sa.types.TypeDecorator[tuple[str, ...]]):
+class Names(sa.types.TypeDecorator[Sequence[str]]):
     """A list of names, as JSON text."""
 
     impl = sa.Text
     cache_ok = True
 
-    def process_bind_param(self, value: tuple[str, ...] | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 - its shape
+    def process_bind_param(self, value: Sequence[str] | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 - its shape
         return None if value is None else json.dumps(value, ensure_ascii=False)
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> tuple[str, ...] | None:  # noqa: ARG002 - its shape
@@ -101,6 +123,7 @@ sessions: Final = sa.Table(
     sa.Column("expires_at", UtcTime, nullable=False),
     sa.Column("revoked_at", UtcTime),
     sa.Index("ix_sessions_user_id", "user_id", "created_at", "id"),
+    sa.Index("ix_sessions_expires_at", "expires_at"),
 )
 
 api_keys: Final = sa.Table(
@@ -145,9 +168,20 @@ conversations: Final = sa.Table(
     sa.Column("updated_at", UtcTime, nullable=False),
     # Handed out under the row's lock: this is what puts concurrent sends in an order.
     sa.Column("next_position", sa.BigInteger, nullable=False, server_default="1"),
+    # Kept by whatever adds or deletes messages, in the same transaction: to count them takes ever longer.
+    sa.Column("message_count", sa.BigInteger, nullable=False, server_default="0"),
     # Read backwards they give the newest first; one row value is compared with another.
     sa.Index("ix_conversations_by_activity", "user_id", "updated_at", "id"),
     sa.Index("ix_conversations_in_project", "user_id", "project_id", "updated_at", "id"),
+)
+
+# How many conversations a user has, and in each project (`scope`; "" stands for all). Kept like `message_count`.
+conversation_counts: Final = sa.Table(
+    "conversation_counts",
+    metadata,
+    sa.Column("user_id", sa.BigInteger, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("scope", Word, primary_key=True),
+    sa.Column("total", sa.BigInteger, nullable=False),
 )
 
 messages: Final = sa.Table(

@@ -1,7 +1,6 @@
 """The turn log in a database: group commit, fences, and wake-ups after each commit."""
 
 import asyncio
-import json
 import logging
 import time
 from collections import OrderedDict
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from luxx.adapters.database.connection import Connection
 from luxx.adapters.database.notices import CHANNEL, Notices
-from luxx.adapters.database.repositories import answer_values, lease_end
-from luxx.adapters.database.schema import idempotency_keys, messages, turn_events, turns
+from luxx.adapters.database.repositories import answer_values
+from luxx.adapters.database.schema import Names, idempotency_keys, messages, sessions, turn_events, turns
+from luxx.adapters.database.statements import Row, Script, Statement
 from luxx.adapters.database.tails import Tails
+from luxx.adapters.database.turns import lease_end, now_on
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
 from luxx.adapters.wire import decode_event, encode_event
 from luxx.application.observer import UNOBSERVED, Observer
@@ -43,10 +43,10 @@ class _Writing:
     """A turn that is being written under one lease: what has gathered since the last commit."""
 
     lease: Lease
+    seq: int
+    """The last committed `seq`."""
     pending: list[Step] = field(default_factory=list)
     weight: int = 0
-    seq: int | None = None
-    """The last committed `seq`; read from the row at the first commit."""
     end: tuple[End, Message] | None = None
     void: bool = False
     failure: Exception | None = None
@@ -144,7 +144,7 @@ class DatabaseTurnLog:
                 raise LeaseLost(lease.message_id)
             if turn is not None:
                 self._lose(turn)
-            turn = self._turns[lease.message_id] = _Writing(lease)
+            turn = self._turns[lease.message_id] = _Writing(lease, lease.seq)
         elif turn.lease.fence > lease.fence:
             raise LeaseLost(lease.message_id)
         self._check(turn)
@@ -248,64 +248,41 @@ class DatabaseTurnLog:
 
     async def _commit(self, shares: Sequence[_Share], *, again: bool) -> set[_Writing]:
         """Store the shares of all turns whose lease is good, in one transaction; give the others' turns."""
-        lost: set[_Writing] = set()
-        good: list[_Share] = []
-        async with self._database.transaction(upkeep=True) as connection:
-            ids = [share.turn.lease.message_id for share in shares]
-            # The row lock is the fence: until the commit nobody can take these turns over. Locked in
-            # one order everywhere, so that nobody deadlocks.
-            found = await connection.execute(
-                sa.select(turns.c.message_id, turns.c.fence, turns.c.running, turns.c.last_seq)
-                .where(_among(connection, turns.c.message_id, ids))
-                .order_by(turns.c.message_id)
-                .with_for_update()
-            )
-            rows = {row.message_id: row for row in found}
-            for share in shares:
-                turn = share.turn
-                row = rows.get(turn.lease.message_id)
-                if row is None or row.fence != turn.lease.fence:
-                    lost.add(turn)
-                    continue
-                if turn.seq is None:
-                    turn.seq = row.last_seq
-                if again and row.last_seq == turn.seq + len(share.events):
-                    continue  # the last try did commit; only its answer was lost
-                if not row.running or row.last_seq != turn.seq:
-                    lost.add(turn)
-                    continue
-                good.append(share)
-            if good:
-                await self._insert(connection, good)
-                await connection.commit()
-        return lost
+        ids = [share.turn.lease.message_id for share in shares]
+        if self._database.postgres:
+            rows = await self._commit_at_once(ids, shares)
+        else:
+            rows = await self._database.driver.run(_commit_on_sqlite(ids, shares, self._clock()), upkeep=True)
+        found = {row[0]: row for row in rows}
+        return {share.turn for share in shares if not _stored(share, found.get(share.turn.lease.message_id), again)}
 
-    async def _insert(self, connection: Connection, shares: Sequence[_Share]) -> None:
-        now = self._clock()
-        events: list[dict[str, Any]] = []
-        going: list[dict[str, Any]] = []
-        ending: list[dict[str, Any]] = []
-        answers: list[dict[str, Any]] = []
-        for share in shares:
-            message_id, seq = share.turn.lease.message_id, share.turn.seq or 0
-            for name, data in share.rows:
-                seq += 1
-                events.append({"message_id": message_id, "seq": seq, "name": name, "data": data})
-            if share.end is None:
-                going.append({"turn": message_id, "last_seq": seq})
-            else:
-                ending.append({"turn": message_id, "last_seq": seq, "ended_at": now})
-                answer = share.end[1]
-                answers.append({"answer": answer.id, **answer_values(answer)})
-        if going:
-            await connection.execute(_GO_ON, going)
-        if ending:
-            await connection.execute(_END, ending)
-            await connection.execute(_ANSWER, answers)
-        await connection.execute(sa.insert(turn_events), events)
-        if self._notices is not None:
-            payload = self._notices.committed_payload([share.turn.lease.message_id for share in shares])
-            await connection.execute(_NOTIFY, {"payload": payload})
+    async def _commit_at_once(self, ids: Sequence[str], shares: Sequence[_Share]) -> Sequence[Row]:
+        leases = [share.turn.lease for share in shares]
+        seqs = [share.turn.seq for share in shares]
+        ended = [share for share in shares if share.end is not None]
+        values: dict[str, Any] = {
+            "turn": ids,
+            "fence": [lease.fence for lease in leases],
+            "seq": seqs,
+            "upto": [share.turn.seq + len(share.rows) for share in shares],
+            "of": [message_id for message_id, share in zip(ids, shares, strict=True) for _ in share.rows],
+            "at": [
+                seq + place for seq, share in zip(seqs, shares, strict=True) for place in range(1, len(share.rows) + 1)
+            ],
+            "name": [name for share in shares for name, _ in share.rows],
+            "data": [data for share in shares for _, data in share.rows],
+            "payload": "" if self._notices is None else self._notices.committed_payload(ids),
+        }
+        if ended:
+            answers = [answer_values(share.end[1]) for share in ended if share.end is not None]
+            values |= {name: [answer[name] for answer in answers] for name in _ANSWER}
+            values |= {
+                "ending": [share.end is not None for share in shares],
+                "now": self._clock(),
+                "answer": [share.turn.lease.message_id for share in ended],
+            }
+        statement = _COMMIT_ENDS if ended else _COMMIT
+        return await self._database.driver.fetch(statement, values, writes=True, upkeep=True)
 
     def _settle(self, shares: Sequence[_Share], lost: set[_Writing]) -> None:
         for share in shares:
@@ -314,8 +291,8 @@ class DatabaseTurnLog:
             if turn in lost:
                 self._lose(turn)
                 continue
-            first = (turn.seq or 0) + 1
-            turn.seq = first - 1 + len(share.events)
+            first = turn.seq + 1
+            turn.seq += len(share.events)
             logged = [LoggedEvent(seq, event) for seq, event in enumerate(share.events, first)]
             sizes = [len(data) for _, data in share.rows]
             if not turn.void:
@@ -330,14 +307,7 @@ class DatabaseTurnLog:
         found = self._tails.read(message_id, after, limit)
         if found is not None:
             return found
-        statement = (
-            sa.select(turn_events.c.seq, turn_events.c.name, turn_events.c.data)
-            .where(turn_events.c.message_id == message_id, turn_events.c.seq > after)
-            .order_by(turn_events.c.seq)
-            .limit(limit)
-        )
-        async with self._database.query() as connection:
-            rows = (await connection.execute(statement)).all()
+        rows = await self._database.driver.fetch(_READ, {"turn": message_id, "after": after, "limit": limit})
         return [LoggedEvent(seq, decode_event(name, data)) for seq, name, data in rows]
 
     def watch(self, message_id: str) -> AbstractContextManager[LocalWakeup]:
@@ -368,27 +338,12 @@ class DatabaseTurnLog:
     async def renew(self, holder: str, message_ids: Collection[str], lease_for: timedelta) -> Renewal:
         named = (self._turns.get(message_id) for message_id in message_ids)
         before = [turn for turn in named if turn is not None and turn.lease.holder == holder]
-        async with self._database.transaction(upkeep=True) as connection:
-            mine = (
-                sa.select(turns.c.message_id)
-                .where(
-                    _among(connection, turns.c.message_id, list(message_ids)),
-                    turns.c.holder == holder,
-                    turns.c.running,
-                )
-                .order_by(turns.c.message_id)
-                .with_for_update()
-                .cte("mine")
-            )
-            rows = (
-                await connection.execute(
-                    sa.update(turns)
-                    .where(turns.c.message_id.in_(sa.select(mine.c.message_id)))
-                    .values(lease_until=lease_end(connection, self._clock(), lease_for))
-                    .returning(turns.c.message_id, turns.c.cancel_requested)
-                )
-            ).all()
-            await connection.commit()
+        rows = await self._database.driver.fetch(
+            _RENEW,
+            {"turns": list(message_ids), "holder": holder, "now": self._clock(), "lease_for": lease_for},
+            writes=True,
+            upkeep=True,
+        )
         held = frozenset(message_id for message_id, _ in rows)
         self._tails.confirm(held)
         for turn in before:
@@ -398,32 +353,17 @@ class DatabaseTurnLog:
         return Renewal(held=held, to_cancel=frozenset(message_id for message_id, cancel in rows if cancel))
 
     async def take_expired(self, holder: str, lease_for: timedelta, *, limit: int = 32) -> Sequence[Lease]:
-        async with self._database.transaction(upkeep=True) as connection:
-            now = self._clock()
-            expired = (
-                sa.select(turns.c.message_id)
-                .where(turns.c.running, turns.c.lease_until <= lease_end(connection, now, timedelta()))
-                .order_by(turns.c.lease_until)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-                .cte("expired")
-            )
-            rows = (
-                await connection.execute(
-                    sa.update(turns)
-                    .where(turns.c.message_id.in_(sa.select(expired.c.message_id)))
-                    .values(
-                        holder=holder,
-                        fence=turns.c.fence + 1,
-                        lease_until=lease_end(connection, now, lease_for),
-                    )
-                    .returning(turns.c.message_id, turns.c.conversation_id, turns.c.user_id, turns.c.fence)
-                )
-            ).all()
-            await connection.commit()
+        rows = await self._database.driver.fetch(
+            _TAKE_EXPIRED,
+            {"holder": holder, "now": self._clock(), "lease_for": lease_for, "limit": limit},
+            writes=True,
+            upkeep=True,
+        )
         return [
-            Lease(message_id=message_id, conversation_id=conversation_id, owner=owner, holder=holder, fence=fence)
-            for message_id, conversation_id, owner, fence in rows
+            Lease(
+                message_id=message_id, conversation_id=conversation_id, owner=owner, holder=holder, fence=fence, seq=seq
+            )
+            for message_id, conversation_id, owner, fence, seq in rows
         ]
 
     # --- cancels and forgetting ---------------------------------------------------------------------
@@ -431,67 +371,227 @@ class DatabaseTurnLog:
     async def announce_cancel(self, message_id: str) -> None:
         self._wakeups.cancel(message_id)
         if self._notices is not None:
-            async with self._database.query() as connection:
-                await connection.execute(_NOTIFY, {"payload": self._notices.cancelled_payload(message_id)})
+            await self._database.driver.fetch(_NOTIFY, {"payload": self._notices.cancelled_payload(message_id)})
 
     def on_cancel(self, listener: Callable[[str], None]) -> None:
         self._wakeups.on_cancel(listener)
 
     async def forget(self, *, ended_before: datetime, keys_made_before: datetime) -> int:
         total = 0
-        while True:
-            # A bounded number at a time, so that nobody waits long for a lock.
-            async with self._database.transaction() as connection:
-                found = await connection.execute(
-                    sa.select(turns.c.message_id)
-                    .where(turns.c.log_kept, turns.c.ended_at < ended_before)
-                    .limit(_FORGET_AT_ONCE)
-                    .with_for_update(skip_locked=True)
-                )
-                ids = found.scalars().all()
-                if ids:
-                    among_turns = _among(connection, turns.c.message_id, ids)
-                    await connection.execute(
-                        sa.delete(turn_events).where(_among(connection, turn_events.c.message_id, ids))
-                    )
-                    await connection.execute(sa.update(turns).where(among_turns).values(log_kept=False))
-                else:
-                    await connection.execute(
-                        sa.delete(idempotency_keys).where(idempotency_keys.c.created_at < keys_made_before)
-                    )
-                await connection.commit()
-            if not ids:
-                return total
+        # A bounded number at a time, so that nobody waits long for a lock.
+        while ids := await self._database.driver.run(_forget(ended_before)):
             self._tails.drop(ids)
             total += len(ids)
+        for statement in (_FORGET_KEYS, _FORGET_SESSIONS):
+            while await self._database.driver.fetch(statement, {"before": keys_made_before}, writes=True):
+                pass
+        return total
 
 
-_GO_ON: Final = (
-    sa.update(turns).where(turns.c.message_id == sa.bindparam("turn")).values(last_seq=sa.bindparam("last_seq"))
-)
-_END: Final = (
-    sa.update(turns)
-    .where(turns.c.message_id == sa.bindparam("turn"))
-    .values(last_seq=sa.bindparam("last_seq"), running=False, ended_at=sa.bindparam("ended_at"))
-)
-_ANSWER: Final = (
-    sa.update(messages)
-    .where(messages.c.id == sa.bindparam("answer"))
-    .values({name: sa.bindparam(name) for name in ("parts", "status", "model", "usage", "error")})
-)
-_NOTIFY: Final = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("payload", type_=sa.Text())))
+def _stored(share: _Share, row: Row | None, again: bool) -> bool:
+    """Tell from a turn's row as it was before the commit whether the commit has stored the share."""
+    if row is None:
+        return False
+    _, fence, running, seq, *_ = row
+    if fence != share.turn.lease.fence:
+        return False
+    if again and seq == share.turn.seq + len(share.rows):
+        return True  # the last try did commit; only its answer was lost
+    return bool(running) and seq == share.turn.seq
 
 
-def _among(connection: Connection, column: sa.Column[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
-    if connection.postgres:
-        # One statement for any number of values, so that it stays prepared.
-        return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(sa.Text())))
-    # As one value too: SQLite takes no more than 32 766 of them.
-    listed = sa.func.json_each(json.dumps(list(values))).table_valued("value")
-    return column.in_(sa.select(listed.c.value))
+def _commit_on_sqlite(ids: Sequence[str], shares: Sequence[_Share], now: datetime) -> Script[Sequence[Row]]:
+    rows = yield _STANDING, {"turn": ids}
+    found = {row[0]: row for row in rows}
+    good = [share for share in shares if _stored(share, found.get(share.turn.lease.message_id), again=False)]
+    events, going, ending, answers = [], [], [], []
+    for share in good:
+        message_id, seq = share.turn.lease.message_id, share.turn.seq
+        for name, data in share.rows:
+            seq += 1
+            events.append({"message_id": message_id, "seq": seq, "name": name, "data": data})
+        if share.end is None:
+            going.append({"turn": message_id, "upto": seq})
+        else:
+            ending.append({"turn": message_id, "upto": seq, "now": now})
+            answers.append({"answer": message_id, **answer_values(share.end[1])})
+    steps = ((_GO_ON, going), (_END, ending), (_STORE_ANSWER, answers), (_ADD_EVENTS, events))
+    yield from ((statement, each) for statement, each in steps if each)
+    return rows
+
+
+def _forget(ended_before: datetime) -> Script[Sequence[str]]:
+    rows = yield _ENDED, {"before": ended_before}
+    ids = [message_id for (message_id,) in rows]
+    if ids:
+        yield _DELETE_EVENTS, {"turns": ids}
+        yield _LOG_GONE, {"turns": ids}
+    return ids
 
 
 def _weight(step: Step) -> int:
     if isinstance(step, Text | Thinking):
         return len(step.delta) + _OVERHEAD
     return len(encode_event(step)[1]) + _OVERHEAD
+
+
+# --- statements -------------------------------------------------------------------------------------
+
+_ANSWER: Final = ("parts", "status", "model", "usage", "error")
+
+
+def _among(column: sa.ColumnElement[str], name: str, postgres: bool) -> sa.ColumnElement[bool]:
+    """Tell whether a column is among the values of a parameter, in one statement for any number of them."""
+    if postgres:
+        return column == sa.any_(sa.bindparam(name, type_=postgresql.ARRAY(sa.Text())))
+    # As one value too: SQLite takes no more than 32 766 of them.
+    listed = sa.func.json_each(sa.bindparam(name, type_=Names())).table_valued("value")
+    return column.in_(sa.select(listed.c.value))
+
+
+def _unnested(alias: str, /, **columns: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
+    """Give arrays of one length, named as the columns, as a table."""
+    arrays = (sa.bindparam(column, type_=postgresql.ARRAY(kind)) for column, kind in columns.items())
+    named = (sa.column(column, kind) for column, kind in columns.items())
+    return sa.func.unnest(*arrays).table_valued(*named).render_derived(alias)
+
+
+def _commit_of(*, ends: bool) -> sa.Executable:
+    """Check the fences and store what they let through, in one statement and one round trip.
+
+    The row lock is the fence: until the commit nobody can take these turns over. They are locked in
+    one order everywhere, so that nobody deadlocks; then `good` sees the rows as they are by now, and
+    all that is written follows from it. The rows as they were are the result.
+    """
+    text, number = sa.Text(), sa.BigInteger()
+    flag: dict[str, sa.types.TypeEngine[Any]] = {"ending": sa.Boolean()} if ends else {}
+    given = _unnested("given", turn=text, fence=number, seq=number, upto=number, **flag)
+    locked = (
+        sa.select(turns.c.message_id, turns.c.fence, turns.c.running, turns.c.last_seq)
+        .where(_among(turns.c.message_id, "turn", postgres=True))
+        .order_by(turns.c.message_id)
+        .with_for_update()
+        .cte("locked")
+    )
+    good = (
+        sa.select(*given.c)
+        .join(locked, locked.c.message_id == given.c.turn)
+        .where(locked.c.fence == given.c.fence, locked.c.running, locked.c.last_seq == given.c.seq)
+        .cte("good")
+    )
+    changes: dict[str, Any] = {"last_seq": good.c.upto}
+    if ends:
+        now = sa.bindparam("now", type_=turns.c.ended_at.type)
+        changes |= {"running": sa.not_(good.c.ending), "ended_at": sa.case((good.c.ending, now))}
+    moved = sa.update(turns).where(turns.c.message_id == good.c.turn).values(changes).cte("moved")
+    event = _unnested("event", of=text, at=number, name=text, data=text)
+    added = (
+        sa.insert(turn_events)
+        .from_select(["message_id", "seq", "name", "data"], sa.select(*event.c).join(good, good.c.turn == event.c.of))
+        .cte("added")
+    )
+    parts = [moved, added]
+    if ends:
+        answer = _unnested("answer", answer=text, **dict.fromkeys(_ANSWER, text))
+        parts.append(
+            sa.update(messages)
+            .where(messages.c.id == answer.c.answer, answer.c.answer == good.c.turn)
+            .values({name: answer.c[name] for name in _ANSWER})
+            .cte("answered")
+        )
+    told = sa.select(_notify()).scalar_subquery()
+    return sa.select(locked.c.message_id, locked.c.fence, locked.c.running, locked.c.last_seq, told).add_cte(*parts)
+
+
+def _notify() -> sa.ColumnElement[Any]:
+    return sa.func.pg_notify(CHANNEL, sa.bindparam("payload", type_=sa.Text()))
+
+
+_COMMIT: Final = Statement(lambda _: _commit_of(ends=False))
+_COMMIT_ENDS: Final = Statement(lambda _: _commit_of(ends=True))
+_NOTIFY: Final = Statement(sa.select(_notify()))
+_STANDING: Final = Statement(
+    lambda postgres: sa.select(turns.c.message_id, turns.c.fence, turns.c.running, turns.c.last_seq).where(
+        _among(turns.c.message_id, "turn", postgres)
+    )
+)
+_THE_TURN: Final = turns.c.message_id == sa.bindparam("turn")
+_GO_ON: Final = Statement(sa.update(turns).where(_THE_TURN).values(last_seq=sa.bindparam("upto")))
+_END: Final = Statement(
+    sa.update(turns).where(_THE_TURN).values(last_seq=sa.bindparam("upto"), running=False, ended_at=sa.bindparam("now"))
+)
+_STORE_ANSWER: Final = Statement(
+    sa.update(messages)
+    .where(messages.c.id == sa.bindparam("answer"))
+    .values({name: sa.bindparam(name) for name in _ANSWER})
+)
+_ADD_EVENTS: Final = Statement(
+    sa.insert(turn_events).values({name: sa.bindparam(name) for name in ("message_id", "seq", "name", "data")})
+)
+_READ: Final = Statement(
+    sa.select(turn_events.c.seq, turn_events.c.name, turn_events.c.data)
+    .where(turn_events.c.message_id == sa.bindparam("turn"), turn_events.c.seq > sa.bindparam("after"))
+    .order_by(turn_events.c.seq)
+    .limit(sa.bindparam("limit", type_=sa.BigInteger()))
+)
+
+
+def _renew(postgres: bool) -> sa.Executable:
+    mine = (
+        sa.select(turns.c.message_id)
+        .where(_among(turns.c.message_id, "turns", postgres), turns.c.holder == sa.bindparam("holder"), turns.c.running)
+        .order_by(turns.c.message_id)
+        .with_for_update()
+        .cte("mine")
+    )
+    return (
+        sa.update(turns)
+        .where(turns.c.message_id.in_(sa.select(mine.c.message_id)))
+        .values(lease_until=lease_end(postgres))
+        .returning(turns.c.message_id, turns.c.cancel_requested)
+    )
+
+
+def _take_expired(postgres: bool) -> sa.Executable:
+    expired = (
+        sa.select(turns.c.message_id)
+        .where(turns.c.running, turns.c.lease_until <= now_on(postgres))
+        .order_by(turns.c.lease_until)
+        .limit(sa.bindparam("limit", type_=sa.BigInteger()))
+        .with_for_update(skip_locked=True)
+        .cte("expired")
+    )
+    return (
+        sa.update(turns)
+        .where(turns.c.message_id.in_(sa.select(expired.c.message_id)))
+        .values(holder=sa.bindparam("holder"), fence=turns.c.fence + 1, lease_until=lease_end(postgres))
+        .returning(turns.c.message_id, turns.c.conversation_id, turns.c.user_id, turns.c.fence, turns.c.last_seq)
+    )
+
+
+_RENEW: Final = Statement(_renew)
+_TAKE_EXPIRED: Final = Statement(_take_expired)
+_ENDED: Final = Statement(
+    sa.select(turns.c.message_id)
+    .where(turns.c.log_kept, turns.c.ended_at < sa.bindparam("before"))
+    .limit(_FORGET_AT_ONCE)
+    .with_for_update(skip_locked=True)
+)
+_DELETE_EVENTS: Final = Statement(
+    lambda postgres: sa.delete(turn_events).where(_among(turn_events.c.message_id, "turns", postgres))
+)
+_LOG_GONE: Final = Statement(
+    lambda postgres: sa.update(turns).where(_among(turns.c.message_id, "turns", postgres)).values(log_kept=False)
+)
+
+
+def _some(table: sa.Table, when: sa.Column[Any], key: sa.Column[Any]) -> sa.Executable:
+    """Delete a bounded number of rows that are older than the parameter `before`."""
+    old = sa.select(key).where(when < sa.bindparam("before")).limit(_FORGET_AT_ONCE).with_for_update(skip_locked=True)
+    return sa.delete(table).where(key.in_(old)).returning(key)
+
+
+_FORGET_SESSIONS: Final = Statement(_some(sessions, sessions.c.expires_at, sessions.c.id))
+_FORGET_KEYS: Final = Statement(
+    sa.delete(idempotency_keys).where(idempotency_keys.c.created_at < sa.bindparam("before"))
+)

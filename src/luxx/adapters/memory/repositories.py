@@ -8,12 +8,14 @@ from luxx.adapters.memory.tables import Tables, TurnRow
 from luxx.application.ports import (
     Clock,
     ConversationPlace,
+    Counted,
     KeyTaken,
     Lease,
     LoggedEvent,
     NewTurn,
     PasswordTry,
     Remembered,
+    TooManyTurns,
     Turn,
 )
 from luxx.domain.api_key import ApiKey
@@ -182,23 +184,18 @@ class MemoryConversations:
         limit: int,
         offset: int = 0,
         behind: ConversationPlace | None = None,
-    ) -> Sequence[Conversation]:
-        found = self._of(owner, project_id)
-        if behind is not None:
-            place = (behind.updated_at, behind.id)
-            found = [one for one in found if (one.updated_at, one.id) < place]
-        found.sort(key=lambda one: (one.updated_at, one.id), reverse=True)
-        return found[offset : offset + limit]
-
-    async def count(self, owner: int, *, project_id: str | None) -> int:
-        return len(self._of(owner, project_id))
-
-    def _of(self, owner: int, project_id: str | None) -> list[Conversation]:
-        return [
+    ) -> Counted[Conversation]:
+        found = [
             one
             for one in self.tables.conversations.values()
             if one.user_id == owner and project_id in (None, one.project_id)
         ]
+        total = len(found)
+        if behind is not None:
+            place = (behind.updated_at, behind.id)
+            found = [one for one in found if (one.updated_at, one.id) < place]
+        found.sort(key=lambda one: (one.updated_at, one.id), reverse=True)
+        return Counted(found[offset : offset + limit], total)
 
     async def update(self, conversation: Conversation) -> None:
         stored = _owned(self.tables, conversation.user_id, conversation.id)
@@ -222,9 +219,9 @@ class MemoryMessages:
             raise NotFound(f"There is no message {message_id!r}.", code="message_not_found")
         return message
 
-    async def newest(
+    async def page(
         self, owner: int, conversation_id: str, *, limit: int, before: str | None = None
-    ) -> Sequence[Message]:
+    ) -> Counted[Message]:
         _owned(self.tables, owner, conversation_id)
         ids = self.tables.history[conversation_id]
         end = len(ids)
@@ -232,13 +229,13 @@ class MemoryMessages:
             if before not in ids:
                 raise NotFound(f"There is no message {before!r} in this conversation.", code="message_not_found")
             end = ids.index(before)
-        return [self.tables.messages[message_id] for message_id in ids[max(0, end - limit) : end]]
+        items = [self.tables.messages[message_id] for message_id in ids[max(0, end - limit) : end]]
+        return Counted(items, len(ids))
 
-    async def count(self, owner: int, conversation_id: str) -> int:
-        conversation = self.tables.conversations.get(conversation_id)
-        if conversation is None or conversation.user_id != owner:
-            return 0
-        return len(self.tables.history[conversation_id])
+    async def newest(
+        self, owner: int, conversation_id: str, *, limit: int, before: str | None = None
+    ) -> Sequence[Message]:
+        return (await self.page(owner, conversation_id, limit=limit, before=before)).items
 
     async def delete(self, owner: int, message_id: str) -> None:
         await self.get(owner, message_id)
@@ -249,21 +246,24 @@ class MemoryMessages:
 class MemoryTurns:
     tables: Tables
     clock: Clock
-    spoil: Callable[[], None]
-    """Called where a turn is refused: databases cannot commit what came before, so nobody may."""
+    publish: Callable[[Tables], None]
+    """Commits the unit."""
+    ending: Callable[[], None]
+    """Called when a turn is begun, with which the unit ends."""
 
     async def begin(self, turn: NewTurn) -> Lease:
+        self.ending()
         tables = self.tables
         conversation = _owned(tables, turn.owner, turn.conversation_id)
         if turn.key is not None and (turn.owner, turn.key.key) in tables.keys:
-            self.spoil()
             raise KeyTaken(turn.key.key)
         if turn.conversation_id in tables.running:
-            self.spoil()
             raise Conflict(
                 f"An answer is already being written in the conversation {turn.conversation_id!r}.",
                 code="generation_in_progress",
             )
+        if turn.at_most and self._running_of(turn.owner) >= turn.at_most:
+            raise TooManyTurns(turn.owner)
         question, answer = turn.user_message, turn.answer
         tables.conversations[conversation.id] = replace(conversation, updated_at=question.created_at)
         tables.messages[question.id] = question
@@ -284,13 +284,8 @@ class MemoryTurns:
             tables.keys[turn.owner, turn.key.key] = Remembered(
                 fingerprint=turn.key.fingerprint, message_id=answer.id, created_at=question.created_at
             )
-        return Lease(
-            message_id=answer.id,
-            conversation_id=conversation.id,
-            owner=turn.owner,
-            holder=turn.holder,
-            fence=1,
-        )
+        self.publish(tables)
+        return turn.lease()
 
     async def get(self, owner: int, message_id: str) -> Turn | None:
         row = self.tables.turns.get(message_id)
@@ -300,7 +295,7 @@ class MemoryTurns:
         message_id = self.tables.running.get(conversation_id)
         return None if message_id is None else await self.get(owner, message_id)
 
-    async def running_of(self, owner: int) -> int:
+    def _running_of(self, owner: int) -> int:
         return sum(row.owner == owner and row.running for row in self.tables.turns.values())
 
     async def recall(self, owner: int, key: str) -> Remembered | None:

@@ -32,8 +32,8 @@ class MemoryStorage:
         self.committed = Tables()
         self.log: Final = MemoryTurnLog(self)
 
-    def new_unit(self, *, read_only: bool = False) -> "MemoryUnit":
-        return MemoryUnit(self, read_only=read_only)
+    def new_unit(self, *, read_only: bool = False, once: bool = False) -> "MemoryUnit":
+        return MemoryUnit(self, read_only=read_only, once=once)
 
     async def open(self) -> None:
         """Do nothing: memory is always open."""
@@ -53,11 +53,11 @@ class MemoryStorage:
 class MemoryUnit:
     """One transaction on a `MemoryStorage`; usable once."""
 
-    def __init__(self, storage: MemoryStorage, *, read_only: bool) -> None:
+    def __init__(self, storage: MemoryStorage, *, read_only: bool, once: bool) -> None:
         self._storage = storage
-        self._read_only = read_only
+        self._read_only = read_only or once
+        self._reads_left = 1 if once else None
         self._open: Tables | None = None
-        self._spoilt = False
 
     async def __aenter__(self) -> Self:
         if self._read_only:
@@ -77,15 +77,23 @@ class MemoryUnit:
     async def commit(self) -> None:
         if self._read_only:
             raise RuntimeError("A read-only unit of work cannot commit; open it with read_only=False.")
-        if self._spoilt:
-            raise RuntimeError("A turn was refused in this unit of work: it cannot commit. Open another.")
-        self._storage.publish(self._tables)
+        self._publish(self._tables)
+        self._end()
+
+    def _publish(self, tables: Tables) -> None:
+        self._storage.publish(tables)
+
+    def _end(self) -> None:
         self._open = None
 
     @property
     def _tables(self) -> Tables:
         if self._open is None:
             raise RuntimeError("This unit of work is not open: use it inside `async with`, before its commit.")
+        if self._reads_left is not None:
+            self._reads_left -= 1
+            if self._reads_left < 0:
+                raise RuntimeError("This unit of work is for one read: open one with read_only=True for more.")
         return self._open
 
     @property
@@ -114,7 +122,4 @@ class MemoryUnit:
 
     @property
     def turns(self) -> MemoryTurns:
-        return MemoryTurns(self._tables, self._storage.clock, self._spoil)
-
-    def _spoil(self) -> None:
-        self._spoilt = True
+        return MemoryTurns(self._tables, self._storage.clock, self._publish, self._end)

@@ -74,6 +74,7 @@ class MemoryTurnLog:
                 owner=row.owner,
                 holder=row.holder,
                 fence=row.fence,
+                seq=len(tables.events[row.message_id]),
             )
             for row in taken
         ]
@@ -95,6 +96,9 @@ class MemoryTurnLog:
             for message_id in forgotten:
                 del tables.events[message_id]
             tables.keys = {name: kept for name, kept in tables.keys.items() if kept.created_at >= keys_made_before}
+            tables.sessions = {
+                name: kept for name, kept in tables.sessions.items() if kept.expires_at >= keys_made_before
+            }
             self._storage.publish(tables)
         return len(forgotten)
 

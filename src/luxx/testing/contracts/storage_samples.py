@@ -120,9 +120,7 @@ def new_turn(
 async def begun(storage: Storage, turn: NewTurn) -> Lease:
     """Begin a turn in a unit of its own."""
     async with storage.new_unit() as unit:
-        lease = await unit.turns.begin(turn)
-        await unit.commit()
-    return lease
+        return await unit.turns.begin(turn)
 
 
 async def running_turn(

@@ -1,13 +1,24 @@
 """What every `UnitOfWork` must do. Subclass `UnitOfWorkContract` and give it a `storage` fixture."""
 
 import asyncio
+import random
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from luxx.application.ports import ConversationPlace, IdempotencyKey, KeyTaken, Lease, PasswordTry, Storage
+from luxx.application.ports import (
+    ConversationPlace,
+    IdempotencyKey,
+    KeyTaken,
+    Lease,
+    PasswordTry,
+    Storage,
+    TooManyTurns,
+    UnitOfWork,
+)
 from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
@@ -33,7 +44,15 @@ async def _ids(storage: Storage, owner: User, **how: object) -> list[str]:
     arguments = {"project_id": None, "limit": 100, **how}
     async with storage.new_unit(read_only=True) as unit:
         found = await unit.conversations.page(owner.id, **arguments)  # type: ignore[arg-type]  # a mix of types
-    return [conversation.id for conversation in found]
+    return [conversation.id for conversation in found.items]
+
+
+async def _count(unit: UnitOfWork, owner: User, project_id: str | None) -> int:
+    return (await unit.conversations.page(owner.id, project_id=project_id, limit=1)).total
+
+
+async def _size(unit: UnitOfWork, conversation: Conversation) -> int:
+    return (await unit.messages.page(conversation.user_id, conversation.id, limit=1)).total
 
 
 async def _history(storage: Storage, conversation: Conversation) -> list[Message]:
@@ -80,13 +99,11 @@ class UnitOfWorkContract:
         async with storage.new_unit() as unit:
             await unit.users.add(new_user("bob"))
             await unit.conversations.update(replace(conversation, title="changed"))
-            await unit.turns.begin(new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f")))
+            await unit.conversations.add(new_conversation(ada, project_id="p"))
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.users.by_username("bob") is None
             assert await unit.conversations.get(ada.id, conversation.id) == conversation
-            assert await unit.messages.count(ada.id, conversation.id) == 0
-            assert await unit.turns.running_in(ada.id, conversation.id) is None
-            assert await unit.turns.recall(ada.id, "k") is None
+            assert [await _count(unit, ada, project_id) for project_id in (None, "p")] == [1, 0]
 
     async def test_an_exception_undoes_everything_and_is_passed_on(self, storage: Storage) -> None:
         async def fail() -> None:
@@ -125,13 +142,22 @@ class UnitOfWorkContract:
         ada = await stored_user(storage)
         first = await stored_conversation(storage, ada)
         async with storage.new_unit(read_only=True) as reader:
-            before = await reader.conversations.count(ada.id, project_id=None)
+            before = await _count(reader, ada, None)
             async with storage.new_unit() as writer:
                 await writer.conversations.add(new_conversation(ada))
                 await writer.conversations.delete(ada.id, first.id)
                 await writer.commit()
-            assert await reader.conversations.count(ada.id, project_id=None) == before == 1
+            assert await _count(reader, ada, None) == before == 1
             assert await reader.conversations.get(ada.id, first.id) == first
+
+    async def test_a_unit_for_one_read_takes_one_and_no_write(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        async with storage.new_unit(once=True) as unit:
+            assert await unit.users.get(ada.id) == ada
+            with pytest.raises(RuntimeError):
+                await unit.users.get(ada.id)
+            with pytest.raises(RuntimeError):
+                await unit.commit()
 
     async def test_nobody_sees_what_is_not_committed(self, storage: Storage) -> None:
         async with storage.new_unit() as writer:
@@ -496,14 +522,14 @@ class UnitOfWorkContract:
                     unit.conversations.update(foreign),
                     unit.conversations.delete(owner, conversation_id),
                     unit.messages.newest(owner, conversation_id, limit=5),
+                    unit.messages.page(owner, conversation_id, limit=5),
                 ):
                     with pytest.raises(NotFound) as absent:
                         await attempt
                     assert absent.value.code == "conversation_not_found"
-                assert await unit.messages.count(owner, conversation_id) == 0
                 assert await unit.turns.running_in(owner, conversation_id) is None
-                assert await unit.conversations.count(bob.id, project_id=None) == 0
-                assert not await unit.conversations.page(bob.id, project_id=None, limit=5)
+                assert await _count(unit, bob, None) == 0
+                assert not (await unit.conversations.page(bob.id, project_id=None, limit=5)).items
                 await unit.commit()
         for owner, message_id in ((bob.id, answer), (ada.id, "msg_unknown"), (ada.id, "msg_\0")):
             async with storage.new_unit() as unit:
@@ -523,7 +549,7 @@ class UnitOfWorkContract:
             untouched = await unit.turns.get(ada.id, answer)
             assert untouched is not None
             assert not untouched.cancel_requested
-            assert await unit.messages.count(ada.id, conversation.id) == 2
+            assert await _size(unit, conversation) == 2
 
     async def test_the_list_is_by_activity_then_id_newest_first(self, storage: Storage) -> None:
         ada = await stored_user(storage)
@@ -547,9 +573,103 @@ class UnitOfWorkContract:
         place = ConversationPlace(updated_at=inside[2].updated_at, id=inside[2].id)
         assert await _ids(storage, ada, project_id="p", behind=place) == newest_first[1:]
         async with storage.new_unit(read_only=True) as unit:
-            assert await unit.conversations.count(ada.id, project_id="p") == 3
-            assert await unit.conversations.count(ada.id, project_id="absent") == 0
-            assert await unit.conversations.count(ada.id, project_id=None) == 5
+            assert await _count(unit, ada, "p") == 3
+            assert await _count(unit, ada, "absent") == 0
+            assert await _count(unit, ada, None) == 5
+
+    async def test_a_page_is_the_same_from_whichever_end_it_is_counted(self, storage: Storage) -> None:
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        async with storage.new_unit() as unit:
+            for number in range(450):
+                project_id = "p" if number % 10 else None
+                await unit.conversations.add(
+                    new_conversation(ada, project_id=project_id, updated_at=moment(number * 7 % 100))
+                )
+                if number % 9 == 0:
+                    await unit.conversations.add(new_conversation(bob))
+            await unit.commit()
+        for project_id in (None, "p"):
+            everything = await _ids(storage, ada, project_id=project_id, limit=1000)
+            last = len(everything)
+            for offset in (
+                0,
+                1,
+                199,
+                200,
+                201,
+                202,
+                225,
+                226,
+                300,
+                last - 21,
+                last - 20,
+                last - 1,
+                last,
+                last + 1,
+                2**31,
+            ):
+                found = await _ids(storage, ada, project_id=project_id, limit=20, offset=offset)
+                assert found == everything[offset : offset + 20], offset
+
+    async def test_totals_are_right_whatever_is_added_moved_and_deleted_at_once(self, storage: Storage) -> None:
+        """Counted by walking through the pages; what is refused, undone or done twice changes no total."""
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        dice = random.Random(11)  # noqa: S311 - no secret
+        projects = (None, "p", "q")
+        stored = [
+            await stored_conversation(storage, dice.choice((ada, bob)), project_id=dice.choice(projects))
+            for _ in range(12)
+        ]
+
+        async def disturb() -> None:
+            owner, one = dice.choice((ada, bob)), dice.choice(stored)
+            with suppress(NotFound, Conflict):
+                async with storage.new_unit() as unit:
+                    match dice.randrange(4):
+                        case 0:
+                            await unit.conversations.add(new_conversation(owner, project_id=dice.choice(projects)))
+                        case 1:
+                            await unit.conversations.update(
+                                replace(one, user_id=owner.id, project_id=dice.choice(projects))
+                            )
+                        case 2:
+                            await unit.conversations.delete(owner.id, one.id)
+                        case _:
+                            await unit.turns.begin(replace(new_turn(one), owner=owner.id))
+                            return
+                    if dice.random() < 0.8:
+                        await unit.commit()
+
+        await asyncio.gather(*(disturb() for _ in range(120)))
+        for owner in (ada, bob):
+            for project_id in projects:
+                walked = await _ids(storage, owner, project_id=project_id, limit=1000)
+                async with storage.new_unit(read_only=True) as unit:
+                    assert await _count(unit, owner, project_id) == len(walked)
+
+    async def test_the_total_of_messages_is_right_whatever_is_sent_and_deleted_at_once(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        sent = [await _ended(storage, conversation) for _ in range(6)]
+        dice = random.Random(12)  # noqa: S311 - no secret
+
+        async def delete(message_id: str) -> None:
+            with suppress(NotFound):
+                async with storage.new_unit() as unit:
+                    await unit.messages.delete(ada.id, message_id)
+                    if dice.random() < 0.8:
+                        await unit.commit()
+
+        async def send() -> None:
+            with suppress(Conflict):
+                sent.append(await _ended(storage, conversation))
+
+        history = [message.id for message in await _history(storage, conversation)]
+        await asyncio.gather(*(delete(dice.choice(history)) for _ in range(30)), *(send() for _ in range(10)))
+        left = len(await _history(storage, conversation))
+        assert 0 < left < 32
+        async with storage.new_unit(read_only=True) as unit:
+            assert await _size(unit, conversation) == left
 
     async def test_reading_on_from_a_place_neither_skips_nor_repeats_what_stands_still(self, storage: Storage) -> None:
         ada = await stored_user(storage)
@@ -559,7 +679,7 @@ class UnitOfWorkContract:
         place: ConversationPlace | None = None
         while True:
             async with storage.new_unit(read_only=True) as unit:
-                page = await unit.conversations.page(ada.id, project_id=None, limit=3, behind=place)
+                page = (await unit.conversations.page(ada.id, project_id=None, limit=3, behind=place)).items
             if not page:
                 break
             seen += [conversation.id for conversation in page]
@@ -645,7 +765,7 @@ class UnitOfWorkContract:
             assert await unit.messages.newest(ada.id, conversation.id, limit=2, before=before) == history[3:5]
             assert await unit.messages.newest(ada.id, conversation.id, limit=9, before=before) == history[:5]
             assert await unit.messages.newest(ada.id, conversation.id, limit=9, before=history[0].id) == []
-            assert await unit.messages.count(ada.id, conversation.id) == 8
+            assert await _size(unit, conversation) == 8
 
     async def test_before_must_be_a_message_of_the_conversation(self, storage: Storage) -> None:
         ada = await stored_user(storage)
@@ -677,7 +797,7 @@ class UnitOfWorkContract:
             remembered = await unit.turns.recall(ada.id, "k")
             assert remembered is not None
             assert remembered.message_id == turn.answer.id
-            assert await unit.messages.count(ada.id, conversation.id) == 3
+            assert await _size(unit, conversation) == 3
         assert await storage.log.read(turn.answer.id) == []
 
     async def test_deleting_the_users_message_leaves_the_answer(self, storage: Storage) -> None:
@@ -740,7 +860,7 @@ class UnitOfWorkContract:
             ended = await unit.turns.get(ada.id, turn.answer.id)
             assert ended is not None
             assert not ended.running
-            assert await unit.messages.count(ada.id, conversation.id) == 4
+            assert await _size(unit, conversation) == 4
 
     async def test_of_fifty_that_begin_at_once_in_one_conversation_one_does(self, storage: Storage) -> None:
         ada = await stored_user(storage)
@@ -766,7 +886,7 @@ class UnitOfWorkContract:
         assert sum(isinstance(outcome, KeyTaken) for outcome in outcomes) == 49
         async with storage.new_unit(read_only=True) as unit:
             remembered = await unit.turns.recall(ada.id, "the key")
-            counts = [await unit.messages.count(ada.id, conversation.id) for conversation in conversations]
+            counts = [await _size(unit, conversation) for conversation in conversations]
         assert remembered is not None
         assert remembered.message_id == leases[0].message_id
         assert sorted(counts) == [0, 0, 0, 0, 2]
@@ -779,20 +899,37 @@ class UnitOfWorkContract:
         with pytest.raises(KeyTaken):
             await begun(storage, new_turn(conversation, key=key))
 
-    async def test_a_unit_in_which_a_turn_was_refused_cannot_commit(self, storage: Storage) -> None:
+    async def test_a_unit_ends_with_the_turn_that_it_begins(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        async with storage.new_unit() as unit:
+            await unit.users.add(new_user("bob"))
+            lease = await unit.turns.begin(new_turn(conversation))
+            with pytest.raises(RuntimeError):
+                await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.by_username("bob") is not None
+            assert await unit.turns.get(ada.id, lease.message_id) is not None
+
+    async def test_a_unit_in_which_a_turn_was_refused_is_undone(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         busy, idle = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
         key = IdempotencyKey(key="k", fingerprint="f")
         await begun(storage, new_turn(busy, key=key))
-        for refused in (new_turn(busy), new_turn(idle, key=key)):
-            async with storage.new_unit() as unit:
-                with pytest.raises((Conflict, KeyTaken)):
-                    await unit.turns.begin(refused)
-                with pytest.raises(RuntimeError):
-                    await unit.commit()
+        foreign, one_more = replace(new_turn(idle), owner=ada.id + 1), replace(new_turn(idle), at_most=1)
+        for refused in (new_turn(busy), new_turn(idle, key=key), foreign, one_more):
+            for begins_with_it in (True, False):
+                async with storage.new_unit() as unit:
+                    if not begins_with_it:
+                        await unit.users.add(new_user("bob"))
+                    with pytest.raises((Conflict, KeyTaken, NotFound, TooManyTurns)):
+                        await unit.turns.begin(refused)
+                    with pytest.raises(RuntimeError):
+                        await unit.commit()
         async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.by_username("bob") is None
             assert await unit.conversations.get(ada.id, idle.id) == idle
-            assert await unit.messages.count(ada.id, busy.id) == 2
+            assert await _size(unit, busy) == 2
 
     async def test_two_owners_may_use_one_key(self, storage: Storage) -> None:
         key = IdempotencyKey(key="k", fingerprint="f")
@@ -800,16 +937,23 @@ class UnitOfWorkContract:
             conversation = await stored_conversation(storage, await stored_user(storage, name))
             await begun(storage, new_turn(conversation, key=key))
 
-    async def test_the_running_turns_of_an_owner_are_counted_in_all_conversations(self, storage: Storage) -> None:
+    async def test_of_turns_begun_at_once_no_more_run_than_their_owner_may_have(self, storage: Storage) -> None:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")
-        one = await stored_conversation(storage, ada)
-        await _ended(storage, one)
-        for owner in (ada, ada, bob):
-            await begun(storage, new_turn(await stored_conversation(storage, owner)))
-        async with storage.new_unit() as unit:
-            assert [await unit.turns.running_of(owner.id) for owner in (ada, bob)] == [2, 1]
-            await unit.turns.begin(new_turn(one))
-            assert await unit.turns.running_of(ada.id) == 3, "its own among them"
+        await _ended(storage, await stored_conversation(storage, ada))
+        await begun(storage, new_turn(await stored_conversation(storage, bob)))
+        turns = [replace(new_turn(await stored_conversation(storage, ada)), at_most=3) for _ in range(10)]
+        outcomes = await asyncio.gather(*(begun(storage, turn) for turn in turns), return_exceptions=True)
+        assert sum(isinstance(outcome, Lease) for outcome in outcomes) == 3
+        assert sum(isinstance(outcome, TooManyTurns) for outcome in outcomes) == 7
+
+    async def test_a_repeat_is_known_by_its_key_also_where_no_more_turns_may_run(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        turn = replace(new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f")), at_most=1)
+        await begun(storage, turn)
+        for again in (conversation, await stored_conversation(storage, ada)):
+            with pytest.raises(KeyTaken):
+                await begun(storage, replace(new_turn(again, key=turn.key), at_most=1))
 
     async def test_concurrent_turns_leave_messages_in_pairs(self, storage: Storage) -> None:
         ada = await stored_user(storage)

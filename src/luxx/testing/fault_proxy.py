@@ -127,7 +127,8 @@ class FaultProxy:
             _reset(writer)
         except asyncio.CancelledError:
             # Only `__aexit__` cancels, and it waits; the streams' own callback would call this a fault.
-            writer.transport.abort()
+            for each in self._open[task]:
+                each.transport.abort()
         finally:
             del self._open[task]
 

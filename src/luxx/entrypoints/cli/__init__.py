@@ -25,17 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _address(commands.add_parser("doctor", help="look for what is missing or wrong, and tell what to do"))
 
-    serve.add_argument(
-        "--local",
-        nargs="?",
-        type=Path,
-        const=True,
-        default=False,
-        metavar="PATH",
-        help="answer with a model on this machine: a GGUF file, or a small one that is fetched once (93 MB)",
-    )
+    _local(serve)
     chat = commands.add_parser("chat", help="chat in the terminal, with a service elsewhere or one of its own")
-    chat.add_argument("--url", metavar="URL", help="the service's root; without it, one is started for this chat")
+    where = chat.add_mutually_exclusive_group()
+    where.add_argument("--url", metavar="URL", help="the service's root; without it, one is started for this chat")
+    _local(where)
     chat.add_argument("--username", metavar="NAME", help="who logs in, where LUXX_TOKEN or LUXX_API_KEY is not set")
     chat.add_argument("--model", metavar="NAME", help="the model that answers, instead of the service's default")
     chat.add_argument("--thinking", action="store_true", help="let the model think, and show it")
@@ -64,6 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         actions.add_parser(action, help=purpose).add_argument("username", metavar="NAME")
 
     return _run(parser.parse_args(arguments))
+
+
+def _local(command: argparse._ActionsContainer) -> None:
+    command.add_argument(
+        "--local",
+        nargs="?",
+        type=Path,
+        const=True,
+        default=False,
+        metavar="PATH",
+        help="answer with a model on this machine: a GGUF file, or a small one that is fetched once (93 MB)",
+    )
 
 
 def _address(command: argparse.ArgumentParser) -> None:

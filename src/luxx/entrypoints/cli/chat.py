@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with ExitStack() as stack:
             if options.url is None:
-                client = stack.enter_context(_at_home())
+                client = stack.enter_context(_at_home(options.local))
             else:
                 client = stack.enter_context(_away(options.url, options.username, interactive=interactive))
             chat = Chat(client, screen, model=options.model, thinking=options.thinking)
@@ -67,14 +68,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _at_home() -> Iterator[Client]:
+def _at_home(local: Path | bool) -> Iterator[Client]:
     from luxx.entrypoints.cli.embedded import embedded, log_in_here  # noqa: PLC0415  # needs the whole service
     from luxx.settings import Settings  # noqa: PLC0415  # as above
 
     for name in TOKENS:
         os.environ.pop(name, None)
     settings = Settings.from_env()
-    with embedded(settings) as url, Client(url, transport=httpx.HTTPTransport()) as client:
+    with embedded(settings, local=local) as url, Client(url, transport=httpx.HTTPTransport()) as client:
         log_in_here(client, settings.data_dir / "chat.json")
         with _logged_out(client):
             yield client

@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +16,13 @@ from pathlib import Path
 import msgspec
 
 from luxx.adapters.database import Database
+from luxx.adapters.models.local.server import LocalModel
+from luxx.adapters.models.local.weights import Weights, find_weights
 from luxx.adapters.telemetry.logs import configure
 from luxx.client import Client, Conflict, Unauthenticated
 from luxx.container import Container
 from luxx.domain.errors import LuxxError, StorageUnavailable
+from luxx.entrypoints.cli.launch import answered_by
 from luxx.entrypoints.cli.serve import DrainingServer, server_of
 from luxx.settings import Settings
 
@@ -31,25 +34,33 @@ class NotStarted(LuxxError):
 
 
 @contextmanager
-def embedded(settings: Settings) -> Iterator[str]:
+def embedded(settings: Settings, *, local: Path | bool = False) -> Iterator[str]:
     """Serve until the block ends; gives the root URL. The log goes to `chat.log` in the data directory.
 
-    Raises `StorageUnavailable` where the database cannot be used, `NotStarted` where the service did not
-    start for another reason.
+    `local` is as in `launch.run`. Raises `LocalModelUnusable` where that model cannot be run,
+    `StorageUnavailable` where the database cannot be used, `NotStarted` where the service did not start
+    for another reason.
     """
+    weights = None if local is False else find_weights(None if local is True else local)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.data_dir / "chat.log"
     with open(path, "w", encoding="utf-8", opener=_private) as log:
-        configure(style=settings.log_format, level=settings.log_level, secrets=settings.secrets, stream=log)
+
+        def configured(settings: Settings) -> None:
+            configure(style=settings.log_format, level=settings.log_level, secrets=settings.secrets, stream=log)
+
         try:
-            with _serving(settings, path) as url:
+            configured(settings)
+            with _serving(settings, path, weights, configured) as url:
                 yield url
         finally:
             logging.getLogger().handlers[:] = [logging.NullHandler()]  # the file is closed now
 
 
 @contextmanager
-def _serving(settings: Settings, path: Path) -> Iterator[str]:
+def _serving(
+    settings: Settings, path: Path, weights: Weights | None, configured: Callable[[Settings], None]
+) -> Iterator[str]:
     started: Future[tuple[str, DrainingServer]] = Future()
 
     def serve() -> None:
@@ -57,7 +68,7 @@ def _serving(settings: Settings, path: Path) -> Iterator[str]:
             # Ctrl-C is the chat's, and only the main thread's waiting is broken off by it.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            asyncio.run(_serve(settings, started))
+            asyncio.run(_serve(settings, weights, configured, started))
         except (LuxxError, OSError) as error:
             if not started.done():
                 started.set_exception(error)
@@ -83,7 +94,22 @@ def _not_started(path: Path) -> NotStarted:
     return NotStarted(f"the embedded service did not start; {path} has the reason")
 
 
-async def _serve(settings: Settings, started: Future[tuple[str, DrainingServer]]) -> None:
+async def _serve(
+    settings: Settings,
+    weights: Weights | None,
+    configured: Callable[[Settings], None],
+    started: Future[tuple[str, DrainingServer]],
+) -> None:
+    if weights is None:
+        await _serve_with(settings, started)
+        return
+    async with LocalModel(weights) as model:
+        settings = answered_by(model, settings, tools=weights.tools)
+        configured(settings)  # there is one secret more
+        await _serve_with(settings, started)
+
+
+async def _serve_with(settings: Settings, started: Future[tuple[str, DrainingServer]]) -> None:
     container = Container(settings=settings)
     # Looked at before, for the sake of a reason that a person can read: the server's own start only logs it.
     storage = container.storage()

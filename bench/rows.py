@@ -82,8 +82,8 @@ def _statements(wanted: Rows, *, postgres: bool) -> list[str]:
         role = "CASE WHEN n % 2 = 0 THEN 'user' ELSE 'assistant' END"
         statements += [
             f"""
-            INSERT INTO conversations ({columns})
-            VALUES ('{identity}', {wanted.few}, 'Talk', {defaults}, {moment("0")}, {moment("0")}, {count + 1})
+            INSERT INTO conversations ({columns}, message_count)
+            VALUES ('{identity}', {wanted.few}, 'Talk', {defaults}, {moment("0")}, {moment("0")}, {count + 1}, {count})
             """,
             f"""
             INSERT INTO messages (id, conversation_id, position, role, parts, status, created_at)
@@ -92,6 +92,14 @@ def _statements(wanted: Rows, *, postgres: bool) -> list[str]:
             FROM {series(count)}
             """,
         ]
+    # What the service keeps as rows come and go.
+    statements += [
+        "DELETE FROM conversation_counts",
+        """
+        INSERT INTO conversation_counts (user_id, scope, total)
+        SELECT user_id, '', count(*) FROM conversations GROUP BY user_id
+        """,
+    ]
     return statements
 
 

@@ -7,6 +7,7 @@ wave with faults is no measurement.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
@@ -18,6 +19,7 @@ from bench.figures import Histogram
 
 _WELL: Final = b"HTTP/1.1 200 "
 _LAST: Final = b"0\r\n\r\n"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _STALL_SECONDS: Final = 60.0
 _ACCEPT_SECONDS: Final = 0.01
 """How long the other side gets to accept connections before anything is asked."""
@@ -100,7 +102,7 @@ class Wave(msgspec.Struct):
 def request(method: str, path: str, *, token: str | None = None, body: object = None) -> bytes:
     """Make the bytes of a request on a connection that is kept."""
     content = b"" if body is None else json.dumps(body).encode()
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Accept: */*"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Accept: */*", "Accept-Language: en"]
     if token is not None:
         lines.append(f"Authorization: Bearer {token}")
     if body is not None:
@@ -279,7 +281,7 @@ class Stream(asyncio.Protocol):
             return "there was no answer"
         raw = b"".join(self._raw)
         if not self._head.startswith(_WELL):
-            return f"it was refused: {self._head.splitlines()[0].decode()} {raw[:400]!r}"
+            return f"it was refused: {self._head.splitlines()[0].decode()} {raw[:400].decode(errors='replace')}"
         try:
             return self.job.format.fault(unchunked(raw), self.job.answer)
         except ValueError as error:
@@ -372,25 +374,80 @@ class Caller:
         self._writer.close()
 
 
+class _Asking(asyncio.Protocol):
+    """A kept connection that asks the next thing as soon as it was answered: as light as a `Stream`."""
+
+    def __init__(self, sent: Callable[[], bytes | None], times: Histogram, ends_at: float) -> None:
+        self.ended: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+        self._sent: Final = sent
+        self._times: Final = times
+        self._ends_at: Final = ends_at
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._whole = 0
+        self._began = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._ask()
+
+    def _ask(self) -> None:
+        assert self._transport is not None
+        self._received, self._whole = b"", 0
+        self._began = time.perf_counter()
+        one = self._sent() if self._began < self._ends_at else None
+        if one is None:
+            self._end(None)
+        else:
+            self._transport.write(one)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if not self._whole:
+            head, found, _ = self._received.partition(b"\r\n\r\n")
+            if not found:
+                return
+            if not head.startswith(b"HTTP/1.1 2"):
+                self._end(Faulty(f"a request was refused: {self._received[:600].decode(errors='replace')}"))
+                return
+            length = _LENGTH.search(head)
+            self._whole = len(head) + 4 + (int(length[1]) if length else 0)
+        if len(self._received) >= self._whole:
+            self._times.add(time.perf_counter() - self._began)
+            self._ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's signature
+        self._end(Faulty("a connection was closed before the answer"))
+
+    def _end(self, fault: Faulty | None) -> None:
+        if not self.ended.done():
+            if fault is None:
+                self.ended.set_result(None)
+            else:
+                self.ended.set_exception(fault)
+        assert self._transport is not None
+        self._transport.close()
+
+
 async def closed_loop(
     address: Address, sent: Callable[[], bytes | None], *, connections: int, seconds: float
 ) -> Requests:
-    """Ask on so many connections, each as soon as it was answered; ends early where `sent` gives None."""
-    callers = [await Caller.at(address) for _ in range(connections)]
+    """Ask on so many connections, each as soon as it was answered; ends early where `sent` gives None.
+
+    Raises `Faulty` where one was not answered with success.
+    """
+    loop = asyncio.get_running_loop()
     times = Histogram()
     cpu, began = time.process_time(), time.perf_counter()
-    ends_at = began + seconds
-
-    async def ask_on(caller: Caller) -> None:
-        while (at := time.perf_counter()) < ends_at and (one := sent()) is not None:
-            await caller.ask(one)
-            times.add(time.perf_counter() - at)
-
+    asking = [
+        (await loop.create_connection(lambda: _Asking(sent, times, began + seconds), address.host, address.port))[1]
+        for _ in range(connections)
+    ]
     try:
-        await asyncio.gather(*map(ask_on, callers))
-    finally:
-        for caller in callers:
-            caller.close()
+        async with asyncio.timeout(seconds + _STALL_SECONDS):
+            await asyncio.gather(*(one.ended for one in asking))
+    except TimeoutError as error:
+        raise Faulty(f"requests were not answered within {_STALL_SECONDS:g} s") from error
     wall = time.perf_counter() - began
     return Requests(count=times.count, wall=wall, cpu=time.process_time() - cpu, times=times)
 

@@ -53,7 +53,7 @@ def main(wanted: Wanted) -> int:
         record = merged(old, record, names)
     write(record, path)
     print(report.table(record))
-    if not wanted.quick:
+    if not (wanted.quick or wanted.only):
         report.write(record, root() / report.PAGE)
     for name, fault in record.faults.items():
         print(f"FAILED {name}: {fault}", file=sys.stderr)

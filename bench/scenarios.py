@@ -51,10 +51,10 @@ class Scale(msgspec.Struct, frozen=True):
 
 FULL: Final = Scale(
     rounds=5,
-    tokens=300,
+    tokens=250,
     sends=60,
     seconds=2.0,
-    capacity_steps=(100, 200, 300, 400, 500, 600, 700),
+    capacity_steps=(100, 200, 300, 400, 500, 600),
     stalled=200,
     calls=100,
     starts=5,
@@ -64,11 +64,11 @@ QUICK: Final = Scale(
     rounds=2,
     tokens=150,
     sends=30,
-    seconds=1.5,
+    seconds=1.0,
     capacity_steps=(),
     stalled=50,
     calls=40,
-    starts=2,
+    starts=1,
     rows=20_000,
 )
 

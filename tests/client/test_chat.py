@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import sqlite3
 import stat
 import struct
@@ -258,6 +259,15 @@ async def test_who_cannot_be_known_is_told_what_to_do(served: Live, variables: d
     chat = await piped("--url", served.url, lines="Hi\n", cwd=".", **variables)
     assert (chat.status, chat.out) == (1, "")
     assert says in chat.problems
+    assert len(chat.problems.splitlines()) == 1
+
+
+async def test_an_address_where_nobody_is_is_told_soon() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        chat = await piped("--url", f"http://127.0.0.1:{nobody.getsockname()[1]}", lines="Hi\n", LUXX_TOKEN="x")
+    assert (chat.status, chat.out) == (1, "")
+    assert "refused" in chat.problems
     assert len(chat.problems.splitlines()) == 1
 
 

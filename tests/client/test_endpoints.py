@@ -267,3 +267,17 @@ def test_there_is_a_method_for_every_endpoint() -> None:
         for http_method in handler.http_methods
     }
     assert asked - {("GET", "/schema/openapi.json")} == routes - {("HEAD", path) for _, path in routes}
+
+
+def test_names_and_ids_are_one_step_of_a_path_and_a_prefix_goes_before_it() -> None:
+    asked: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path)
+        return httpx.Response(404, json={"success": False, "message": "", "error": {"code": "not_found"}})
+
+    with Client("http://luxx.example/chat/", transport=httpx.MockTransport(answer)) as client:
+        for call in (lambda: client.tool("../a b?c#d%"), lambda: client.messages("conv_1", before="msg_1")):
+            with pytest.raises(NotFound):
+                call()
+    assert asked == [b"/chat/api/tools/..%2Fa%20b%3Fc%23d%25", b"/chat/api/messages/conv_1?limit=100&before=msg_1"]

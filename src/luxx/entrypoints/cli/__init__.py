@@ -135,6 +135,8 @@ def _chat(options: argparse.Namespace) -> int:
             raise
         print(f"luxx: chatting needs {missing}: pip install 'luxx[{extras}]'", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as shells say it of what SIGINT ended; nothing had begun
     except BadSettings as error:
         print(error, file=sys.stderr)
         return 2

@@ -17,12 +17,15 @@ import httpx
 from msgspec import UNSET
 from rich.console import Console
 
-from luxx.client import Client, Conversation, Failed, LuxxClientError, Started, Stream, Unauthenticated
+from luxx.client import Client, Conversation, Failed, LuxxClientError, Patience, Started, Stream, Unauthenticated
 from luxx.domain.conversation import TITLE_LIMIT
 from luxx.entrypoints.cli.chat_screen import PlainScreen, Screen, TerminalScreen
 
 TOKENS: Final = ("LUXX_TOKEN", "LUXX_API_KEY")
 """The variables that a token or a key is taken from; none is a setting of the service."""
+
+FIRST: Final = Patience(tries=2)
+"""For the first words: an address where nobody is should not take long to be told."""
 
 HELP: Final = """\
 /new          begin a new conversation
@@ -84,14 +87,18 @@ def _at_home(local: Path | bool) -> Iterator[Client]:
 @contextmanager
 def _away(url: str, username: str | None, *, interactive: bool) -> Iterator[Client]:
     given = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
-    with Client(url, token=given) as client:
+    with Client(url, token=given, patience=FIRST) as client:
         if given is not None:
             client.me()
+        elif interactive:
+            client.login(username or input("Username: "), getpass.getpass("Password: "))
+        else:
+            raise NoToken(f"no terminal to ask for a password: set {' or '.join(TOKENS)}")
+        token = client.token
+    with Client(url, token=token) as client:
+        if given is not None:
             yield client
             return
-        if not interactive:
-            raise NoToken(f"no terminal to ask for a password: set {' or '.join(TOKENS)}")
-        client.login(username or input("Username: "), getpass.getpass("Password: "))
         with _logged_out(client):
             yield client
 

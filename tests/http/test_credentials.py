@@ -3,16 +3,16 @@
 import asyncio
 import hashlib
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 from tests.support.live import PASSWORD, Account, Live, live
-from tests.unit.application.house import SetClock
 
 from luxx.container import Container
 from luxx.domain.api_key import KEYS_LIMIT
+from luxx.testing import FixedClock
 
 NEW = "another horse, another battery"
 
@@ -217,7 +217,8 @@ async def test_a_key_outlives_a_changed_password(user: Account) -> None:
 
 
 async def test_a_key_expires_and_tells_its_last_use_to_ten_minutes(container: Container) -> None:
-    clock = SetClock()
+    clock = FixedClock()
+    start = clock.now
     container.clock.override(clock)
     async with live(container) as server:
         user = await server.account()
@@ -229,7 +230,6 @@ async def test_a_key_expires_and_tells_its_last_use_to_ten_minutes(container: Co
             assert (await program.get("/api/auth/me")).status_code == 200
             (item,) = (await user.get("/api/auth/keys")).json()["data"]["items"]
             seen.append(datetime.fromisoformat(item["last_used_at"]))
-        start = datetime(2026, 3, 1, 12, tzinfo=UTC)
         assert seen == [start + timedelta(seconds=seconds) for seconds in (0, 0, 600, 1200)]
         clock.advance(2399)
         assert (await program.get("/api/auth/me")).status_code == 200

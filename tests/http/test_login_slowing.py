@@ -7,13 +7,13 @@ import httpx
 import pytest
 from tests.http.conftest import SECRET, container_of
 from tests.support.live import PASSWORD, Live, live
-from tests.unit.application.house import SetClock
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models.scripted import ScriptedChatModel
 from luxx.container import Container
 from luxx.entrypoints.http.peer import peer_of
 from luxx.settings import Settings
+from luxx.testing import FixedClock
 
 WRONG = "wrong " + PASSWORD
 
@@ -70,7 +70,7 @@ async def test_a_success_clears_the_failures(stored: Live) -> None:
 
 
 async def test_the_pause_ends_when_it_was_said_to(container: Container) -> None:
-    clock = SetClock()
+    clock = FixedClock()
     container.clock.override(clock)
     async with live(container) as server:
         user = await server.account()

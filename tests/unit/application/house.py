@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from tests.support.until import until
@@ -30,24 +30,12 @@ from luxx.domain.conversation import Conversation
 from luxx.domain.message import Json, Message
 from luxx.domain.tool import ToolSpec
 from luxx.domain.turn import Text, TurnEvent
+from luxx.testing import FixedClock
 from luxx.testing.contracts.storage_samples import begun, new_turn
 
 OWNER: Final = 1
 PATIENCE: Final = 10.0
 """Seconds until a test that waits for something gives up."""
-
-
-class SetClock:
-    """A clock that moves when told to."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
 
 
 @dataclass(slots=True)
@@ -101,7 +89,7 @@ class House:
 
     storage: MemoryStorage
     log: TurnLog
-    clock: SetClock
+    clock: FixedClock
     model: ScriptedChatModel
     run_turn: RunTurn
     supervisor: TurnSupervisor
@@ -185,7 +173,7 @@ async def opened(
     **supervising: Any,
 ) -> AsyncIterator[House]:
     """Open a house; its heart beats once at the start, and not again while a test runs unless `lease_for` is short."""
-    clock = SetClock()
+    clock = FixedClock()
     storage = MemoryStorage(clock=clock)
     wrapped = log(storage.log)
     model, new_id = ScriptedChatModel(), SortableIds()

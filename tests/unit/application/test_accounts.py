@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
-from tests.unit.application.house import SetClock
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.security.jwt import JwtCodec
@@ -13,6 +12,7 @@ from luxx.application import Authenticate, LogIn, LogOut, RegisterUser, SignedIn
 from luxx.application.ports import TokenClaims
 from luxx.domain.errors import Conflict, Forbidden, InvalidInput, LuxxError, Unauthenticated
 from luxx.domain.user import Role, User
+from luxx.testing import FixedClock
 
 PASSWORD = "correct horse battery"
 
@@ -39,7 +39,7 @@ class Accounts:
     """The use cases over one memory."""
 
     def __init__(self) -> None:
-        self.clock = SetClock()
+        self.clock = FixedClock()
         self.storage = MemoryStorage(clock=self.clock)
         self.hasher = PlainHasher()
         self.tokens = JwtCodec("s" * 32)

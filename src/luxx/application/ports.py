@@ -642,7 +642,7 @@ class Storage(Protocol):
     def log(self) -> TurnLog: ...
 
     async def open(self) -> None:
-        """Connect and start what the log needs; raises `StorageUnavailable`."""
+        """Connect and start what the log needs; does nothing to one that is open. Raises `StorageUnavailable`."""
         ...
 
     async def close(self) -> None:

@@ -103,6 +103,8 @@ class DatabaseTurnLog:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
+        if self._tasks:
+            return  # two writers would write the same steps
         self._tasks.append(asyncio.create_task(self._write(), name="turn log: writer"))
         if self._notices is not None:
             self._tasks.append(asyncio.create_task(self._notices.listen(), name="turn log: notices"))

@@ -93,6 +93,17 @@ class TurnLogContract:
 
     # --- writing and reading ------------------------------------------------------------------------
 
+    async def test_opened_again_it_writes_each_step_once(self, storage: Storage, ada: User) -> None:
+        await storage.open()
+        turn, lease = await running_turn(storage, ada)
+        for step in STEPS:
+            await storage.log.append(lease, step)
+            await asyncio.sleep(0)
+        await _end(storage, turn, lease, STEPS)
+        events = await _all(storage, lease.message_id)
+        _check(events)
+        assert fold(logged.event for logged in events).parts == fold(STEPS).parts
+
     async def test_what_was_appended_is_read_in_order_and_folds_into_the_answer(
         self, storage: Storage, ada: User
     ) -> None:

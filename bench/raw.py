@@ -34,15 +34,15 @@ SELECT s.id AS session_id, s.user_id, s.created_at, s.expires_at, s.revoked_at,
 FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = $1
 """
 _PAGE: Final = """
-SELECT id, user_id, project_id, title, model, system_prompt, temperature, max_tokens, thinking_enabled,
-       tools, created_at, updated_at
+SELECT (SELECT total FROM conversation_counts WHERE user_id = $1 AND scope = '') AS total,
+       id, user_id, project_id, title, model, system_prompt, temperature, max_tokens, thinking_enabled, tools,
+       created_at, updated_at
 FROM conversations WHERE user_id = $1 ORDER BY updated_at DESC, id DESC LIMIT $2 OFFSET $3
 """
-_COUNT: Final = "SELECT count(*) FROM conversations WHERE user_id = $1"
 
 _APPEND: Final = """
 WITH place AS (
-  UPDATE conversations SET next_position = next_position + 2, updated_at = $3
+  UPDATE conversations SET next_position = next_position + 2, message_count = message_count + 2, updated_at = $3
   WHERE id = $1 AND user_id = $2 RETURNING next_position
 ), stored AS (
   INSERT INTO messages (id, conversation_id, position, role, parts, status, created_at)
@@ -59,20 +59,21 @@ WITH place AS (
 SELECT next_position FROM place
 """
 _APPEND_SQLITE: Final = (
-    "UPDATE conversations SET next_position = next_position + 2, updated_at = :now WHERE id = :id AND user_id = :owner",
-    (
-        "INSERT INTO messages (id, conversation_id, position, role, parts, status, created_at)"
-        " SELECT :question, id, next_position - 2, 'user', :parts, 'complete', :now FROM conversations WHERE id = :id"
-    ),
-    (
-        "INSERT INTO messages (id, conversation_id, position, role, parts, status, created_at)"
-        " SELECT :answer, id, next_position - 1, 'assistant', '[]', 'streaming', :now FROM conversations WHERE id = :id"
-    ),
-    (
-        "INSERT INTO turns (message_id, conversation_id, user_id, user_message_id, running, holder, fence, lease_until,"
-        " cancel_requested, last_seq, log_kept, started_at)"
-        " VALUES (:answer, :id, :owner, :question, 1, 'bench', 1, :now + 15000000, 0, 1, 1, :now)"
-    ),
+    """
+    UPDATE conversations SET next_position = next_position + 2, message_count = message_count + 2, updated_at = :now
+    WHERE id = :id AND user_id = :owner
+    """,
+    """
+    INSERT INTO messages (id, conversation_id, position, role, parts, status, created_at)
+    SELECT :question, id, next_position - 2, 'user', :parts, 'complete', :now FROM conversations WHERE id = :id
+    UNION ALL
+    SELECT :answer, id, next_position - 1, 'assistant', '[]', 'streaming', :now FROM conversations WHERE id = :id
+    """,
+    """
+    INSERT INTO turns (message_id, conversation_id, user_id, user_message_id, running, holder, fence, lease_until,
+                       cancel_requested, last_seq, log_kept, started_at)
+    VALUES (:answer, :id, :owner, :question, 1, 'bench', 1, :now + 15000000, 0, 1, 1, :now)
+    """,
     "INSERT INTO turn_events (message_id, seq, name, data) VALUES (:answer, 1, 'start', :started)",
 )
 
@@ -118,7 +119,7 @@ class AppendBody(msgspec.Struct):
 
 
 def _item(row: asyncpg.Record) -> Item:
-    values = list(row)
+    values = list(row)[1:]
     if values[_TOOLS] is not None:
         values[_TOOLS] = msgspec.Raw(values[_TOOLS].encode())
     return Item(*values)
@@ -173,8 +174,7 @@ class Postgres:
             if caller is None or caller["revoked_at"] is not None or not caller["is_active"]:
                 raise PermissionError
             rows = await connection.fetch(_PAGE, caller["user_id"], 20, 0)
-            total = await connection.fetchval(_COUNT, caller["user_id"])
-        return Listed(True, Page([_item(row) for row in rows], total, 1, 20))
+        return Listed(True, Page([_item(row) for row in rows], rows[0]["total"] if rows else 0, 1, 20))
 
     async def append(self, body: AppendBody, question: str, answer: str) -> None:
         parts, started = _texts(body, question, answer)

@@ -189,10 +189,10 @@ _METHOD: Final = """\
   as several quick ones.
 - **The floor** is nginx with `proxy_buffering off` and one worker: it copies bytes and stores nothing.
 - **Bare handlers** (`bench/raw.py`) run in the same server (Litestar on uvicorn, uvloop and httptools) on the bare
-  driver. The list: check the token, read session and user, 20 rows and the count, encode the same JSON (compared
-  before anything is measured). `no reset` leaves out what asyncpg's pool does on release by itself. The append: one
-  statement on Postgres that stores both messages, the turn and its first event; on SQLite five in one transaction,
-  in one thread. Beside it stands Luxx's own `SendMessage`, up to its commit.
+  driver. The list, in two statements: check the token, read session and user, then 20 rows with the kept count, and
+  encode the same JSON (compared before anything is measured). `no reset` leaves out what asyncpg's pool does on
+  release by itself. The append: one statement on Postgres that stores both messages, the turn and its first event;
+  on SQLite four in one transaction, in one thread. Beside it stands Luxx's own `SendMessage`, up to its commit.
 - **Rows**: 1 000 users, of whom one has a tenth of all conversations, and a conversation of 10 000 messages.
 - **A stalled reader** asks for an answer of 4 MB and never reads. What is told is the memory of the service that
   each of them adds (PSS).

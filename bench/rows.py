@@ -100,6 +100,13 @@ def _statements(wanted: Rows, *, postgres: bool) -> list[str]:
         SELECT user_id, '', count(*) FROM conversations GROUP BY user_id
         """,
     ]
+    statements += [
+        "DELETE FROM conversation_counts",
+        """
+        INSERT INTO conversation_counts (user_id, scope, total)
+        SELECT user_id, '', count(*) FROM conversations GROUP BY user_id
+        """,
+    ]
     return statements
 
 

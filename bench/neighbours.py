@@ -22,9 +22,9 @@ from bench.answers import Answer
 from bench.load import OPENAI, Address, Faulty, Job, completion_request
 from bench.page import PAGE, PageJob
 from bench.proc import Cores
-from bench.processes import NotStarted, Process, Served, free_port
+from bench.processes import NotStarted, Process, Served, free_port, root
 
-ENVIRONMENTS: Final = Path(__file__).parents[1] / "build" / "bench" / "envs"
+ENVIRONMENTS: Final = root() / "build" / "bench" / "envs"
 PINS: Final = Path(__file__).with_name("peers.toml")
 _PASSWORD: Final = "correct-horse-battery-staple"  # of accounts that live for one run
 _KEY: Final = "sk-0123456789abcdef0123456789abcdef"  # LiteLLM refuses to start without one
@@ -69,12 +69,13 @@ def installed(name: str, peer: Peer, *, environments: Path = ENVIRONMENTS) -> Pa
 
 
 def _run(command: Sequence[str]) -> None:
+    shown = " ".join(command).replace(f"{root()}/", "")
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
     except subprocess.CalledProcessError as error:
-        raise NotInstalled(f"{' '.join(command)} failed:\n{error.stderr[-2000:]}") from error
+        raise NotInstalled(f"{shown} failed:\n{error.stderr[-2000:]}") from error
     except subprocess.TimeoutExpired as error:
-        raise NotInstalled(f"{' '.join(command)} was not through after {_INSTALL_SECONDS:g} s") from error
+        raise NotInstalled(f"{shown} was not through after {_INSTALL_SECONDS:g} s") from error
 
 
 def _environ(place: Path, more: Mapping[str, str]) -> dict[str, str]:
@@ -200,8 +201,10 @@ class Pages(Served):
             for number in range(streams)
         ]
 
-    async def check_stored(self, answer: Answer) -> None:
-        """Look whether the answers of the last wave were stored; raises `Faulty`."""
+    async def check_stored(self, answer: Answer, streams: int) -> None:
+        """Look whether all answers of the last wave were stored; raises `Faulty`."""
+        if len(self.chats) != streams:
+            raise Faulty(f"Open WebUI made {len(self.chats)} chats for {streams} messages")
         async with httpx.AsyncClient(base_url=self.address.url, trust_env=False, timeout=60) as http:
             for token, chat in self.chats:
                 got = await http.get(f"/api/v1/chats/{chat}", headers={"Authorization": f"Bearer {token}"})
@@ -261,7 +264,7 @@ def open_webui(*, place: Path, cores: Cores, upstream: Address, people: int = 10
         process.wait_for(address, "/health", within=_START_SECONDS)
         try:
             tokens = asyncio.run(_people(address, people))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, KeyError) as error:
             said = process.log.read_text(errors="replace")[-2000:]
             raise NotStarted(f"Open WebUI does not take users in: {error!r}\n{said}") from error
         yield OpenWebUI(

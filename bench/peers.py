@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+import httpx
 import uvloop
 
 from bench import report
@@ -57,7 +58,7 @@ PEERS: Final[Mapping[str, Start]] = {"litellm": _litellm, "open-webui": _open_we
 async def _paced(bench: Bench, served: Served) -> None:
     await bench.streams("paced 100", served, PACED, STREAMS, over=1.0)
     if isinstance(served, Pages):
-        await served.check_stored(PACED)
+        await served.check_stored(PACED, STREAMS)
 
 
 async def _first(bench: Bench, served: Served) -> None:
@@ -71,7 +72,7 @@ async def _first(bench: Bench, served: Served) -> None:
 async def _hurried(bench: Bench, served: Served) -> None:
     await bench.streams("fast 100", served, HURRIED, STREAMS)
     if isinstance(served, Pages):
-        await served.check_stored(HURRIED)
+        await served.check_stored(HURRIED, STREAMS)
 
 
 _SCENARIOS: Final[Mapping[str, Measure]] = {"paced 100": _paced, "first token": _first, "fast 100": _hurried}
@@ -117,7 +118,7 @@ def _started(bench: Bench, name: str, running: ExitStack) -> Sequence[Served]:
     print(f"{name}: {', '.join(pins()[name].requirements)}", file=sys.stderr, flush=True)
     try:
         found = running.enter_context(PEERS[name](bench.place, bench.cores, bench.upstream_address))
-    except (NotInstalled, NotStarted) as error:
+    except (NotInstalled, NotStarted, OSError) as error:
         bench.record.faults[name] = str(error)
         print(f"{name} IS LEFT OUT: {error}", file=sys.stderr, flush=True)
         return []
@@ -153,8 +154,8 @@ async def _or_left_out(bench: Bench, served: Served, scenario: str, measure: Mea
         return False
     try:
         await measure(bench, served)
-    except Faulty as error:
-        bench.record.faults[key] = str(error)
+    except (Faulty, httpx.HTTPError, OSError) as error:  # the last two: it broke down, or has gone
+        bench.record.faults[key] = str(error) or repr(error)
         print(f"{key} FAILED: {error}", file=sys.stderr, flush=True)
         return False
     return True

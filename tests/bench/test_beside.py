@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bench.answers import fast
 from bench.goals import peer_goals
-from bench.load import Address
+from bench.load import Address, Faulty
 from bench.neighbours import NotInstalled, Pages, Peer, WithKey, installed, litellm_configuration, pins
 from bench.peers import PEERS
 from bench.proc import share_out
@@ -36,6 +36,14 @@ async def test_keys_are_used_in_turn_and_streams_begin_evenly() -> None:
     jobs = await served.jobs(fast(10), 4, over=2.0)
     assert [b"Bearer a" in job.request for job in jobs] == [True, False, True, False]
     assert [job.delay for job in jobs] == [0.0, 0.5, 1.0, 1.5]
+
+
+async def test_an_answer_that_open_webui_did_not_store_is_a_fault() -> None:
+    served = Pages(name="pages", address=Address(port=9), processes=[], settings={}, tokens=["a", "b"])
+    await served.jobs(fast(10), 2)
+    served.chats.append(("a", "chat"))
+    with pytest.raises(Faulty, match="1 chats for 2 messages"):
+        await served.check_stored(fast(10), 2)
 
 
 async def test_nobody_has_two_pages() -> None:

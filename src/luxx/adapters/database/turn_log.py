@@ -20,7 +20,7 @@ from luxx.adapters.database.statements import Row, Script, Statement
 from luxx.adapters.database.tails import Tails
 from luxx.adapters.database.turns import lease_end, now_on
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
-from luxx.adapters.wire import decode_event, encode_event
+from luxx.adapters.wire import decode_event, encode, encode_event
 from luxx.application.observer import UNOBSERVED, Observer
 from luxx.application.ports import Clock, Lease, LeaseLost, LoggedEvent, Renewal
 from luxx.domain.errors import InternalError, StorageUnavailable
@@ -406,19 +406,24 @@ def _commit_on_sqlite(ids: Sequence[str], shares: Sequence[_Share], now: datetim
     rows = yield _STANDING, {"turn": ids}
     found = {row[0]: row for row in rows}
     good = [share for share in shares if _stored(share, found.get(share.turn.lease.message_id), again=False)]
-    events, going, ending, answers = [], [], [], []
+    upto: list[tuple[str, int]] = []
+    events: list[tuple[str, int, str, str]] = []
+    ending, answers = [], []
     for share in good:
         message_id, seq = share.turn.lease.message_id, share.turn.seq
         for name, data in share.rows:
             seq += 1
-            events.append({"message_id": message_id, "seq": seq, "name": name, "data": data})
-        if share.end is None:
-            going.append({"turn": message_id, "upto": seq})
-        else:
-            ending.append({"turn": message_id, "upto": seq, "now": now})
+            events.append((message_id, seq, name, data))
+        upto.append((message_id, seq))
+        if share.end is not None:
+            ending.append({"turn": message_id, "now": now})
             answers.append({"answer": message_id, **answer_values(share.end[1])})
-    steps = ((_GO_ON, going), (_END, ending), (_STORE_ANSWER, answers), (_ADD_EVENTS, events))
-    yield from ((statement, each) for statement, each in steps if each)
+    # One statement for all of them: the driver takes Python's lock anew for each row that it is given,
+    # and waits for it as long as whatever else this process does.
+    if upto:
+        yield _GO_ON, {"upto": encode(upto).decode()}
+        yield _ADD_EVENTS, {"events": encode(events).decode()}
+    yield from ((statement, each) for statement, each in ((_END, ending), (_STORE_ANSWER, answers)) if each)
     return rows
 
 
@@ -518,17 +523,28 @@ _STANDING: Final = Statement(
     )
 )
 _THE_TURN: Final = turns.c.message_id == sa.bindparam("turn")
-_GO_ON: Final = Statement(sa.update(turns).where(_THE_TURN).values(last_seq=sa.bindparam("upto")))
-_END: Final = Statement(
-    sa.update(turns).where(_THE_TURN).values(last_seq=sa.bindparam("upto"), running=False, ended_at=sa.bindparam("now"))
-)
+_END: Final = Statement(sa.update(turns).where(_THE_TURN).values(running=False, ended_at=sa.bindparam("now")))
 _STORE_ANSWER: Final = Statement(
     sa.update(messages)
     .where(messages.c.id == sa.bindparam("answer"))
     .values({name: sa.bindparam(name) for name in _ANSWER})
 )
+
+
+def _listed(name: str, width: int) -> Sequence[sa.ColumnElement[Any]]:
+    """Give a parameter, a JSON array of arrays, as the columns of a table (SQLite)."""
+    each = sa.func.json_each(sa.bindparam(name, type_=sa.Text())).table_valued("value", name=name)
+    return [sa.func.json_extract(each.c.value, sa.literal_column(f"'$[{place}]'")) for place in range(width)]
+
+
+def _go_on() -> sa.Executable:
+    message_id, seq = _listed("upto", 2)
+    return sa.update(turns).where(turns.c.message_id == message_id).values(last_seq=seq)
+
+
+_GO_ON: Final = Statement(_go_on())
 _ADD_EVENTS: Final = Statement(
-    sa.insert(turn_events).values({name: sa.bindparam(name) for name in ("message_id", "seq", "name", "data")})
+    sa.insert(turn_events).from_select(["message_id", "seq", "name", "data"], sa.select(*_listed("events", 4)))
 )
 _READ: Final = Statement(
     sa.select(turn_events.c.seq, turn_events.c.name, turn_events.c.data)

@@ -1,6 +1,7 @@
 """What was measured, kept as JSON: every figure of every round, and what it was measured on."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
@@ -81,10 +82,11 @@ class Record(msgspec.Struct):
     seconds: float = 0.0
 
     def add(self, scenario: str, config: str, figures: Mapping[str, float]) -> None:
-        """Add what one round gave."""
+        """Add what one round gave; what it did not give (NaN) is left out."""
         kept = self.figures.setdefault(scenario, {}).setdefault(config, {})
         for name, value in figures.items():
-            kept.setdefault(name, []).append(value)
+            if not math.isnan(value):
+                kept.setdefault(name, []).append(value)
 
     def rounds(self, scenario: str, config: str, name: str) -> Sequence[float]:
         """Give a figure's rounds; none where it was not measured."""

@@ -61,9 +61,9 @@ FULL: Final = Scale(
     rows=1_000_000,
 )
 QUICK: Final = Scale(
-    rounds=2,
-    tokens=150,
-    sends=30,
+    rounds=3,
+    tokens=100,
+    sends=20,
     seconds=1.0,
     capacity_steps=(),
     stalled=50,

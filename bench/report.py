@@ -202,12 +202,12 @@ _METHOD: Final = """\
 - **Steal** is what the hypervisor gave to other guests meanwhile. Where it is high, capacity and wall times suffer,
   and ratios of CPU times hold.
 
-```
-make bench                                    all of it, and this page
-make bench QUICK=1                            two or three minutes, ratios against bench/limits.toml
-python -m bench run --only lists --rows 100000
-python -m bench run --place /dev/shm          without a disk
-make bench-peers                              LiteLLM and Open WebUI beside it
+```sh
+make bench                                                         # all of it, and this page
+make bench QUICK=1                                                 # a few minutes; ratios against bench/limits.toml
+.venv/bin/python -m bench run --only lists --rows 100000           # one scenario
+.venv/bin/python -m bench run --place /dev/shm                     # without a disk
+make bench-peers                                                   # LiteLLM and Open WebUI beside it
 ```
 """
 

@@ -10,6 +10,7 @@ import datetime as dt
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -199,4 +200,8 @@ def run_tests_of(sdist: Path, place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        # What failed has said why already.
+        sys.exit(f"This commit cannot be released: {shlex.join(map(str, error.cmd))} ended with {error.returncode}")

@@ -153,14 +153,12 @@ class PostgresConnection:
 
     async def close(self) -> None:
         session, self._session = self._session, None
-        if session is not None:
-            await undisturbed(self._put_back(session))
-
-    async def _put_back(self, session: _Session) -> None:
+        if session is None:
+            return
         try:
             if session.inner.is_in_transaction():
                 with suppress(*_RAISED):  # the transaction is lost anyway, and the session is not lent again
-                    await session.inner.execute("ROLLBACK")
+                    await undisturbed(session.inner.execute("ROLLBACK"))
         finally:
             self._pool.give(session)
 

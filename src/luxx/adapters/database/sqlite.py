@@ -4,16 +4,16 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Final, TypeAlias, TypeVar
 
 from luxx.adapters.database.connection import undisturbed
-from luxx.adapters.database.errors import unavailable
+from luxx.adapters.database.errors import NotUnique, unavailable
 from luxx.adapters.database.pool import Pool
 from luxx.adapters.database.statements import Parameters, Row, Script, Statement
-from luxx.domain.errors import StorageUnavailable
 
 _Result = TypeVar("_Result")
 
@@ -31,6 +31,9 @@ _NOT_NOW: Final = (sqlite3.OperationalError, sqlite3.InterfaceError)
 """Busy, full, not to be opened, tables that nobody has made yet."""
 
 
+_NOT_UNIQUE: Final = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+
+
 def connect(path: str, *, pragmas: Sequence[str] = ()) -> sqlite3.Connection:
     """Open the database file, in which nothing is begun but by saying so; raises `sqlite3.Error`."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False)
@@ -44,19 +47,22 @@ def connect(path: str, *, pragmas: Sequence[str] = ()) -> sqlite3.Connection:
 
 
 _Work: TypeAlias = Callable[[sqlite3.Connection], Any]
-_Task: TypeAlias = tuple[_Work, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Task: TypeAlias = tuple[object, _Work, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
 
 class _Worker:
-    """A connection in its thread, which runs one piece of work after the other."""
+    """A connection in its thread, which runs one piece of work after the other.
 
-    def __init__(self, path: str, pragmas: Sequence[str]) -> None:
+    Work is done for somebody: while a transaction is left open, what comes from others waits in order.
+    """
+
+    def __init__(self, path: str, pragmas: Sequence[str] = ()) -> None:
         self.opened_at: Final = time.monotonic()
+        self.closed = False
         self._path = path
         self._pragmas = pragmas
         self._connection: sqlite3.Connection | None = None
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
-        self._broken = False
         self._thread = threading.Thread(target=self._live, name="luxx: sqlite", daemon=True)
         self._thread.start()
 
@@ -65,41 +71,79 @@ class _Worker:
         return self._connection is not None and self._connection.in_transaction
 
     def usable(self) -> bool:
-        return self._connection is not None and not (self._broken or self.in_transaction)
+        return self._connection is not None and not (self.closed or self.in_transaction)
 
     def discard(self) -> None:
-        self._broken = True
+        self.closed = True
         self._tasks.put(None)
 
     async def close(self) -> None:
         self.discard()
         await asyncio.to_thread(self._thread.join)
 
-    async def run(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+    async def run(self, owner: object, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         """Run `work` in the thread, to its end; raises `StorageUnavailable`, or what it raises."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[_Result] = loop.create_future()
-        self._tasks.put((work, done, loop))
+        self._tasks.put((owner, work, done, loop))
         try:
             return await undisturbed(done)
         except _NOT_NOW as error:
             raise unavailable() from error
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode in _NOT_UNIQUE:
+                raise NotUnique(*error.args) from error
+            raise
+
+    async def roll_back(self, owner: object) -> None:
+        """Undo what `owner` left open."""
+        await self.run(owner, self._roll_back)
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            connection.close()  # this undoes it too; the next task opens another
+            self._connection = None
 
     def _live(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            work, done, loop = task
-            result, error = None, None
-            try:
-                if self._connection is None:
-                    self._connection = connect(self._path, pragmas=self._pragmas)
-                result = work(self._connection)
-            except BaseException as raised:  # noqa: BLE001 - whatever it is, who waits for it is told
-                error = raised
-            with suppress(RuntimeError):  # that loop is closed, and nobody waits
-                loop.call_soon_threadsafe(_tell, done, result, error)
-            del task, work, done, result, error
+        holder: object = None
+        waiting: deque[_Task] = deque()
+        while True:
+            task = waiting.popleft() if waiting and holder is None else self._tasks.get()
+            if task is None:
+                break
+            if holder is not None and task[0] is not holder:
+                waiting.append(task)
+                continue
+            self._do(task)
+            holder = task[0] if self.in_transaction else None
+            del task
         if self._connection is not None:
             self._connection.close()
+        left: list[_Task | None] = [*waiting]
+        while not self._tasks.empty():
+            left.append(self._tasks.get())
+        for task in left:
+            if task is not None:
+                _answer(task, None, sqlite3.OperationalError("the connection was closed"))
+
+    def _do(self, task: _Task) -> None:
+        result, error = None, None
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path, pragmas=self._pragmas)
+            result = task[1](self._connection)
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, who waits for it is told
+            error = raised
+        _answer(task, result, error)
+
+
+def _answer(task: _Task, result: Any, error: BaseException | None) -> None:
+    _, _, done, loop = task
+    with suppress(RuntimeError):  # that loop is closed, and nobody waits
+        loop.call_soon_threadsafe(_tell, done, result, error)
 
 
 def _tell(done: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
@@ -136,16 +180,18 @@ def _play(connection: sqlite3.Connection, script: Script[_Result]) -> _Result:
 class SQLiteConnection:
     """Satisfies `luxx.adapters.database.connection.Connection`."""
 
-    __slots__ = ("_begin", "_pool", "_worker")
+    __slots__ = ("_begin", "_begun", "_give", "_open", "_worker")
 
-    def __init__(self, pool: Pool[_Worker], worker: _Worker, begin: str) -> None:
-        self._pool = pool
+    def __init__(self, worker: _Worker, begin: str, give: Callable[[_Worker], None]) -> None:
         self._worker: _Worker | None = worker
-        self._begin: str | None = begin
+        self._begin = begin
+        self._begun = False
+        self._open = False
+        self._give = give
 
     @property
     def begun(self) -> bool:
-        return self._begin is None
+        return self._begun
 
     async def fetch(self, statement: Statement, parameters: Parameters, *, alone: bool = False) -> Sequence[Row]:
         return await self._work(lambda connection: _fetch(connection, statement, parameters), last=alone)
@@ -154,26 +200,25 @@ class SQLiteConnection:
         return await self._work(lambda connection: _play(connection, script), last=last)
 
     async def commit(self) -> None:
-        if self.begun and self._worker is not None:
-            await self._worker.run(lambda connection: connection.execute("COMMIT"))
+        if self._open and self._worker is not None:
+            await self._worker.run(self, lambda connection: connection.execute("COMMIT"))
+            self._open = False
 
     async def close(self) -> None:
         worker, self._worker = self._worker, None
-        if worker is not None:
-            await undisturbed(self._put_back(worker))
-
-    async def _put_back(self, worker: _Worker) -> None:
+        if worker is None:
+            return
         try:
-            if worker.in_transaction:
-                with suppress(StorageUnavailable):  # not usable then, and not lent again
-                    await worker.run(_roll_back)
+            if self._open:
+                await worker.roll_back(self)
         finally:
-            self._pool.give(worker)
+            self._give(worker)
 
     async def _work(self, work: Callable[[sqlite3.Connection], _Result], *, last: bool) -> _Result:
         if self._worker is None:
             raise RuntimeError("This connection was given back.")
-        begin, self._begin = self._begin, None
+        begin = None if self._begun else self._begin
+        self._begun = self._open = True
 
         def whole(connection: sqlite3.Connection) -> _Result:
             if begin is not None:
@@ -183,41 +228,47 @@ class SQLiteConnection:
                 connection.execute("COMMIT")
             return result
 
-        return await self._worker.run(whole)
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
+        result = await self._worker.run(self, whole)
+        self._open = not last
+        return result
 
 
 class SQLite:
     """Satisfies `luxx.adapters.database.connection.Driver`: one connection writes, some read.
 
-    SQLite takes one writer at a time: to queue for its connection is cheaper, and fairer, than to spin
-    in its busy handler, which stays for other processes. What is run by `fetch` and `run` goes to the
+    SQLite takes one writer at a time: to queue for its thread is cheaper, and fairer, than to spin in
+    its busy handler, which stays for other processes. What is run by `fetch` and `run` goes to the
     thread and back once, and not once for each statement.
     """
 
     postgres: Final = False
 
     def __init__(self, path: str, *, pool_size: int) -> None:
-        async def open_writer() -> _Worker:
-            return _Worker(path, ())
-
         async def open_reader() -> _Worker:
             return _Worker(path, ("query_only=ON",))
 
-        self._writer = Pool(open_writer, size=1, seconds=None)
+        self._path = path
+        self._writing: _Worker | None = None
+        self._writers = 0
         self._readers = Pool(open_reader, size=pool_size, seconds=_POOL_SECONDS)
 
     @property
     def lent(self) -> int:
-        return self._readers.lent + self._writer.lent
+        return self._readers.lent + self._writers
+
+    def _writer(self) -> _Worker:
+        if self._writing is None or self._writing.closed:
+            self._writing = _Worker(self._path)
+        return self._writing
+
+    def _written(self, _worker: _Worker) -> None:
+        self._writers -= 1
 
     async def connect(self, *, read_only: bool = False, upkeep: bool = False) -> SQLiteConnection:  # noqa: ARG002 - there is but one writer
-        pool = self._readers if read_only else self._writer
-        return SQLiteConnection(pool, await pool.take(), _BEGIN_READING if read_only else _BEGIN)
+        if read_only:
+            return SQLiteConnection(await self._readers.take(), _BEGIN_READING, self._readers.give)
+        self._writers += 1
+        return SQLiteConnection(self._writer(), _BEGIN, self._written)
 
     async def fetch(
         self,
@@ -225,14 +276,15 @@ class SQLite:
         parameters: Parameters,
         *,
         writes: bool = False,
-        upkeep: bool = False,  # noqa: ARG002
+        upkeep: bool = False,  # noqa: ARG002 - as above
     ) -> Sequence[Row]:
-        pool = self._writer if writes else self._readers
-        worker = await pool.take()
+        if writes:
+            return await self._writer().run(self, lambda connection: _fetch(connection, statement, parameters))
+        worker = await self._readers.take()
         try:
-            return await worker.run(lambda connection: _fetch(connection, statement, parameters))
+            return await worker.run(self, lambda connection: _fetch(connection, statement, parameters))
         finally:
-            pool.give(worker)
+            self._readers.give(worker)
 
     async def run(self, script: Script[_Result], *, upkeep: bool = False) -> _Result:
         connection = await self.connect(upkeep=upkeep)
@@ -243,4 +295,5 @@ class SQLite:
 
     async def close(self) -> None:
         await self._readers.close()
-        await self._writer.close()
+        if self._writing is not None and not self._writing.closed:
+            await self._writing.close()

@@ -317,9 +317,8 @@ class DatabaseTurnLog:
 
     # --- what units of work and other processes tell ------------------------------------------------
 
-    def began(self, lease: Lease, started: Started) -> None:
+    def began(self, lease: Lease, started: Started, size: int) -> None:
         """Take note of a turn that was begun here, once that is committed."""
-        size = sum(len(part) for part in encode_event(started))
         self._tails.add(lease.message_id, [LoggedEvent(1, started)], [size], ended=False)
 
     def gone(self, message_ids: Iterable[str]) -> None:

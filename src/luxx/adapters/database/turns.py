@@ -20,7 +20,7 @@ from luxx.adapters.database.schema import (
     turns,
     users,
 )
-from luxx.adapters.database.statements import Parameters, Script, Statement, insert_if_new
+from luxx.adapters.database.statements import Parameters, Script, Statement
 from luxx.adapters.wire import encode_event
 from luxx.application.ports import Clock, KeyTaken, Lease, NewTurn, Remembered, TooManyTurns, Turn
 from luxx.domain.errors import Conflict
@@ -29,6 +29,7 @@ from luxx.domain.turn import Started
 _TURN: Final = names_of(Turn)
 _REMEMBERED: Final = names_of(Remembered)
 _ONE: Final = sa.literal_column("1", sa.BigInteger())
+_TWO: Final = sa.literal_column("2", sa.BigInteger())
 _ANSWER: Final = ("parts", "status", "model", "usage", "error")
 
 
@@ -121,18 +122,14 @@ def _begin_at_once(*, keyed: bool) -> sa.Executable:
 _BEGIN: Final = {keyed: Statement(_begin_at_once(keyed=keyed)) for keyed in (False, True)}
 
 _TOUCH_IT: Final = Statement(_TOUCH)
-_KEEP_KEY: Final = Statement(
-    lambda postgres: (
-        insert_if_new(idempotency_keys, postgres=postgres).values(_key_values()).returning(idempotency_keys.c.key)
+_KEEP_KEY: Final = Statement(sa.insert(idempotency_keys).values(_key_values()))
+_ADD_MESSAGES: Final = Statement(
+    sa.insert(messages).values(
+        [
+            _message_values("question", _given(messages.c.position) - _TWO),
+            _message_values("answer", _given(messages.c.position) - _ONE),
+        ]
     )
-)
-_ADD_MESSAGES: Final = tuple(
-    Statement(
-        sa.insert(messages).values(
-            _message_values(which, sa.bindparam("position", type_=sa.BigInteger()) - sa.literal(back))
-        )
-    )
-    for which, back in (("question", 2), ("answer", 1))
 )
 _ADD_TURN: Final = Statement(lambda postgres: sa.insert(turns).values(_turn_values(postgres)))
 _ADD_EVENT: Final = Statement(sa.insert(turn_events).values(_event_values()))
@@ -166,8 +163,8 @@ class DatabaseTurns:
     clock: Clock
     ending: Callable[[], None]
     """Called when a turn is begun, with which the unit ends."""
-    begun: Callable[[Lease, Started], None]
-    """Told what was begun, once it is committed."""
+    begun: Callable[[Lease, Started, int], None]
+    """Told what was begun, and the size of its first event, once it is committed."""
 
     async def begin(self, turn: NewTurn) -> Lease:
         connection = self.connection
@@ -189,7 +186,7 @@ class DatabaseTurns:
             raise _busy(turn) from error
         await connection.close()
         lease = turn.lease()
-        self.begun(lease, started)
+        self.begun(lease, started, len(values["event_name"]) + len(values["event_data"]))
         return lease
 
     async def get(self, owner: int, message_id: str) -> Turn | None:
@@ -253,16 +250,10 @@ def _begin_on_sqlite(turn: NewTurn, values: Parameters) -> Script[None]:
     touched = yield _TOUCH_IT, values
     if not touched:
         raise no_conversation(turn.conversation_id)
-    if turn.key is not None:
-        kept = yield _KEEP_KEY, values
-        if not kept:
-            raise KeyTaken(turn.key.key)
-    running = yield _RUNNING_IN, values
-    if running:
-        raise _busy(turn)
     ((position,),) = touched
-    for add_message in _ADD_MESSAGES:
-        yield add_message, {**values, "position": position}
+    if turn.key is not None:
+        yield _KEEP_KEY, values
+    yield _ADD_MESSAGES, {**values, "position": position}
     yield _ADD_TURN, values
     yield _ADD_EVENT, values
 

@@ -1,6 +1,7 @@
 """Errors have names, and all that the service tells of them."""
 
 import json
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ from luxx.client.errors import kind_of
 from luxx.domain.errors import ModelRateLimited
 from luxx.entrypoints.http.text import ERRORS
 
+URL = "http://127.0.0.1:9"
 RUSHED = Patience(first_pause_seconds=0.0, tries=3, longest_wait_seconds=10)
 
 
@@ -183,12 +185,36 @@ def test_a_proxys_page_is_waited_out_and_any_other_page_is_not() -> None:
         exchange.answered(302, {"location": "https://login.example"}, b"")
 
 
-async def test_a_token_that_fits_in_no_header_is_told_at_once(served: Live) -> None:
-    async with AsyncClient(served.url, token="a\nb") as client:
-        with pytest.raises(ConnectionLost, match="header"):
-            await client.me()
-        with pytest.raises(ConnectionLost, match="header"):
-            await anext(client.follow("msg_1"))
+@pytest.mark.parametrize("token", ["luxx_abc\n", "luxx abc", "luxx_\u00e4bc", ""])
+def test_a_token_that_fits_in_no_header_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(ValueError, match="token must") as caught:
+        Client(URL, token=token)
+    with Client(URL) as client, pytest.raises(ValueError, match="token must"):
+        client.token = token
+    assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "\u0437\u0430\u043a\u0430\u0437", " a", "a ", "a" * 256])
+def test_a_key_that_comes_to_the_service_as_another_or_not_at_all_is_refused(key: str) -> None:
+    with Client(URL) as client:
+        with pytest.raises(ValueError, match="idempotency key"):
+            client.send("conv_1", "Hi", idempotency_key=key)
+        with pytest.raises(ValueError, match="idempotency key"):
+            client.stream("conv_1", "Hi", idempotency_key=key)
+
+
+@pytest.mark.parametrize("key", ["a", "order 4711", "a" * 255])
+def test_any_other_key_is_sent_as_it_is(key: str) -> None:
+    assert calls.key_of(key) == key
+
+
+def test_an_error_comes_whole_out_of_another_process() -> None:
+    refused = kind_of("validation_failed", 422)(
+        "No.", code="validation_failed", status=422, request_id="r", details=[Detail("a", "b")], retry_after=1.0
+    )
+    for error in (refused, UnreadableAnswer("What?", status=502, retry_after=2.0), ConnectionLost("Gone.")):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain, repeat
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,7 @@ from luxx.client import (
     UnreadableAnswer,
     calls,
 )
-from luxx.client.following import Following
+from luxx.client.following import Following, Frames
 from luxx.domain import turn
 from luxx.domain.message import Message, Part, Role, Status, TextPart
 from luxx.domain.turn import TurnEvent
@@ -371,6 +372,26 @@ def test_a_gap_in_the_ids_is_fetched_and_what_came_twice_is_given_once() -> None
     assert following.hung_up
     following.closed()
     assert following.request().headers["Last-Event-ID"] == "2"
+
+
+def test_whoever_lost_a_stream_before_it_told_anything_goes_on_where_it_began() -> None:
+    with Client("http://127.0.0.1:9", patience=Patience(tries=1)) as client:
+        stream = client.follow("msg_2", after=7)
+        with pytest.raises(ConnectionLost):
+            next(stream)
+        assert stream.last_event_id == 7
+
+
+@pytest.mark.parametrize("line", [b"data: " + b"x" * 100_000 + b"\n", b"data: x" * 20_000])
+def test_an_event_without_end_is_not_kept(line: bytes) -> None:
+    frames = Frames(limit=1_000_000)
+    with pytest.raises(UnreadableAnswer, match="more than"):
+        list(chain.from_iterable(map(frames.feed, repeat(line, 20))))
+
+
+def test_a_number_beyond_all_numbers_is_no_id() -> None:
+    (frame,) = Frames().feed(b"id: " + b"9" * 5000 + b"\nevent: text\ndata: {}\n\n")
+    assert frame.id is None
 
 
 def test_unknown_events_and_fields_are_read_over() -> None:

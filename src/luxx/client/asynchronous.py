@@ -193,7 +193,7 @@ class AsyncClient(ClientParts):
     def stream(
         self, conversation_id: str, content: str, *, tools_enabled: bool = True, idempotency_key: str | None = None
     ) -> "AsyncStream":
-        key = idempotency_key or calls.new_key()
+        key = calls.key_of(idempotency_key)
         sending = calls.stream(conversation_id, content, tools_enabled=tools_enabled, idempotency_key=key)
         return AsyncStream(self, Following(self.patience, sending=sending), idempotency_key=key)
 

@@ -60,7 +60,7 @@ class Client(ClientParts):
         `url` is the service's root. `token` is a login's access token or an API key; `login` sets it.
         `language` is what errors are told in: `en` or `zh`. `transport` is httpx's, for tests, proxies
         and certificates; without one, httpx's own is used, which heeds `HTTPS_PROXY` and the like.
-        Raises ValueError for a URL that is none.
+        Raises ValueError for a URL or a token that is none.
         """
         super().__init__(url, token=token, language=language, patience=patience)
         self._http: Final = httpx.Client(**self._options(), transport=transport)
@@ -216,7 +216,8 @@ class Client(ClientParts):
         """Send a message and wait for the whole answer.
 
         With `idempotency_key` (one of its own for each call, if None) the message is sent once, however
-        often it is tried. Raises `ModelFailed` where the model gave no whole answer; the message stays.
+        often it is tried; a key is 1 to 255 characters of ASCII. Raises `ModelFailed` where the model gave
+        no whole answer; the message stays.
         """
         return self._made(
             calls.send(conversation_id, content, tools_enabled=tools_enabled, idempotency_key=idempotency_key)
@@ -226,7 +227,7 @@ class Client(ClientParts):
         self, conversation_id: str, content: str, *, tools_enabled: bool = True, idempotency_key: str | None = None
     ) -> "Stream":
         """Send a message and give the events of its answer. Nothing is sent before the first event is asked for."""
-        key = idempotency_key or calls.new_key()
+        key = calls.key_of(idempotency_key)
         sending = calls.stream(conversation_id, content, tools_enabled=tools_enabled, idempotency_key=key)
         return Stream(self, Following(self.patience, sending=sending), idempotency_key=key)
 

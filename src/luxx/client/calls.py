@@ -1,5 +1,6 @@
 """Every endpoint as a request to make and a way to read its answer; no byte is sent here."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,6 +35,9 @@ from luxx.domain.conversation import Conversation
 from luxx.domain.message import Message
 
 T = TypeVar("T")
+
+# As a header holds it without a change (RFC 9110, 5.5).
+_KEY: Final = re.compile(r"(?=.{1,255}\Z)[!-~]([ -~]*[!-~])?")
 
 Maybe = UnsetType
 """The type of `UNSET`: a field that is left as it is, or left to the service."""
@@ -322,9 +326,13 @@ def messages(conversation_id: str, *, limit: int, before: str | None) -> Call[Me
     return _get(_path("messages", conversation_id), _read_messages, limit=limit, before=before)
 
 
-def new_key() -> str:
-    """Make an idempotency key that nobody else has."""
-    return uuid4().hex
+def key_of(given: str | None) -> str:
+    """Give the idempotency key to send with: the one given, or one that nobody else has. Raises ValueError."""
+    if given is None:
+        return uuid4().hex
+    if _KEY.fullmatch(given) is None:
+        raise ValueError("an idempotency key is 1 to 255 characters of ASCII, with no blank at an end, no line break")
+    return given
 
 
 def _message_body(conversation_id: str, content: str, *, tools_enabled: bool) -> bytes:
@@ -336,7 +344,7 @@ def send(conversation_id: str, content: str, *, tools_enabled: bool, idempotency
         method="POST",
         path="/api/messages",
         body=_message_body(conversation_id, content, tools_enabled=tools_enabled),
-        headers={"Idempotency-Key": idempotency_key or new_key()},
+        headers={"Idempotency-Key": key_of(idempotency_key)},
         whole_answer=True,
     )
     return Call(request=request, read=_read_sent, repeatable=True)

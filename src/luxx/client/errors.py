@@ -20,7 +20,7 @@ LuxxClientError
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -40,6 +40,11 @@ class LuxxClientError(Exception):
     """The root of all that the client raises on purpose."""
 
     retry_after: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What exceptions do by themselves forgets arguments that have names, and then a pool of processes
+        # that cannot read the error waits for ever.
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class ConnectionLost(LuxxClientError):

@@ -20,6 +20,8 @@ from luxx.domain.message import Message
 
 EVENT_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of one event, at most."""
+ID_DIGITS: Final = 18
+"""A longer number is no id: none of Luxx's will ever be."""
 
 _decoders: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     name: msgspec.json.Decoder(data) for name, data in wire.EVENTS.items()
@@ -38,10 +40,12 @@ class Frames:
     """Turns bytes into frames, however they are cut (WHATWG HTML, 9.2; lines end in LF).
 
     Unlike there, an id belongs to its own event only: an event without one is no part of the answer.
-    What is unfinished at the end is no event. Raises `UnreadableAnswer` for what no Luxx sends.
+    What is unfinished at the end is no event. Raises `UnreadableAnswer` for what no Luxx sends: a line, or
+    an event's data, of more than `limit` bytes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, limit: int = EVENT_LIMIT) -> None:
+        self._limit: Final = limit
         self._line: list[bytes] = []
         self._size = 0
         self._clear()
@@ -61,8 +65,7 @@ class Frames:
                 yield frame
         if rest:
             self._size += len(rest)
-            if self._size > EVENT_LIMIT:
-                raise UnreadableAnswer(f"An event has more than {EVENT_LIMIT} bytes.", status=200)
+            self._bound(self._size)
             self._line.append(rest)
 
     def _take(self, line: bytes) -> Frame | None:
@@ -76,12 +79,17 @@ class Frames:
             case b"":
                 return Frame(None, "", b"")
             case b"id":
-                self._id = int(value) if value.isdigit() else None
+                self._id = int(value) if value.isdigit() and len(value) <= ID_DIGITS else None
             case b"event":
                 self._name = value.decode(errors="replace")
             case b"data":
                 self._data += value
+                self._bound(len(self._data))
         return None
+
+    def _bound(self, size: int) -> None:
+        if size > self._limit:
+            raise UnreadableAnswer(f"An event has more than {self._limit} bytes.", status=200)
 
 
 class Following:
@@ -99,6 +107,7 @@ class Following:
         self.message_id = message_id
         self.request_id: str | None = None
         self.end: Done | Failed | None = None
+        self.after: Final = after
         self._sending: Final = sending
         self._last = after
         self._whole = after == 0

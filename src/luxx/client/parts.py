@@ -1,5 +1,6 @@
 """What both clients are made of: their settings, and the stream as far as it is no I/O."""
 
+import re
 from typing import Any, Final, TypedDict
 
 import httpx
@@ -13,6 +14,8 @@ from luxx.domain.message import Message
 
 DEFAULT_PATIENCE: Final = Patience()
 
+_TOKEN: Final = re.compile(r"[!-~]+")
+
 
 class _Options(TypedDict):
     base_url: str
@@ -22,7 +25,7 @@ class _Options(TypedDict):
 
 
 class ClientParts:
-    """A client's settings, without its connections. `token` may be set at any time."""
+    """A client's settings, without its connections."""
 
     def __init__(self, url: str, *, token: str | None, language: str, patience: Patience) -> None:
         try:
@@ -37,6 +40,18 @@ class ClientParts:
         self.token = token
         self.language: Final = language
         self.patience: Final = patience
+
+    @property
+    def token(self) -> str | None:
+        """What proves who is asking, if anything does; it may be set at any time. ValueError for what is none."""
+        return self._token
+
+    @token.setter
+    def token(self, token: str | None) -> None:
+        # What fits in no header would be shown by whatever says so.
+        if token is not None and _TOKEN.fullmatch(token) is None:
+            raise ValueError("the token must be letters, digits and signs of ASCII: is there a line break behind it?")
+        self._token = token
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -86,8 +101,8 @@ class StreamParts:
         self._following: Final = following
         self.idempotency_key: Final = idempotency_key
         """The key that the message is sent with; None where an answer is only followed."""
-        self.last_event_id = 0
-        """The id of the last event given: what `after` of `follow` takes."""
+        self.last_event_id = following.after
+        """The id of the last event given, at first the `after` of `follow`: what the next `follow` takes."""
 
     @property
     def message_id(self) -> str | None:

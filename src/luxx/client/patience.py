@@ -13,7 +13,7 @@ class Patience:
 
     - `connect_seconds`: for a connection.
     - `answer_seconds`: without a byte of an ordinary answer.
-    - `send_seconds`: for the whole answer of the model, in `send`.
+    - `send_seconds`: for the whole answer of the model, in one try of `send`.
     - `silence_seconds`: without a byte of a stream. The server says something at least every 15 s.
     - `tries`: in a row that brought nothing new. A stream that gave an event, or only a heartbeat, counts anew.
     - `first_pause_seconds`: before the second try; twice as long before each further one, at most

@@ -130,7 +130,7 @@ class ChatModelContract:
 
     async def test_deltas_are_never_empty(self, talking: ChatModel) -> None:
         deltas = [e.delta for e in await heard(talking, QUESTION) if isinstance(e, ModelText | ModelThinking)]
-        assert len(deltas) > 1
+        assert deltas
         assert all(deltas)
 
     async def test_usage_adds_up_where_it_is_given(self, talking: ChatModel) -> None:

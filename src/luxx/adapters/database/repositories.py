@@ -101,7 +101,35 @@ def _api_key(row: Row) -> ApiKey:
 
 
 def _conversation(row: Row) -> Conversation:
-    return Conversation(**_named(_CONVERSATION_NAMES, row))
+    # Written out, because a list does it for every item: by name it takes twice as long.
+    (
+        identity,
+        user_id,
+        project_id,
+        title,
+        model,
+        system_prompt,
+        temperature,
+        max_tokens,
+        thinking_enabled,
+        tools,
+        created_at,
+        updated_at,
+    ) = row
+    return Conversation(
+        id=identity,
+        user_id=user_id,
+        project_id=project_id,
+        title=title,
+        model=model,
+        system_prompt=system_prompt,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        thinking_enabled=thinking_enabled,
+        tools=tools,
+        created_at=created_at,
+        updated_at=updated_at,
+    )
 
 
 def _message(row: Row) -> Message:

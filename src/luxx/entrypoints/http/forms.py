@@ -1,6 +1,7 @@
 """The bodies, query strings and data of the API. What a field may be is said here once, for checks and schema alike."""
 
 from datetime import datetime
+from operator import attrgetter
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -152,8 +153,11 @@ class ConversationData(Struct):
 
     @classmethod
     def of(cls, conversation: Conversation) -> "ConversationData":
-        fields = {name: getattr(conversation, name) for name in cls.__struct_fields__}
-        return cls(**fields | {"tools": None if conversation.tools is None else list(conversation.tools)})
+        return cls(*_conversation_fields(conversation))
+
+
+_conversation_fields: Final = attrgetter(*ConversationData.__struct_fields__)
+"""All at once: this is done for every item of a list."""
 
 
 class ConversationsQuery(Struct):

@@ -24,6 +24,7 @@ from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.repositories import page_of_conversations, page_of_messages
 from luxx.adapters.database.schema import metadata
 from luxx.adapters.database.statements import Statement
+from luxx.adapters.database.turn_log import DatabaseTurnLog
 from luxx.application.observer import Unobserved
 from luxx.application.ports import Lease
 from luxx.domain.errors import Conflict, NotFound, StorageUnavailable
@@ -551,6 +552,27 @@ async def test_fifty_turns_share_their_commits(kind: str, request: pytest.Fixtur
         await reader.aclose()
     assert counts.commits < 20
     await database.close()
+
+
+async def test_a_step_after_silence_is_committed_at_once_and_those_behind_it_together(database: Database) -> None:
+    batches: asyncio.Queue[int] = asyncio.Queue()
+
+    class Batches(Unobserved):
+        def committed(self, *, turns: int, events: int, seconds: float) -> None:  # noqa: ARG002 - the port's
+            batches.put_nowait(turns)
+
+    ada = await stored_user(database)
+    first, second, third = [(await running_turn(database, ada))[1] for _ in range(3)]
+    log = DatabaseTurnLog(database, clock=moment, gather=0.5, observer=Batches())
+    log.start()
+    async with asyncio.timeout(PATIENCE):
+        await log.append(first, Text(delta="x"))
+        assert await batches.get() == 1
+        await log.append(second, Text(delta="x"))
+        await asyncio.sleep(0.1)
+        await log.append(third, Text(delta="x"))
+        assert await batches.get() == 2
+    await log.close()
 
 
 async def test_a_lease_outlives_the_clock_of_its_process(postgres_url: str) -> None:

@@ -68,6 +68,8 @@ class _Share:
 class DatabaseTurnLog:
     """Satisfies `luxx.application.ports.TurnLog` on any `Database`.
 
+    Commits begin at least `gather` seconds apart: a step that comes after silence is committed at once,
+    those of many turns together, because a commit costs more than all that it stores.
     `room` is how much of a turn, in characters, may wait for a commit before `append` waits too.
     While the database is away commits are tried again and again; `append` and `end` raise
     `StorageUnavailable` once they have waited `patience` seconds. What was taken is stored
@@ -81,9 +83,11 @@ class DatabaseTurnLog:
         clock: Clock,
         room: int = 256 * 1024,
         patience: float = 20.0,
+        gather: float = 0.01,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._database = database
+        self._gather_seconds = gather
         self._observer = observer
         self._clock = clock
         self._room = room
@@ -196,8 +200,12 @@ class DatabaseTurnLog:
         self._close(turn)
 
     async def _write(self) -> None:
+        began = float("-inf")
         while True:
             await self._work.wait()
+            if (pause := began + self._gather_seconds - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            began = time.monotonic()
             self._work.clear()
             dirty, self._dirty = list(self._dirty.values()), {}
             shares = [share for share in map(self._take, dirty) if share is not None]

@@ -225,7 +225,8 @@ class Conversations(Protocol):
     ) -> Counted[Conversation]:
         """List by latest activity, newest first, then by id, highest first; skip `offset` from `behind` on.
 
-        `project_id` None means all. The total counts all under the filter, wherever the page begins.
+        `limit` is at most 1 000. `project_id` None means all. The total counts all under the filter,
+        wherever the page begins.
         """
         ...
 

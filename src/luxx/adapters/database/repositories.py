@@ -47,6 +47,9 @@ _DEEP: Final = 200
 
 _NONE: Final = sa.literal_column("0", sa.BigInteger())
 
+_MOST: Final = 1000
+"""How long a page may be."""
+
 EVERYTHING: Final = ""
 """The scope of a count of all conversations; no project has this name."""
 
@@ -450,6 +453,8 @@ def page_of_conversations(*, in_project: bool, behind: bool, skipping: bool, dee
         wanted = ids.order_by(*newest_first).limit(limit).offset(offset).subquery("wanted")
         if deep:
             wanted = _from_the_nearer_end(ids, sa.select(counted.c.total).scalar_subquery(), limit, offset)
+        # Postgres takes a limit that it does not know for a tenth of the table, and would read all ids to join so many.
+        wanted = sa.select(wanted.c.id).limit(sa.literal_column(str(_MOST))).subquery("few")
         rows = sa.select(*_CONVERSATION).join_from(wanted, conversations, wanted.c.id == conversations.c.id)
     else:
         rows = sa.select(*_CONVERSATION).where(*mine).order_by(*newest_first).limit(limit)

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -160,6 +160,29 @@ def outcome(returned: ToolReturned | ToolCallPart) -> str:
     return f"failed: {shortly(returned.error.message if returned.error else '')}"
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep the terminal as it is drawn: Ctrl-C throws away nothing half drawn, and keys do not show in between."""
+    try:
+        import termios  # noqa: PLC0415  # there is none on Windows
+    except ImportError:
+        yield
+        return
+    try:
+        before = termios.tcgetattr(0)
+    except termios.error:
+        yield
+        return
+    during = before.copy()
+    during[3] = (during[3] | termios.NOFLSH) & ~termios.ECHO
+    termios.tcsetattr(0, termios.TCSADRAIN, during)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
 class TerminalScreen:
     """A terminal: Markdown as it comes, thinking dimmed, tool calls with their outcome.
 
@@ -192,7 +215,7 @@ class TerminalScreen:
         )
         self._live = live
         try:
-            with live:
+            with undisturbed(), live:
                 try:
                     yield
                 finally:

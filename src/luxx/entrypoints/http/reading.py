@@ -1,6 +1,7 @@
 """Reading requests: strict JSON bodies, query strings, ids and headers."""
 
 import re
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -46,17 +47,22 @@ async def read_body(request: Request[Any, Any, Any], kind: type[T]) -> T:
 def read_query(request: Request[Any, Any, Any], kind: type[T]) -> T:
     """Read the query string as `kind`; parameters that it does not know are passed over. Raises `InvalidInput`."""
     given = request.query_params.dict()
+    values: dict[str, object] = {}
+    for name, whole in _parameters_of(kind):
+        texts = given.get(name, [])
+        if len(texts) > 1:
+            raise InvalidInput(Fault(field=name, rule="duplicate"))
+        if texts:
+            values[name] = int(texts[0]) if whole and _WHOLE.fullmatch(texts[0]) else texts[0]
+    return convert(values, kind)
+
+
+@cache
+def _parameters_of(kind: type[msgspec.Struct]) -> list[tuple[str, bool]]:
+    """Name the fields of `kind`, and tell which may hold whole numbers."""
     info = inspect.type_info(kind)
     assert isinstance(info, inspect.StructType)  # noqa: S101  # `kind` is a Struct
-    values: dict[str, object] = {}
-    for field in info.fields:
-        texts = given.get(field.encode_name, [])
-        if len(texts) > 1:
-            raise InvalidInput(Fault(field=field.encode_name, rule="duplicate"))
-        if texts:
-            whole = _WHOLE.fullmatch(texts[0]) and "int" in str(field.type).lower()
-            values[field.encode_name] = int(texts[0]) if whole else texts[0]
-    return convert(values, kind)
+    return [(field.encode_name, "int" in str(field.type).lower()) for field in info.fields]
 
 
 def only_header(request: Request[Any, Any, Any], name: str) -> str | None:

@@ -67,12 +67,12 @@ OFFLINE_PAUSE: Final = 0.02
 
 
 @contextmanager
-def _told_as_settings() -> Iterator[None]:
-    """Tell what a part cannot work with as what it is: a setting that an operator has to mend."""
+def _told_as_settings(about: str = "") -> Iterator[None]:
+    """Tell what a part cannot work with as what it is: a setting that an operator has to mend, one `about` this."""
     try:
         yield
     except (ValueError, SandboxUnusable) as error:
-        raise BadSettings([str(error)]) from error
+        raise BadSettings([about + str(error)]) from error
 
 
 @_told_as_settings()
@@ -110,7 +110,7 @@ def _tokens(settings: Settings) -> JwtCodec:
     return JwtCodec(settings.jwt_secret or kept_secret(settings.data_dir / "jwt_secret"))
 
 
-@_told_as_settings()
+@_told_as_settings("LUXX_LLM_BASE_URL, LUXX_LLM_API_KEY: ")
 def _model(settings: Settings) -> ChatModel:
     if settings.llm_base_url is None:
         return OfflineChatModel(pause_s=OFFLINE_PAUSE)

@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"LUXX_LLM_BASE_URL": "http://127.0.0.1:9/v1", "LUXX_LLM_API_KEY": "ключ"}, "API key"),
+        ({"LUXX_LLM_BASE_URL": "http://127.0.0.1:9/v1", "LUXX_LLM_API_KEY": "ключ"}, "LUXX_LLM_API_KEY: the API key"),
         ({"LUXX_DATABASE_URL": "sqlite:///:memory:"}, "database URL"),
         ({"LUXX_FETCH_ALLOW_HOSTS": "10.0.0.0/8:x"}, "10.0.0.0/8:x"),
     ],

@@ -253,6 +253,7 @@ async def test_sigint_during_an_answer_cancels_it_and_the_next_line_is_answered(
     [
         ({}, "no terminal to ask for a password: set LUXX_TOKEN or LUXX_API_KEY"),
         ({"LUXX_TOKEN": "nonsense"}, "token"),
+        ({"LUXX_TOKEN": "non\nsense"}, "line break"),
     ],
 )
 async def test_who_cannot_be_known_is_told_what_to_do(served: Live, variables: dict[str, str], says: str) -> None:
@@ -260,6 +261,17 @@ async def test_who_cannot_be_known_is_told_what_to_do(served: Live, variables: d
     assert (chat.status, chat.out) == (1, "")
     assert says in chat.problems
     assert len(chat.problems.splitlines()) == 1
+    assert "sense" not in chat.problems
+
+
+async def test_streams_that_are_closed_from_the_start_are_as_good_as_empty(served: Live, token: str) -> None:
+    closed = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", 'exec "$@" <&- 2>&-', "sh", *COMMAND, "--url", served.url),
+        stdout=subprocess.PIPE,
+        env=environment(LUXX_TOKEN=token),
+    )
+    out, _ = await asyncio.wait_for(closed.communicate(), 60)
+    assert (closed.returncode, out) == (0, b"")
 
 
 async def test_an_address_where_nobody_is_is_told_soon() -> None:
@@ -381,6 +393,8 @@ async def test_ctrl_c_cancels_the_answer_and_at_the_prompt_leaves(
     chat.type("\x03")
     await chat.until("cancelled")
     await chat.until("› ", times=2)
+    # Nothing is drawn between the lines of an answer, and the terminal throws none of them away.
+    assert "^C" not in chat.seen
     (conversation,) = (await client.conversations()).items
     answer = (await client.messages(conversation.id)).items[-1]
     assert (answer.status, answer.content) == (Status.CANCELLED, "So far.")
@@ -410,6 +424,17 @@ async def test_a_second_ctrl_c_waits_no_longer_for_a_service_that_is_gone(
         await chat.until("› ", times=2)
         chat.type("/quit\r")
         assert await chat.ended() == 0
+
+
+@pytest.mark.parametrize(("keys", "status"), [("\x04", 1), ("\x03", 0)], ids=["Ctrl-D", "Ctrl-C"])
+async def test_who_does_not_want_to_tell_a_name_leaves(
+    served: Live, terminal: OpenTerminal, keys: str, status: int
+) -> None:
+    chat = await terminal("--url", served.url)
+    await chat.until("Username: ")
+    chat.type(keys)
+    assert await chat.ended() == status
+    assert "Traceback" not in chat.seen
 
 
 async def test_a_password_is_asked_for_and_not_shown(

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+import pty
 import socket
 import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,40 @@ def test_a_password_is_no_argument(alone: Operator) -> None:
     done = alone.luxx("user", "create", "ada", "ada@example.org", PASSWORD)
     assert done.returncode == 2
     assert alone.luxx("user", "create", "ada", "ada@example.org", "--password", PASSWORD).returncode == 2
+
+
+# Makes the terminal the program's own: so Ctrl-C in it becomes a signal, and passwords are asked for there.
+AT_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("keys", "status"), [(b"\x03", 130), (b"\x04", 1)], ids=["Ctrl-C", "Ctrl-D"])
+def test_who_gives_no_answer_to_a_question_ends_the_command(alone: Operator, keys: bytes, status: int) -> None:
+    master, slave = pty.openpty()
+    command = (sys.executable, "-m", "luxx.entrypoints.cli", "user", "create", "ada", "ada@example.com")
+    with subprocess.Popen(
+        [sys.executable, "-c", AT_TERMINAL, *command],
+        cwd=alone.directory,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    ) as asking:
+        os.close(slave)
+        seen = b""
+        while b"Password: " not in seen:
+            seen += os.read(master, 1024)
+        os.write(master, keys)
+        with suppress(OSError):  # so Linux says that nobody has the other side open
+            while more := os.read(master, 1024):
+                seen += more
+    os.close(master)
+    assert asking.returncode == status
+    assert b"Traceback" not in seen
 
 
 async def test_a_backup_is_a_whole_database_made_while_others_write(alone: Operator) -> None:

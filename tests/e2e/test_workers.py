@@ -248,6 +248,7 @@ async def test_a_second_signal_stops_all_at_once(service: Workers) -> None:
             assert await service.wait() == 0
         assert not any(map(alive, service.seen))
         await reader.broken_off()
+    assert "Traceback" not in service.said
 
 
 async def test_workers_whose_parent_was_killed_store_their_answers_and_give_the_port_free(service: Workers) -> None:

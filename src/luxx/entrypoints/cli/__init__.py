@@ -1,15 +1,20 @@
 """The command `luxx`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from luxx import __version__
 
+INTERRUPTED: Final = 130
+"""The exit status after a Ctrl-C that nothing else has answered: a shell's 128, and SIGINT's number."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives the exit status: 0 done, 1 failed, 2 misused or misconfigured."""
+    """Run the command; gives the exit status: 0 done, 1 failed, 2 misused or misconfigured, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="luxx", description="An LLM chat backend to trust and to embed.")
     parser.add_argument("--version", action="version", version=f"luxx {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -57,7 +62,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         actions.add_parser(action, help=purpose).add_argument("username", metavar="NAME")
 
-    return _run(parser.parse_args(arguments))
+    _open_closed_streams()
+    try:
+        return _run(parser.parse_args(arguments))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except EOFError:
+        print("\nluxx: the input ended before all was asked", file=sys.stderr)
+        return 1
+
+
+def _open_closed_streams() -> None:
+    """Open what was closed at the start to nothing: the next file or socket would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115  # for as long as the process
+            os.set_inheritable(stream.fileno(), True)  # for its children as well
+            setattr(sys, name, stream)
 
 
 def _local(command: argparse._ActionsContainer) -> None:
@@ -135,8 +156,6 @@ def _chat(options: argparse.Namespace) -> int:
             raise
         print(f"luxx: chatting needs {missing}: pip install 'luxx[{extras}]'", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130  # as shells say it of what SIGINT ended; nothing had begun
     except BadSettings as error:
         print(error, file=sys.stderr)
         return 2

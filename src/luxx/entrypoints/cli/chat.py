@@ -86,7 +86,7 @@ def _at_home(local: Path | bool) -> Iterator[Client]:
 
 @contextmanager
 def _away(url: str, username: str | None, *, interactive: bool) -> Iterator[Client]:
-    given = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
+    given = next((found for name in TOKENS if (found := os.environ.get(name, "").strip())), None)
     with Client(url, token=given, patience=FIRST) as client:
         if given is not None:
             client.me()

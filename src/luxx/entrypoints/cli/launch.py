@@ -6,16 +6,13 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from luxx.adapters.models.local.server import LocalModel
 from luxx.adapters.models.local.weights import Weights, find_weights
 from luxx.adapters.telemetry.logs import configure
 from luxx.entrypoints.cli.workers import check_workers, serve_with_workers
 from luxx.settings import Settings
-
-INTERRUPTED: Final = 130
-"""The exit status where Ctrl-C came before there was a server to stop (a shell's 128 and SIGINT's number)."""
 
 Serving: TypeAlias = Callable[[Settings], Coroutine[Any, Any, int]]
 
@@ -27,7 +24,8 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1, local: Pa
 
     `local` is a GGUF file to answer with, or True for the small model that is fetched where it is missing.
     Raises `BadSettings` where a part cannot work with its settings, or several processes with each other;
-    `LocalModelUnusable` where the model cannot be run.
+    `LocalModelUnusable` where the model cannot be run; KeyboardInterrupt where Ctrl-C came before there was a
+    server to stop.
     """
     _configure(settings)
     if workers > 1:
@@ -45,11 +43,8 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1, local: Pa
         factory = loop_factory()
     if weights is not None:
         serving = functools.partial(_with_model, weights, serving)
-    try:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(serving(settings))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(serving(settings))
 
 
 def _configure(settings: Settings) -> None:

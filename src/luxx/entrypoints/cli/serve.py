@@ -98,16 +98,18 @@ async def serve(settings: Settings, *, host: str, port: int) -> int:
 
 
 class _ToldLifespan(LifespanOn):
-    """Says in a sentence why a start failed, where Luxx or the system has one; a traceback is for our own faults."""
+    """Says in a sentence why a start or an end failed, where there is one; a traceback is for our own faults."""
 
     async def send(self, message: Any) -> None:
-        if message["type"] == "lifespan.startup.failed":
+        if message["type"] in {"lifespan.startup.failed", "lifespan.shutdown.failed"}:
             # The framework sends this while it handles what was raised.
             error = sys.exc_info()[1]
             while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
                 error = error.exceptions[0]
             if isinstance(error, (LuxxError, OSError)):
                 message = message | {"message": str(error)}
+            elif isinstance(error, asyncio.CancelledError):
+                message = message | {"message": ""}  # who stops it at once has asked for that
         await super().send(message)
 
 

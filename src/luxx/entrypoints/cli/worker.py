@@ -47,9 +47,10 @@ def main() -> int:
 
 async def _serve(start: Start, orders: Iterator[bytes], answers: IO[bytes]) -> int:
     def listening(_: Address) -> None:
-        if not answers.closed:
-            answers.write(b"ready\n")
-            answers.close()
+        with suppress(BrokenPipeError):  # the parent is gone, as the orders will tell
+            if not answers.closed:
+                answers.write(b"ready\n")
+                answers.close()
 
     server = server_of(Container(settings=start.settings), host="", port=0, listening=listening)
     loop = asyncio.get_running_loop()

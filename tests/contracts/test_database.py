@@ -554,7 +554,7 @@ async def test_fifty_turns_share_their_commits(kind: str, request: pytest.Fixtur
     await database.close()
 
 
-async def test_a_step_after_silence_is_committed_at_once_and_those_behind_it_together(database: Database) -> None:
+async def test_a_step_after_silence_is_committed_at_once_and_those_of_many_turns_together(database: Database) -> None:
     batches: asyncio.Queue[int] = asyncio.Queue()
 
     class Batches(Unobserved):
@@ -563,7 +563,7 @@ async def test_a_step_after_silence_is_committed_at_once_and_those_behind_it_tog
 
     ada = await stored_user(database)
     first, second, third = [(await running_turn(database, ada))[1] for _ in range(3)]
-    log = DatabaseTurnLog(database, clock=moment, gather=0.5, observer=Batches())
+    log = DatabaseTurnLog(database, clock=moment, gather=0.5, gather_limit=0.5, observer=Batches())
     log.start()
     async with asyncio.timeout(PATIENCE):
         await log.append(first, Text(delta="x"))

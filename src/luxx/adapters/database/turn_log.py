@@ -68,8 +68,9 @@ class _Share:
 class DatabaseTurnLog:
     """Satisfies `luxx.application.ports.TurnLog` on any `Database`.
 
-    Commits begin at least `gather` seconds apart: a step that comes after silence is committed at once,
-    those of many turns together, because a commit costs more than all that it stores.
+    Commits begin at least `gather` seconds apart for each turn that is being written, and at most
+    `gather_limit` in all: the steps of one turn are committed at once, those of many together, because a commit
+    costs more than all that it stores.
     `room` is how much of a turn, in characters, may wait for a commit before `append` waits too.
     While the database is away commits are tried again and again; `append` and `end` raise
     `StorageUnavailable` once they have waited `patience` seconds. What was taken is stored
@@ -83,11 +84,13 @@ class DatabaseTurnLog:
         clock: Clock,
         room: int = 256 * 1024,
         patience: float = 20.0,
-        gather: float = 0.01,
+        gather: float = 0.000_25,
+        gather_limit: float = 0.025,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._database = database
-        self._gather_seconds = gather
+        self._gather = gather
+        self._gather_limit = gather_limit
         self._observer = observer
         self._clock = clock
         self._room = room
@@ -203,7 +206,8 @@ class DatabaseTurnLog:
         began = float("-inf")
         while True:
             await self._work.wait()
-            if (pause := began + self._gather_seconds - time.monotonic()) > 0:
+            pause = began + min(self._gather * len(self._turns), self._gather_limit) - time.monotonic()
+            if pause > 0:
                 await asyncio.sleep(pause)
             began = time.monotonic()
             self._work.clear()

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 SILENCE = 40.0  # the server says something every 15 seconds: after this long the connection is dead
-PATIENCE = 300.0
+PATIENCE = 300.0  # without anything new
 
 
 def log_in(http: httpx.Client, username: str, password: str) -> None:
@@ -71,7 +71,7 @@ def ask(http: httpx.Client, conversation_id: str, content: str) -> Iterator[tupl
                             break  # the server lost its database, or stops: the answer may go on
                         if name == "start":
                             message_id = data["message_id"]
-                        last, pause = identity, 0.2
+                        last, pause, deadline = identity, 0.2, time.monotonic() + PATIENCE
                         yield name, data
                         if name in {"done", "error"}:
                             return
@@ -92,8 +92,12 @@ def main() -> None:
     with httpx.Client(base_url=url, timeout=httpx.Timeout(SILENCE, connect=5), trust_env=False) as http:
         log_in(http, username, password)
         conversation_id = http.post("/api/conversations/", json={}).raise_for_status().json()["data"]["id"]
+        printed = False
         for name, data in ask(http, conversation_id, content):
-            if name == "text":
+            if name == "start" and printed:
+                print("\n\n(The service has forgotten how it was told; the whole answer again:)\n")
+            elif name == "text":
+                printed = True
                 print(data["delta"], end="", flush=True)
             elif name == "tool_call":
                 print(f"\n[{data['name']} {json.dumps(data['arguments'])}]", flush=True)

@@ -136,13 +136,13 @@ class DatabaseTurnLog:
             raise LeaseLost(lease.message_id)
         turn.pending.append(step)
         turn.weight += _weight(step)
-        self._gather(turn)
+        self._mark(turn)
 
     async def end(self, lease: Lease, end: End, answer: Message) -> None:
         turn = self._writing(lease)
         if turn.end is None:
             turn.end = (end, answer)
-            self._gather(turn)
+            self._mark(turn)
         await self._patiently(turn.settled)
         self._check(turn)
 
@@ -178,7 +178,7 @@ class DatabaseTurnLog:
         except TimeoutError:
             raise StorageUnavailable("The database has not been reached for a while. Try again later.") from None
 
-    def _gather(self, turn: _Writing) -> None:
+    def _mark(self, turn: _Writing) -> None:
         self._dirty[turn.lease.message_id] = turn
         self._idle.clear()
         self._work.set()

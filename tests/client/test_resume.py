@@ -405,10 +405,12 @@ def test_unknown_events_and_fields_are_read_over() -> None:
 
 
 def test_heartbeats_are_a_sign_of_life_and_tries_count_anew() -> None:
-    following = Following(Patience(tries=2, first_pause_seconds=0), message_id="msg_2")
+    now = 0.0
+    following = Following(Patience(tries=2, first_pause_seconds=0), message_id="msg_2", clock=lambda: now)
     for _ in range(5):
         following.request()
         following.opened(HEAD)
+        now += 15
         assert list(following.feed(b": heartbeat\n\n")) == []
         following.closed()
     following.request()
@@ -416,4 +418,18 @@ def test_heartbeats_are_a_sign_of_life_and_tries_count_anew() -> None:
     trouble = turn.Failed(code="overloaded", message="Not now.", message_id="msg_2")
     list(following.feed(frame(trouble, None)))
     with pytest.raises(Overloaded):
+        following.closed()
+
+
+def test_a_comment_at_once_is_no_sign_of_life_and_tries_come_to_an_end() -> None:
+    """Some proxies begin every stream with a comment, whatever is behind them."""
+    following = Following(Patience(tries=2, first_pause_seconds=0), message_id="msg_2", clock=lambda: 0.0)
+    following.request()
+    following.opened(HEAD)
+    assert list(following.feed(b": welcome\n\n")) == []
+    following.closed()
+    following.request()
+    following.opened(HEAD)
+    assert list(following.feed(b": welcome\n\n")) == []
+    with pytest.raises(ConnectionLost):
         following.closed()

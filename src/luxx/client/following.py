@@ -4,7 +4,8 @@ Told what came of each connection, it says which request to make next, and gives
 rules are those of docs/streaming.md.
 """
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -20,6 +21,8 @@ from luxx.domain.message import Message
 
 EVENT_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of one event, at most."""
+SILENCE_SECONDS: Final = 1.0
+"""A comment that comes sooner is the greeting of something between, and says nothing of the answer."""
 ID_DIGITS: Final = 18
 """A longer number is no id: none of Luxx's will ever be."""
 
@@ -101,9 +104,17 @@ class Following:
     """
 
     def __init__(
-        self, patience: Patience, *, sending: Request | None = None, message_id: str | None = None, after: int = 0
+        self,
+        patience: Patience,
+        *,
+        sending: Request | None = None,
+        message_id: str | None = None,
+        after: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Either `sending`, the request that sends the message, or the `message_id` of an answer, is given."""
+        self._clock: Final = clock
+        self._opened_at = 0.0
         self.message_id = message_id
         self.request_id: str | None = None
         self.end: Done | Failed | None = None
@@ -138,6 +149,7 @@ class Following:
     def opened(self, headers: Headers) -> None:
         """Take the head of an answer with the status 200."""
         self.request_id = headers.get("x-request-id")
+        self._opened_at = self._clock()
         if not headers.get("content-type", "").startswith("text/event-stream"):
             raise UnreadableAnswer("The answer is no event stream: is something between here and Luxx?", status=200)
 
@@ -166,7 +178,8 @@ class Following:
         """Take the next bytes and give the events that they complete, each once. Read it to its end."""
         for frame in self._frames.feed(chunk):
             if not frame.name and not frame.data:
-                self._tries.progressed()  # a heartbeat: the answer is being written
+                if self._clock() - self._opened_at >= SILENCE_SECONDS:
+                    self._tries.progressed()  # a heartbeat: the answer is being written
                 continue
             if (event := self._take(frame)) is not None:
                 yield event

@@ -89,8 +89,8 @@ class DatabaseTurnLog:
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._database = database
-        self._gather = gather
-        self._gather_limit = gather_limit
+        self._apart = gather
+        self._apart_limit = gather_limit
         self._observer = observer
         self._clock = clock
         self._room = room
@@ -206,7 +206,7 @@ class DatabaseTurnLog:
         began = float("-inf")
         while True:
             await self._work.wait()
-            pause = began + min(self._gather * len(self._turns), self._gather_limit) - time.monotonic()
+            pause = began + min(self._apart * len(self._turns), self._apart_limit) - time.monotonic()
             if pause > 0:
                 await asyncio.sleep(pause)
             began = time.monotonic()

@@ -15,7 +15,7 @@ from typing import Final
 import httpx
 import uvloop
 
-from bench import report
+from bench import environment, report
 from bench.answers import fast, paced
 from bench.goals import peer_goals
 from bench.load import Address, Faulty, one_by_one, wave
@@ -29,7 +29,7 @@ from luxx.testing.postgres import ThrowawayPostgres
 RECORD: Final = Path("build/bench/peers.json")
 QUICK_RECORD: Final = Path("build/bench/peers-quick.json")
 ROUNDS: Final = 3
-PACED: Final = paced(200)
+PACED: Final = paced(500)
 HURRIED: Final = fast(2000)
 SHORT: Final = fast(10)
 MODELS: Final = tuple(answer.model for answer in (PACED, HURRIED, SHORT))
@@ -80,6 +80,7 @@ _SCENARIOS: Final[Mapping[str, Measure]] = {"paced 100": _paced, "first token": 
 
 def main(*, quick: bool) -> int:
     """Measure; gives the exit status: 1 where anything was not measured."""
+    environment.prepare()
     cores = share_out()
     began = time.monotonic()
     with (

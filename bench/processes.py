@@ -18,6 +18,7 @@ from typing import Final
 import httpx
 import msgspec
 
+from bench import environment
 from bench.answers import Answer
 from bench.load import LUXX, OPENAI, Address, Format, Job, completion_request, luxx_request
 from bench.proc import Cores, cpu_of, on
@@ -235,15 +236,12 @@ class Luxx(Served):
             return list(await asyncio.gather(*map(new, range(streams))))
 
 
-_LUXX: Final = (sys.executable, "-m", "luxx.entrypoints.cli")
-
-
 def luxx_process(
     name: str, *, place: Path, cores: Cores, settings: Mapping[str, str], port: int, number: int = 0
 ) -> Process:
     """Prepare `luxx serve` on a port; `settings` are its only LUXX_ variables."""
     return Process(
-        [*_LUXX, "serve", "--port", str(port)],
+        [*environment.command(), "serve", "--port", str(port)],
         log=place / f"{name}.{number}.log",
         cores=cores.measured,
         environ=_environ(settings),
@@ -252,7 +250,10 @@ def luxx_process(
 
 
 def _environ(settings: Mapping[str, str]) -> dict[str, str]:
-    return {key: text for key, text in os.environ.items() if not key.startswith("LUXX_")} | dict(settings)
+    return {key: text for key, text in os.environ.items() if not key.startswith("LUXX_")} | {
+        **environment.variables(),
+        **settings,
+    }
 
 
 @contextmanager
@@ -275,7 +276,8 @@ def luxx(
     }
     if database is not None:
         settings["LUXX_DATABASE_URL"] = database
-        subprocess.run([*_LUXX, "db", "upgrade"], env=_environ(settings), cwd=place, check=True, capture_output=True)
+        upgrade = [*environment.command(), "db", "upgrade"]
+        subprocess.run(upgrade, env=_environ(settings), cwd=place, check=True, capture_output=True)
     addresses = [Address(port=free_port()) for _ in range(count)]
     processes = [
         luxx_process(name, place=place, cores=cores, settings=settings, port=address.port, number=number)

@@ -179,6 +179,8 @@ _METHOD: Final = """\
   `chat.completion.chunk` of some 260 bytes a token. Paced streams get 50 tokens a second, each at its own moment
   within the 20 ms, as answers that began at different times do. The rows `direct` show what the provider and the
   client do with nothing between them: they are not the bottleneck.
+- **The service** runs in an environment of its own with what `requirements/server.txt` names: the tools of this
+  checkout are not in it.
 - **The client** (`bench/load.py`) looks for tokens while the streams run, and afterwards holds every stream to what
   the provider said: each token, in order, the end, and for Luxx the ids and the stored message too. One stream that
   is not whole makes the run a failure.

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import uvloop
 
-from bench import report
+from bench import environment, report
 from bench.goals import under_limits
 from bench.load import Faulty
 from bench.proc import on, share_out
@@ -46,6 +46,7 @@ def main(wanted: Wanted) -> int:
         return 2
     if wanted.place is not None:
         tempfile.tempdir = str(wanted.place)
+    environment.prepare()
     names = wanted.only or (QUICK_NAMES if wanted.quick else known)
     record = _measured(wanted, names)
     path = root() / (QUICK_RECORD if wanted.quick else RECORD)

@@ -50,8 +50,8 @@ class Scale(msgspec.Struct, frozen=True):
 
 
 FULL: Final = Scale(
-    rounds=5,
-    tokens=250,
+    rounds=3,
+    tokens=500,
     sends=60,
     seconds=2.0,
     capacity_steps=(100, 200, 300, 400, 500, 600),
@@ -61,8 +61,8 @@ FULL: Final = Scale(
     rows=1_000_000,
 )
 QUICK: Final = Scale(
-    rounds=3,
-    tokens=100,
+    rounds=2,
+    tokens=250,
     sends=20,
     seconds=1.0,
     capacity_steps=(),

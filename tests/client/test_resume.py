@@ -218,6 +218,47 @@ async def test_where_the_log_is_gone_a_reader_from_outside_is_told_everything_fr
     check([event async for event in client.follow(stored.id, after=3)], stored)
 
 
+async def test_a_wait_that_is_given_up_loses_nothing_and_a_closed_stream_stays_closed(
+    model: ScriptedChatModel, client: AsyncClient
+) -> None:
+    going_on = asyncio.Event()
+    model.then((ModelText("One "), going_on, ModelText("two"), ModelEnd("stop")))
+    conversation = await client.create_conversation()
+    stream = client.stream(conversation.id, "Count")
+    taken = [await anext(stream), await anext(stream)]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(stream), 0.01)
+    going_on.set()
+    taken += [event async for event in stream]
+    end = taken[-1]
+    assert isinstance(end, Done)
+    check(taken, end.message)
+
+    stream = client.follow(end.message.id)
+    await anext(stream)
+    await stream.aclose()
+    assert [event async for event in stream] == []
+
+
+async def test_a_stream_that_was_given_up_says_so_again_until_the_service_is_back(
+    token: str, model: ScriptedChatModel, client: AsyncClient, proxy: FaultProxy
+) -> None:
+    model.then(spoken("One two"))
+    stored = (await client.send((await client.create_conversation()).id, "Count")).assistant_message
+    proxy.faults = Faults(reset=1.0, within=2)
+
+    def read(there: Client) -> list[StreamEvent]:
+        stream = there.follow(stored.id)
+        for _ in range(2):
+            with pytest.raises(ConnectionLost):
+                next(stream, None)
+        proxy.faults = NONE
+        return list(stream)
+
+    few = Patience(first_pause_seconds=0.001, tries=2)
+    check(await blocking(proxy.url, token, read, patience=few), stored)
+
+
 async def test_a_service_that_does_not_come_back_is_given_up(token: str, proxy: FaultProxy) -> None:
     proxy.faults = Faults(reset=1.0, within=2)
     few = Patience(first_pause_seconds=0.001, tries=4)

@@ -240,13 +240,14 @@ class AsyncStream(StreamParts):
                 ...
 
     Close it, or let `async with` do it. That stops reading, not the answer: `cancel` does. Iterating raises as
-    the methods of `AsyncClient` do.
+    the methods of `AsyncClient` do. Whoever asks for the next event after that, or after a wait that was given
+    up, goes on behind the last one.
     """
 
     def __init__(self, client: AsyncClient, following: Following, *, idempotency_key: str | None) -> None:
         super().__init__(following, idempotency_key=idempotency_key)
         self._client: Final = client
-        self._events: Final = self._read()
+        self._events = self._read()
 
     async def __aenter__(self) -> Self:
         return self
@@ -260,7 +261,14 @@ class AsyncStream(StreamParts):
         return self
 
     async def __anext__(self) -> StreamEvent:
-        return self._giving(await anext(self._events))
+        try:
+            return self._giving(await anext(self._events))
+        except (StopAsyncIteration, RuntimeError):
+            raise
+        except BaseException:
+            # A generator ends with what it raises, and an answer does not: not with a wait that was given up.
+            self._events = self._read()
+            raise
 
     async def aclose(self) -> None:
         await self._events.aclose()

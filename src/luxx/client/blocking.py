@@ -287,13 +287,14 @@ class Stream(StreamParts):
             for event in stream:
                 ...
 
-    Closing it stops reading, not the answer: `cancel` does. Iterating raises as the methods of `Client` do.
+    Closing it stops reading, not the answer: `cancel` does. Iterating raises as the methods of `Client` do;
+    whoever asks for the next event after that goes on behind the last one.
     """
 
     def __init__(self, client: Client, following: Following, *, idempotency_key: str | None) -> None:
         super().__init__(following, idempotency_key=idempotency_key)
         self._client: Final = client
-        self._events: Final = self._read()
+        self._events = self._read()
 
     def __enter__(self) -> Self:
         return self
@@ -307,7 +308,14 @@ class Stream(StreamParts):
         return self
 
     def __next__(self) -> StreamEvent:
-        return self._giving(next(self._events))
+        try:
+            return self._giving(next(self._events))
+        except (StopIteration, RuntimeError):
+            raise
+        except BaseException:
+            # A generator ends with what it raises, and an answer does not.
+            self._events = self._read()
+            raise
 
     def close(self) -> None:
         """Close the connection."""

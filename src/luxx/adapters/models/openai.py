@@ -6,11 +6,12 @@ import functools
 import random
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, cast
 
 import httpx
 
@@ -20,8 +21,6 @@ from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEven
 from luxx.adapters.models.transport import StreamTransport
 from luxx.application.ports import ModelEnd, ModelEvent, ModelRequest
 from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
-
-R = TypeVar("R")
 
 _USAGE_GRACE_S: Final = 5.0
 """How long a finished answer waits for its usage."""
@@ -169,7 +168,8 @@ class OpenAIChatModel:
         patience.begin()
         request = self._client.build_request("POST", self._url, content=body)
         try:
-            response = await patience.bounded(self._client.send(request, stream=True))
+            with patience:
+                response = await self._client.send(request, stream=True)
         except ModelTimeout as error:
             return _Failure(error, again=False)
         except httpx.ConnectTimeout:
@@ -247,16 +247,18 @@ def _retry_after(value: str | None) -> float | None:
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-class _Patience:
-    """The deadlines of one answer. Only waiting uses up the pause between tokens, not the reader's own time."""
+class _Patience(Alarm):
+    """The deadlines of one answer: `with patience: await …` raises `ModelTimeout`, which tells which one passed.
 
-    __slots__ = ("_alarm", "_ends_at", "_left", "_loop", "_settings", "_what")
+    Only waiting uses up the pause between tokens, not the reader's own time.
+    """
+
+    __slots__ = ("_ends_at", "_left", "_settings", "_started", "_what")
 
     def __init__(self, settings: OpenAISettings) -> None:
-        self._loop = asyncio.get_running_loop()
+        super().__init__(asyncio.get_running_loop())
         self._settings = settings
         self._ends_at = self._loop.time() + settings.total_s
-        self._alarm = Alarm(self._loop)
         self.begin()
 
     def begin(self) -> None:
@@ -276,23 +278,22 @@ class _Patience:
     def left_in_all(self) -> float:
         return self._ends_at - self._loop.time()
 
-    async def bounded(self, work: Awaitable[R]) -> R:
-        """Await `work`; raises `ModelTimeout`, which tells which deadline passed."""
-        started = self._loop.time()
-        deadline = min(started + self._left, self._ends_at)
+    def __enter__(self) -> None:
+        self._started = self._loop.time()
+        self._deadline = min(self._started + self._left, self._ends_at)
+        super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left -= self._loop.time() - self._started
         try:
-            with self._alarm.at(deadline):
-                return await work
+            super().__exit__(kind, error, trace)
         except TimeoutError:
             what = self._what or f"no further token within {self._settings.idle_s:g} s"
-            if deadline == self._ends_at:
+            if self._deadline == self._ends_at:
                 what = f"no whole answer within {self._settings.total_s:g} s"
             raise ModelTimeout(f"The model provider is too slow: {what}.") from None
-        finally:
-            self._left -= self._loop.time() - started
-
-    def close(self) -> None:
-        self._alarm.close()
 
 
 class _Body:
@@ -306,7 +307,8 @@ class _Body:
             raise ModelUnavailable("The model provider's answer is in an encoding that was not asked for.")
         # 47: zlib's widest window, with the gzip or zlib header found by itself.
         self._inflater = None if encoding in {"identity", ""} else zlib.decompressobj(wbits=47)
-        self._encoded = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
+        # Not `aiter_raw`, which would only count what comes.
+        self._encoded = cast("AsyncGenerator[bytes, None]", aiter(cast("httpx.AsyncByteStream", response.stream)))
         self._compressed = b""
         self._patience = patience
         self._limit = limit
@@ -333,7 +335,8 @@ class _Body:
 
     async def _next(self) -> bytes:
         try:
-            return await self._patience.bounded(anext(self._encoded, b""))
+            with self._patience:
+                return await anext(self._encoded, b"")
         except (httpx.HTTPError, httpx.StreamError):
             raise ModelUnavailable("The model provider broke off its answer in the middle.") from None
 

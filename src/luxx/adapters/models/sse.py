@@ -42,6 +42,26 @@ class EventStreamReader:
 
         Read it to its end before the next slice. Raises `EventTooLong` when it comes to such a line.
         """
+        if self._is_plain(slice_):
+            for event in slice_[:-2].split(b"\n\n"):
+                if event.startswith(b"data: ") and b"\n" not in event:
+                    yield ServerEvent(b"", event[6:])
+                else:
+                    yield from self._feed(event + b"\n\n")
+        else:
+            yield from self._feed(slice_)
+
+    def _is_plain(self, slice_: bytes) -> bool:
+        """Tell whether a slice holds whole events as most servers write them, and nothing is left from before."""
+        return (
+            slice_.startswith(b"data: ")
+            and slice_.endswith(b"\n\n")
+            and b"\r" not in slice_
+            and len(slice_) <= self._limit
+            and not (self._line or self._data or self._type or self._skip_lf)
+        )
+
+    def _feed(self, slice_: bytes) -> Iterator[ServerEvent]:
         if self._skip_lf and slice_:
             slice_ = slice_.removeprefix(b"\n")
             self._skip_lf = False

@@ -28,7 +28,6 @@ _LIBRARIES: Final = (
     "msgspec",
     "sqlalchemy",
     "asyncpg",
-    "aiosqlite",
     "httpx",
     "httpx-aiohttp",
     "aiohttp",

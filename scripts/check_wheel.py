@@ -18,7 +18,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 PARTS: Final = {
-    "sqlite": "luxx.adapters.database, aiosqlite",
+    "sqlite": "luxx.adapters.database, alembic",
     "postgres": "luxx.adapters.database, asyncpg",
     "openai": "luxx.adapters.models.openai",
     "client": "luxx.client",

@@ -33,7 +33,7 @@ def run(
 
 def test_an_environment_has_what_was_asked_for_and_nothing_else(tmp_path: Path) -> None:
     python = environment(tmp_path / "env", "luxx[sqlite]")
-    for name, there in (("aiosqlite", True), ("sqlalchemy", True), ("asyncpg", False), ("pytest", False)):
+    for name, there in (("alembic", True), ("sqlalchemy", True), ("asyncpg", False), ("pytest", False)):
         assert (run(python, "-c", f"import {name}", place=tmp_path).returncode == 0) == there, name
 
 
@@ -41,7 +41,7 @@ def test_an_environment_has_what_was_asked_for_and_nothing_else(tmp_path: Path) 
     ("extra", "without"),
     [
         ("sqlite", {"asyncpg", "litestar"}),
-        ("postgres", {"aiosqlite", "litestar"}),
+        ("postgres", {"httpx", "litestar"}),
         ("openai", {"sqlalchemy", "litestar"}),
         ("tools", {"sqlalchemy", "litestar"}),
         ("client", {"sqlalchemy", "litestar", "rich"}),

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from luxx.adapters.database import migrate
 from luxx.adapters.database.connection import Connection, Driver, OneRead, undisturbed
@@ -133,9 +132,12 @@ class Database:
         return await self._on_sqlite(work)
 
     async def _on_postgres(self, work: Callable[[sa.Connection], _Result]) -> _Result:
+        # No limit to how long a statement may take: tables may be large.
+        # Imported only here: it brings the ORM, which nothing else needs.
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+
         from luxx.adapters.database.postgres import translated  # noqa: PLC0415 - as above
 
-        # No limit to how long a statement may take: tables may be large.
         engine = create_async_engine("postgresql+asyncpg://", async_creator=self.listening, poolclass=sa.NullPool)
         try:
             with translated():

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from luxx.adapters.orphans import on_death_of_parent
 
 HOST: Final = "127.0.0.1"
+ANSWER_TOKENS: Final = 2048
+"""Tokens of an answer, at most."""
 
 
 class Order(TypedDict):
@@ -71,6 +73,10 @@ def _serve(order: Order) -> Any:
     options.kv_unified = True
     options.cpuparams.n_threads = order["threads"]
     options.cpuparams_batch.n_threads = order["threads"]
+    # A small model that repeats itself goes on for ever, and is believed by nobody.
+    options.sampling.penalty_repeat = 1.1
+    options.sampling.penalty_last_n = 256
+    options.n_predict = ANSWER_TOKENS
     # Nothing beside the answers: no page, no list of what is being answered, no memory for prompts that are over.
     options.ui = False
     options.endpoint_slots = False

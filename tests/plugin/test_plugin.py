@@ -144,7 +144,7 @@ def test_a_suite_that_fails_shows_the_values_as_any_test_does(pytester: pytest.P
     """)
     failed = run(pytester, "-k", "deltas_are_never_empty")
     failed.assert_outcomes(failed=1)
-    failed.stdout.fnmatch_lines(["*assert 0 > 1*", "*where 0 = len(*"])
+    failed.stdout.fnmatch_lines(["*assert [[]]*"])
 
 
 def run_alone(place: Path, *requirements: str, tests: str) -> str:

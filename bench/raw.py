@@ -21,9 +21,13 @@ from litestar.params import Parameter
 
 from luxx.adapters.database import Database
 from luxx.adapters.system import SortableIds, utc_now
+from luxx.adapters.telemetry.logs import LogObserver, configure
+from luxx.adapters.telemetry.prometheus import PrometheusMetrics
 from luxx.application.ports import Lease
 from luxx.application.send_message import SendMessage
 from luxx.application.supervisor import LEASE, TurnSupervisor
+from luxx.entrypoints.http.observed import ObservedLitestar
+from luxx.settings import Settings
 
 POOL: Final = 10
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -293,11 +297,15 @@ def app(url: str, secret: str) -> Litestar:
             Appended(await send(user_id=body.user_id, conversation_id=body.conversation_id, content=body.content))
         )
 
-    return Litestar([health, listed, append_raw, append_luxx], lifespan=[lifespan], openapi_config=None)
+    served = ObservedLitestar([health, listed, append_raw, append_luxx], lifespan=[lifespan], openapi_config=None)
+    # The same server: it tells of every request in a line of the log and in its metrics, whatever handles it.
+    served.request_observers = (LogObserver(), PrometheusMetrics())
+    return served
 
 
 def serve(port: int, url: str, secret: str) -> None:
     """Answer until a signal."""
+    configure(style=Settings().log_format, level=Settings().log_level)
     uvicorn.run(
         app(url, secret),
         host="127.0.0.1",

@@ -245,7 +245,8 @@ class SQLite:
 
     def __init__(self, path: str, *, pool_size: int) -> None:
         async def open_reader() -> _Worker:
-            return _Worker(path, ("query_only=ON",))
+            # The file is in the memory of the system anyway: a cache for each reader holds it again.
+            return _Worker(path, ("query_only=ON", "cache_size=-256"))
 
         self._path = path
         self._writing: _Worker | None = None

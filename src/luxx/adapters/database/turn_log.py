@@ -84,7 +84,7 @@ class DatabaseTurnLog:
         clock: Clock,
         room: int = 256 * 1024,
         patience: float = 20.0,
-        gather: float = 0.000_25,
+        gather: float = 0.000_5,
         gather_limit: float = 0.025,
         observer: Observer = UNOBSERVED,
     ) -> None:

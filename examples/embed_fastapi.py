@@ -1,6 +1,6 @@
 """Answers inside a service of your own: its authentication, its addresses, and Luxx for the stream alone.
 
-    uvicorn examples.embed_fastapi:app
+    uvicorn --timeout-graceful-shutdown 10 examples.embed_fastapi:app
     curl -N http://127.0.0.1:8000/ask -H "X-Key: ada-key" --json '{"question": "What is a lease?"}'
     curl -N http://127.0.0.1:8000/answers/msg_… -H "X-Key: ada-key" -H "Last-Event-ID: 3"
 

@@ -1,7 +1,7 @@
 """The whole service below /chat of an application that has pages of its own.
 
-    uvicorn --factory examples.mount_under_prefix:in_starlette
-    uvicorn --factory examples.mount_under_prefix:in_litestar
+    uvicorn --timeout-graceful-shutdown 10 --factory examples.mount_under_prefix:in_starlette
+    uvicorn --timeout-graceful-shutdown 10 --factory examples.mount_under_prefix:in_litestar
 
 Then http://127.0.0.1:8000/chat/schema shows the API below its prefix, and clients take
 http://127.0.0.1:8000/chat as the service's address. Needs luxx[server]; Starlette for the first.

@@ -60,7 +60,7 @@ class FollowTurn:
         """Give the events as they are read: what is there at once comes together. No batch is empty."""
         if self.owner_here(message_id) == user_id:
             return self._follow(user_id, message_id, after)
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             # Not the answer: it may be large, and whoever reads the log has it there.
             turn = await unit.turns.get(user_id, message_id)
             if turn is None:
@@ -72,13 +72,13 @@ class FollowTurn:
         if await self.log.read(message_id, limit=1):
             followed = self._follow(user_id, message_id, after)
             return followed if question is not None else _without_question(followed)
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             answer = await unit.messages.get(user_id, message_id)
         return _replay(question or _deleted(turn, answer), answer)
 
     async def _question(self, owner: int, turn: Turn) -> Message | None:
         """Read the user's message of a turn that has ended; None if it was deleted."""
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             try:
                 return await unit.messages.get(owner, turn.user_message_id)
             except NotFound:
@@ -127,7 +127,7 @@ class FollowTurn:
                 woken = await wakeup.wait(self.poll)
 
     async def _runs(self, owner: int, message_id: str) -> bool:
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             turn = await unit.turns.get(owner, message_id)
         return turn is not None and turn.running
 

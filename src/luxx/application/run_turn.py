@@ -183,16 +183,22 @@ class RunTurn:
         await self.log.end(running.lease, end, answer)
 
     async def _stored(self, lease: Lease) -> Message:
-        async with self.new_unit(read_only=True) as unit:
+        async with self.new_unit(once=True) as unit:
             return await unit.messages.get(lease.owner, lease.message_id)
 
     async def _told(self, lease: Lease) -> tuple[Conversation, Sequence[Message]]:
-        async with self.new_unit(read_only=True) as unit:
-            conversation = await unit.conversations.get(lease.owner, lease.conversation_id)
-            messages = await unit.messages.newest(
+        # What comes before this turn stays as it is: no transaction has to hold the two reads together.
+        return await asyncio.gather(self._conversation(lease), self._messages(lease))
+
+    async def _conversation(self, lease: Lease) -> Conversation:
+        async with self.new_unit(once=True) as unit:
+            return await unit.conversations.get(lease.owner, lease.conversation_id)
+
+    async def _messages(self, lease: Lease) -> Sequence[Message]:
+        async with self.new_unit(once=True) as unit:
+            return await unit.messages.newest(
                 lease.owner, lease.conversation_id, limit=self.history, before=lease.message_id
             )
-        return conversation, messages
 
     async def _patiently(self, read: Callable[[], Awaitable[R]]) -> R:
         """Read, and read again for `patience` seconds while the database is away: an accepted turn is worth it."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import venv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -16,10 +17,9 @@ def prepare(place: Path = PLACE, *, lock: Path = LOCK) -> None:
     if is_current(place, lock=lock):
         return
     place.parent.mkdir(parents=True, exist_ok=True)
-    uv = [sys.executable, "-m", "uv", "--quiet"]
-    subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, str(place)], check=True)
-    python = str(place / "bin" / "python")
-    subprocess.run([*uv, "pip", "install", "--python", python, "--require-hashes", "-r", str(lock)], check=True)
+    venv.create(place, clear=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "install", "--quiet"]
+    subprocess.run([*pip, "--disable-pip-version-check", "--require-hashes", "-r", str(lock)], check=True)
     (place / ".lock").write_bytes(lock.read_bytes())
 
 

@@ -1,10 +1,9 @@
 """Build the wheel, install it with the locked dependencies in clean environments, and start it: `make wheel`.
 
-Each extra is installed alone, from the lock by hash, and must bring what its part of Luxx imports. An argument names
+Each extra is installed alone, in the locked versions, and must bring what its part of Luxx imports. An argument names
 a wheel that is built already.
 """
 
-import hashlib
 import os
 import re
 import subprocess
@@ -66,16 +65,22 @@ def extras() -> list[str]:
     return list(declared)
 
 
+def locked(place: Path) -> Path:
+    """Give the locked versions as constraints: pip takes no hashes there."""
+    lines = (ROOT / "requirements/dev.txt").read_text(encoding="utf-8").splitlines()
+    constraints = place / "constraints.txt"
+    constraints.write_text(
+        "\n".join(line.rstrip(" \\") for line in lines if not line.startswith(" ")), encoding="utf-8"
+    )
+    return constraints
+
+
 def works(extra: str, wheel: Path, place: Path) -> bool:
-    """Install one extra by hash in an environment of its own, and import the part of Luxx that it is for."""
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    wanted = place / f"{extra}.txt"
-    wanted.write_text(f"luxx[{extra}] @ {wheel.as_uri()} --hash=sha256:{digest}\n", encoding="utf-8")
+    """Install one extra in an environment of its own, and import the part of Luxx that it is for."""
     python = place / extra / "bin/python"
     venv.create(place / extra)
-    # uv, because pip takes no hashes from constraints; and it is done in a second.
-    uv = (Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--python", python)
-    run(*uv, "--require-hashes", "--constraint", ROOT / "requirements/dev.txt", "--requirement", wanted)
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check")
+    run(*pip, "--constraint", locked(place), f"luxx[{extra}] @ {wheel.as_uri()}")
     done = subprocess.run([python, "-I", "-c", f"import {PARTS[extra]}"], cwd=place, check=False)
     print(f"luxx[{extra}]: {PARTS[extra]}", "cannot all be imported" if done.returncode else "can be imported")
     return done.returncode == 0

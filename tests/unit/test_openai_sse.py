@@ -39,6 +39,22 @@ def test_an_event_without_its_empty_line_is_none() -> None:
     assert read(b"data: one\n\ndata: half\n") == [b"one"]
 
 
+@pytest.mark.parametrize("rest", [b"data: one\n", b"da", b": hi\r"])
+def test_what_is_left_of_a_slice_belongs_to_the_next_one(rest: bytes) -> None:
+    """Whole events that begin a slice are cut in one go, but only where nothing is left from before."""
+    assert read(rest, b"data: two\n\n") == read(rest + b"data: two\n\n")
+
+
+def test_a_type_left_of_a_slice_belongs_to_the_next_one() -> None:
+    reader = EventStreamReader(limit=100)
+    assert not list(reader.feed(b"event: error\n"))
+    assert list(reader.feed(b"data: 1\n\n")) == [ServerEvent(b"error", b"1")]
+
+
+def test_a_byte_order_mark_behind_the_start_is_part_of_a_field() -> None:
+    assert read(b"data: one\n\n", b"\xef\xbb\xbfdata: two\n\n") == [b"one"]
+
+
 def test_the_type_belongs_to_one_event_only() -> None:
     reader = EventStreamReader(limit=100)
     events = list(reader.feed(b"event: error\ndata: 1\n\ndata: 2\n\nevent: lost\n\ndata: 3\n\n"))

@@ -43,6 +43,7 @@ class EventStreamReader:
         Read it to its end before the next slice. Raises `EventTooLong` when it comes to such a line.
         """
         if self._is_plain(slice_):
+            self._at_start = self._skip_lf = False
             for event in slice_[:-2].split(b"\n\n"):
                 if event.startswith(b"data: ") and b"\n" not in event:
                     yield ServerEvent(b"", event[6:])
@@ -58,7 +59,7 @@ class EventStreamReader:
             and slice_.endswith(b"\n\n")
             and b"\r" not in slice_
             and len(slice_) <= self._limit
-            and not (self._line or self._data or self._type or self._skip_lf)
+            and not (self._line or self._data or self._type)
         )
 
     def _feed(self, slice_: bytes) -> Iterator[ServerEvent]:

@@ -99,11 +99,6 @@ class _Writing:
         self.since = time.monotonic()
         """When something was written last."""
 
-    @property
-    def stalled(self) -> bool:
-        """Whether a write waits for the client to read."""
-        return self._one.locked()
-
     async def write(self, body: bytes, *, more: bool = True) -> None:
         async with self._one:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
@@ -115,9 +110,7 @@ async def _beat(writing: _Writing, heartbeat: float) -> None:
         silence = time.monotonic() - writing.since
         if silence < heartbeat:
             await asyncio.sleep(heartbeat - silence)
-        elif writing.stalled:
-            await asyncio.sleep(heartbeat)
-        else:
+        else:  # where the client does not read, this waits as the events do
             await writing.write(b": heartbeat\n\n")
 
 

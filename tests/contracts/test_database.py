@@ -575,6 +575,47 @@ async def test_a_step_after_silence_is_committed_at_once_and_those_of_many_turns
     await log.close()
 
 
+async def test_what_a_turn_adds_when_it_is_let_on_is_committed_with_what_it_waited_with(database: Database) -> None:
+    ada = await stored_user(database)
+    leases = [(await running_turn(database, ada))[1] for _ in range(2)]
+    log = DatabaseTurnLog(database, clock=moment, gather=0.05, gather_limit=0.05)
+    log.start()
+
+    async def write(lease: Lease) -> None:
+        for number in range(5):
+            await log.append(lease, Text(delta=f"{number}"))
+            await log.ready(lease)
+
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*map(write, leases))
+    await log.close()
+    for lease in leases:
+        events = [logged.event for logged in await log.read(lease.message_id, after=1)]
+        assert [event.delta for event in events if isinstance(event, Text)] == ["01", "2", "3", "4"]
+
+
+async def test_a_turn_is_let_on_where_the_database_is_away_and_where_the_log_is_closed(
+    own_postgres: ThrowawayPostgres, open_database: OpenDatabase
+) -> None:
+    database = await open_database(own_postgres.url(own_postgres.create_database()))
+    await database.upgrade()
+    ada = await stored_user(database)
+    _, lease = await running_turn(database, ada)
+    await asyncio.to_thread(own_postgres.stop)
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(3):
+            await database.log.append(lease, Text(delta="x"))
+            await database.log.ready(lease)
+    unopened = DatabaseTurnLog(database, clock=moment)
+    await unopened.append(lease, Text(delta="x"))
+    waiting = asyncio.ensure_future(unopened.ready(lease))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await unopened.close(seconds=0)
+    async with asyncio.timeout(PATIENCE):
+        await waiting
+
+
 async def test_a_lease_outlives_the_clock_of_its_process(postgres_url: str) -> None:
     """Replicas whose clocks disagree by an hour do not take each other's turns."""
     here = Database(postgres_url)

@@ -460,6 +460,14 @@ class TurnLog(Protocol):
         """
         ...
 
+    async def ready(self, lease: Lease) -> None:
+        """Wait until just before the next commit, if something of this turn waits for it; else return at once.
+
+        Whoever waits here before reading on reads all that has come by then in one go, and it is
+        committed no later for that. Returns, too, where the storage is away: `append` tells of that.
+        """
+        ...
+
     async def end(self, lease: Lease, end: End, answer: Message) -> None:
         """Commit what has gathered, the last event and the stored answer, and set the conversation free.
 

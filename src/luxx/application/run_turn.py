@@ -297,6 +297,7 @@ class RunTurn:
                         record.reason, record.usage = reason, usage
                         if usage is not None:
                             running.usage = usage if running.usage is None else running.usage + usage
+                await self.log.ready(running.lease)
         if not ended:
             raise ModelUnavailable("The model's answer broke off before its end.")
         return AssistantEntry(text="".join(text), thinking="".join(thinking), calls=tuple(calls))

@@ -68,9 +68,10 @@ class _Share:
 class DatabaseTurnLog:
     """Satisfies `luxx.application.ports.TurnLog` on any `Database`.
 
-    Commits begin at least `gather` seconds apart for each turn that is being written, and at most
-    `gather_limit` in all: the steps of one turn are committed at once, those of many together, because a commit
-    costs more than all that it stores.
+    Commits begin `gather` seconds apart for each turn that is being written, and at most `gather_limit` in all:
+    the steps of one turn are committed at once, those of many together, because a commit costs more than all
+    that it stores. So does each read from a model and each write to a reader: turns that wait in `ready` are let
+    on just before a commit.
     `room` is how much of a turn, in characters, may wait for a commit before `append` waits too.
     While the database is away commits are tried again and again; `append` and `end` raise
     `StorageUnavailable` once they have waited `patience` seconds. What was taken is stored
@@ -84,8 +85,8 @@ class DatabaseTurnLog:
         clock: Clock,
         room: int = 256 * 1024,
         patience: float = 20.0,
-        gather: float = 0.000_5,
-        gather_limit: float = 0.025,
+        gather: float = 0.001,
+        gather_limit: float = 0.033,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._database = database
@@ -101,6 +102,9 @@ class DatabaseTurnLog:
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._away = False
+        """Whether there is no telling when the next commit will be."""
+        self._waiting: list[asyncio.Future[None]] = []
         # On Postgres other processes tell what they commit.
         self._tails = Tails(time.monotonic, fresh=5.0 if database.postgres else 1.0)
         self._wakeups = Wakeups()
@@ -112,6 +116,7 @@ class DatabaseTurnLog:
     def start(self) -> None:
         if self._tasks:
             return  # two writers would write the same steps
+        self._away = False
         self._tasks.append(asyncio.create_task(self._write(), name="turn log: writer"))
         if self._notices is not None:
             self._tasks.append(asyncio.create_task(self._notices.listen(), name="turn log: notices"))
@@ -122,6 +127,8 @@ class DatabaseTurnLog:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         tasks, self._tasks = self._tasks, []
+        self._away = True
+        self._let_on()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -137,6 +144,20 @@ class DatabaseTurnLog:
         turn.pending.append(step)
         turn.weight += _weight(step)
         self._mark(turn)
+
+    async def ready(self, lease: Lease) -> None:
+        turn = self._turns.get(lease.message_id)
+        if turn is None or not turn.pending or self._away:
+            return
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        await waiting
+
+    def _let_on(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
 
     async def end(self, lease: Lease, end: End, answer: Message) -> None:
         turn = self._writing(lease)
@@ -210,11 +231,16 @@ class DatabaseTurnLog:
             if pause > 0:
                 await asyncio.sleep(pause)
             began = time.monotonic()
+            if self._waiting:
+                self._let_on()
+                await asyncio.sleep(0)  # what they have to read is there: they append it at once
             self._work.clear()
             dirty, self._dirty = list(self._dirty.values()), {}
             shares = [share for share in map(self._take, dirty) if share is not None]
             if shares:
                 await self._store(shares)
+            if self._waiting:
+                self._work.set()  # what they waited with is taken: they read on at the next commit, made or not
             if not self._dirty:
                 self._idle.set()
 
@@ -244,7 +270,8 @@ class DatabaseTurnLog:
                 lost = await self._commit(shares, again=again)
             except StorageUnavailable as away:
                 _logger.warning("Events of %d turns wait for the database: %s", len(shares), away.__cause__ or away)
-                again = True
+                again = self._away = True
+                self._let_on()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
             except Exception as error:  # noqa: BLE001 - whatever one turn holds, the others go on
@@ -255,6 +282,7 @@ class DatabaseTurnLog:
                     await self._store([share], again=again)
                 return
             else:
+                self._away = False
                 self._settle(shares, lost)
                 events = sum(len(share.events) for share in shares)
                 self._observer.committed(turns=len(shares), events=events, seconds=time.monotonic() - began)

@@ -27,6 +27,9 @@ class MemoryTurnLog:
         _append(self._storage.committed, lease, step)
         self.wakeups.wake((lease.message_id,))
 
+    async def ready(self, lease: Lease) -> None:
+        """Return: what was appended is committed."""
+
     async def end(self, lease: Lease, end: End, answer: Message) -> None:
         async with self._storage.writing:
             tables = self._storage.committed.draft()

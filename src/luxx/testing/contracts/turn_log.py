@@ -127,6 +127,34 @@ class TurnLogContract:
             assert logged.event == Text(delta=delta)
         await reader.aclose()
 
+    async def test_turns_that_wait_before_they_read_on_are_let_on_again_and_again(
+        self, storage: Storage, ada: User
+    ) -> None:
+        turns = [await running_turn(storage, ada) for _ in range(3)]
+        steps = [Text(delta=f"{number} ") for number in range(20)]
+
+        async def write(turn: NewTurn, lease: Lease) -> None:
+            for step in steps:
+                await storage.log.ready(lease)
+                await storage.log.append(lease, step)
+            await _end(storage, turn, lease, steps)
+
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(write(turn, lease) for turn, lease in turns))
+        for _, lease in turns:
+            events = await _all(storage, lease.message_id)
+            _check(events)
+            assert fold(logged.event for logged in events).parts == fold(steps).parts
+
+    async def test_the_log_is_ready_at_once_for_a_turn_of_which_nothing_waits(
+        self, storage: Storage, ada: User
+    ) -> None:
+        turn, lease = await running_turn(storage, ada)
+        async with asyncio.timeout(PATIENCE):
+            await storage.log.ready(lease)
+            await _end(storage, turn, lease)
+            await storage.log.ready(lease)
+
     async def test_reading_starts_after_a_place_and_stops_at_the_limit(self, storage: Storage, ada: User) -> None:
         turn, lease = await running_turn(storage, ada)
         for number in range(10):

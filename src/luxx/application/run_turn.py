@@ -281,10 +281,12 @@ class RunTurn:
                     case ModelText(delta=delta):
                         text.append(clean(delta))
                         await running.add(Text(delta=text[-1]))
+                        await self.log.ready(running.lease)
                     case ModelThinking(delta=delta):
                         thinking.append(clean(delta))
                         if conversation.thinking_enabled:
                             await running.add(Thinking(delta=thinking[-1]))
+                            await self.log.ready(running.lease)
                     case ModelToolCall(call=call) if request.tools:
                         calls.append(running.unique(_cleaned(call)))
                         await running.add(
@@ -297,7 +299,6 @@ class RunTurn:
                         record.reason, record.usage = reason, usage
                         if usage is not None:
                             running.usage = usage if running.usage is None else running.usage + usage
-                await self.log.ready(running.lease)
         if not ended:
             raise ModelUnavailable("The model's answer broke off before its end.")
         return AssistantEntry(text="".join(text), thinking="".join(thinking), calls=tuple(calls))

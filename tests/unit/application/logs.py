@@ -34,6 +34,19 @@ class FullLog(OverLog):
         await self.log.append(lease, step)
 
 
+class BusyLog(OverLog):
+    """Is ready for nobody until `free` is set; counts in `asked` how often it was asked."""
+
+    def __init__(self, log: Any) -> None:
+        super().__init__(log)
+        self.free = asyncio.Event()
+        self.asked = 0
+
+    async def ready(self, lease: Lease) -> None:  # noqa: ARG002  # the port's word
+        self.asked += 1
+        await self.free.wait()
+
+
 class UnendingLog(OverLog):
     """Raises the given errors when turns are to be ended, before it ends any."""
 

@@ -5,7 +5,9 @@ import json
 from collections.abc import Mapping
 
 import pytest
+from tests.support.until import until
 from tests.unit.application.house import OWNER, FunctionTool, Gate, House, echo, failing, opened, steps_in
+from tests.unit.application.logs import BusyLog
 
 from luxx.adapters.models.scripted import Cue, calling, spoken
 from luxx.application.ports import (
@@ -53,6 +55,40 @@ async def test_an_answer_without_tools_is_stored_as_it_was_streamed(house: House
     assert [event.delta for event in steps_in(events, Text)] == ["Good ", "day"]
     assert events[-1] == Done(message=answer)
     assert fold(events).parts == answer.parts
+
+
+async def test_a_turn_reads_on_from_its_model_when_its_log_is_ready() -> None:
+    logs: list[BusyLog] = []
+
+    def busy(log: object) -> BusyLog:
+        logs.append(BusyLog(log))
+        return logs[0]
+
+    async with opened(log=busy) as house:
+        gate = Gate()
+        house.model.then([ModelText("one"), gate, ModelText("two"), ModelEnd("stop")])
+        message_id = await house.send(await house.conversation())
+        await until(lambda: logs[0].asked == 1)
+        assert not gate.reached.is_set()
+        logs[0].free.set()
+        await gate.wait_reached()
+        gate.opened.set()
+        assert steps_in(await house.events(message_id), Text) == [Text(delta="one"), Text(delta="two")]
+
+
+async def test_calls_of_tools_and_the_end_of_an_answer_wait_for_no_commit() -> None:
+    logs: list[BusyLog] = []
+
+    def busy(log: object) -> BusyLog:
+        logs.append(BusyLog(log))
+        return logs[0]
+
+    async with opened(tools=(ECHO,), log=busy) as house:
+        house.model.then(calling(("echo", {"a": 1}), ("echo", {"a": 2})))
+        house.model.then([ModelEnd("stop")])
+        answer = await house.answer()
+        assert [call.success for call in calls_of(answer.parts)] == [True, True]
+        assert logs[0].asked == 0
 
 
 async def test_the_request_carries_the_conversations_settings(house: House) -> None:

@@ -591,7 +591,28 @@ async def test_what_a_turn_adds_when_it_is_let_on_is_committed_with_what_it_wait
     await log.close()
     for lease in leases:
         events = [logged.event for logged in await log.read(lease.message_id, after=1)]
-        assert [event.delta for event in events if isinstance(event, Text)] == ["01", "2", "3", "4"]
+        assert [event.delta for event in events if isinstance(event, Text)] == ["01234"]
+
+
+async def test_a_model_that_gives_its_words_one_by_one_does_not_fall_behind(database: Database) -> None:
+    """Those that are there at once are taken together, however many, and not one for each commit."""
+    _, lease = await running_turn(database, await stored_user(database))
+    commits: list[int] = []
+
+    class Commits(Unobserved):
+        def committed(self, *, turns: int, events: int, seconds: float) -> None:  # noqa: ARG002 - the port's
+            commits.append(events)
+
+    log = DatabaseTurnLog(database, clock=moment, observer=Commits())
+    log.start()
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(5_000):
+            await log.append(lease, Text(delta="x"))
+            await log.ready(lease)
+    await log.close()
+    events = [logged.event for logged in await log.read(lease.message_id, after=1)]
+    assert "".join(event.delta for event in events if isinstance(event, Text)) == "x" * 5_000
+    assert len(commits) < 20
 
 
 async def test_a_turn_is_let_on_where_the_database_is_away_and_where_the_log_is_closed(

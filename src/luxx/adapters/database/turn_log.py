@@ -34,6 +34,7 @@ _logger = logging.getLogger(__name__)
 
 _VOID_LIMIT: Final = 4096
 _FORGET_AT_ONCE: Final = 500
+_ROUNDS: Final = 32
 _OVERHEAD: Final = 100
 """What a step weighs besides its text, in characters."""
 
@@ -53,6 +54,21 @@ class _Writing:
     room: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the end is committed, or never will be."""
+    rounds: int = 1
+    """For how many times more it is let read on until it has nothing more at hand."""
+    drains: bool = False
+    steps_at_once: int = 0
+    """How many steps it added when it was let on last."""
+
+    def let_on(self) -> None:
+        """Let it read on: once, where all that has come is one step; until it has nothing more, where it is several.
+
+        A model that gives its words one by one would fall behind otherwise. To find that there is no more costs as
+        much again as to read what there was: who had no more is let look only now and then.
+        """
+        self.rounds = _ROUNDS if self.steps_at_once > 1 else self.rounds - 1
+        self.drains = self.rounds >= 0 or self.rounds % _ROUNDS == 0
+        self.steps_at_once = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +120,8 @@ class DatabaseTurnLog:
         self._idle.set()
         self._away = False
         """Whether there is no telling when the next commit will be."""
-        self._waiting: list[asyncio.Future[None]] = []
+        self._letting_on = False
+        self._waiting: list[tuple[_Writing, asyncio.Future[None]]] = []
         # On Postgres other processes tell what they commit.
         self._tails = Tails(time.monotonic, fresh=5.0 if database.postgres else 1.0)
         self._wakeups = Wakeups()
@@ -149,14 +166,19 @@ class DatabaseTurnLog:
         turn = self._turns.get(lease.message_id)
         if turn is None or not turn.pending or self._away:
             return
+        if self._letting_on:
+            turn.steps_at_once += 1
+            if turn.drains:
+                return
         waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
+        self._waiting.append((turn, waiting))
         await waiting
 
     def _let_on(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for one in waiting:
+        for turn, one in waiting:
             if not one.done():
+                turn.let_on()
                 one.set_result(None)
 
     async def end(self, lease: Lease, end: End, answer: Message) -> None:
@@ -232,8 +254,10 @@ class DatabaseTurnLog:
                 await asyncio.sleep(pause)
             began = time.monotonic()
             if self._waiting:
+                self._letting_on = True
                 self._let_on()
                 await asyncio.sleep(0)  # what they have to read is there: they append it at once
+                self._letting_on = False
             self._work.clear()
             dirty, self._dirty = list(self._dirty.values()), {}
             shares = [share for share in map(self._take, dirty) if share is not None]

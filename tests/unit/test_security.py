@@ -1,6 +1,7 @@
 """Passwords and tokens."""
 
 import base64
+import gc
 import hashlib
 import hmac
 import json
@@ -10,6 +11,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luxx.adapters.security.argon2 import Argon2Cost, Argon2Hasher
-from luxx.adapters.security.jwt import JwtCodec, kept_secret
+from luxx.adapters.security.jwt import VERIFIED_KEPT, JwtCodec, kept_secret
 from luxx.application.ports import TokenClaims
 from luxx.domain.errors import Unauthenticated
 
@@ -204,9 +206,24 @@ def test_a_token_of_another_secret_issuer_or_audience_is_refused(codec: JwtCodec
     assert code_of(codec, JwtCodec(SECRET, audience="other").encode(CLAIMS)) == "unauthenticated"
 
 
+def test_a_token_that_one_codec_took_is_nothing_to_one_of_another_secret(codec: JwtCodec) -> None:
+    token = codec.encode(CLAIMS)
+    assert codec.decode(token, now=NOW) == codec.decode(token, now=NOW) == CLAIMS
+    assert code_of(JwtCodec("t" * 32), token) == "unauthenticated"
+
+
+def test_each_of_many_tokens_keeps_its_own_claims_and_few_are_kept(codec: JwtCodec) -> None:
+    tokens = {number: codec.encode(replace(CLAIMS, user_id=number)) for number in range(1, VERIFIED_KEPT + 200)}
+    for number in (*tokens, *reversed(tokens)):
+        assert codec.decode(tokens[number], now=NOW) == replace(CLAIMS, user_id=number)
+    gc.collect()
+    assert sum(isinstance(thing, TokenClaims) for thing in gc.get_objects()) < VERIFIED_KEPT + 100
+
+
 def test_no_change_of_any_character_leaves_a_token_good(codec: JwtCodec) -> None:
     """The last character of a part is the exception that base64 makes: its last bits say nothing, in the signature."""
     token = codec.encode(CLAIMS)
+    codec.decode(token, now=NOW)
     for place, character in enumerate(token[:-1]):
         other = "A" if character != "A" else "B"
         assert code_of(codec, f"{token[:place]}{other}{token[place + 1 :]}") == "unauthenticated", place

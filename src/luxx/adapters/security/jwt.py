@@ -5,6 +5,7 @@ import re
 import secrets
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,16 @@ _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _CLAIMS: Final = ("iss", "aud", "sub", "sid", "jti", "iat", "exp")
 
 
+VERIFIED_KEPT: Final = 4096
+"""Tokens whose signature is not computed again, at most: some 3 MiB."""
+
+
 class JwtCodec:
-    """`TokenCodec` on PyJWT: the algorithm, issuer, audience and type are pinned; times are in whole seconds."""
+    """`TokenCodec` on PyJWT: the algorithm, issuer, audience and type are pinned; times are in whole seconds.
+
+    What never changes of a good token, its signature and claims, is verified once for as long as it is
+    among the latest; what changes, the time, is looked at in each call. Bad ones are not kept.
+    """
 
     def __init__(self, secret: str, *, issuer: str = "luxx", audience: str = "luxx") -> None:
         if len(secret.encode()) < SECRET_MIN:
@@ -31,6 +40,8 @@ class JwtCodec:
         self._secret: Final = secret
         self._issuer: Final = issuer
         self._audience: Final = audience
+        # It keeps results only, and no error is one.
+        self._claims: Final = lru_cache(VERIFIED_KEPT)(self._verified)
 
     def encode(self, claims: TokenClaims) -> str:
         payload = {
@@ -45,6 +56,12 @@ class JwtCodec:
         return jwt.encode(payload, self._secret, algorithm=ALGORITHM, headers={"typ": TYPE})
 
     def decode(self, token: str, *, now: datetime) -> TokenClaims:
+        claims = self._claims(token)
+        if claims.expires_at <= now:
+            raise Unauthenticated("The access token has expired: log in again.", code="token_expired")
+        return claims
+
+    def _verified(self, token: str) -> TokenClaims:
         # PyJWT accepts padding and any `typ`; both would make a second token out of one.
         if not _COMPACT.fullmatch(token):
             raise _invalid()
@@ -55,17 +72,14 @@ class JwtCodec:
                 algorithms=[ALGORITHM],
                 issuer=self._issuer,
                 audience=self._audience,
-                # The time is checked below, by the clock that we were given.
+                # The time is checked by the clock that `decode` is given.
                 options={"require": list(_CLAIMS), "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             )
         except jwt.InvalidTokenError:
             raise _invalid() from None
         if whole["header"].get("typ") != TYPE:
             raise _invalid()
-        claims = _claims(whole["payload"])
-        if claims.expires_at <= now:
-            raise Unauthenticated("The access token has expired: log in again.", code="token_expired")
-        return claims
+        return _claims(whole["payload"])
 
 
 def _claims(payload: dict[str, Any]) -> TokenClaims:

@@ -9,7 +9,6 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.types import Message as AsgiMessage
 from litestar.types import Scope
 from msgspec import UNSET, Struct, UnsetType
 
@@ -187,10 +186,3 @@ def request_id(scope: Scope) -> str:
         sane = len(given) == 1 and _SANE_ID.fullmatch(given[0])
         state["luxx_request_id"] = given[0].decode() if sane else f"req_{uuid.uuid4().hex}"
     return str(state["luxx_request_id"])
-
-
-async def add_request_id(message: AsgiMessage, scope: Scope) -> None:
-    """Put the id on every response: a `before_send` hook."""
-    if message["type"] == "http.response.start":
-        headers = [*message.get("headers", ()), (b"x-request-id", request_id(scope).encode())]
-        message["headers"] = headers

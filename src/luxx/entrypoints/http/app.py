@@ -14,7 +14,7 @@ from luxx.application.accounts import Caller
 from luxx.container import Container, running
 from luxx.domain.errors import LuxxError
 from luxx.entrypoints.http import auth, conversations, credentials, health, messages, metrics, tools
-from luxx.entrypoints.http.answers import add_request_id, broken, failed, refused
+from luxx.entrypoints.http.answers import broken, failed, refused
 from luxx.entrypoints.http.observed import ObservedLitestar, note_user
 from luxx.entrypoints.http.reading import BODY_LIMIT, bearer_token
 from luxx.entrypoints.http.schema_page import schema_handlers
@@ -71,7 +71,6 @@ def create_app(container: Container) -> Litestar:
         dependencies={"caller": Provide(authenticated)},
         state=State(state_of(container)),
         exception_handlers={LuxxError: failed, HTTPException: refused, Exception: broken},
-        before_send=[add_request_id],
         lifespan=[lifespan],
         request_max_body_size=BODY_LIMIT,
         openapi_config=None,

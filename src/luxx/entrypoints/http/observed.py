@@ -1,4 +1,4 @@
-"""Around the application: what each request was, told to whoever observes."""
+"""Around the application: each request has an id, and what it was is told to whoever observes."""
 
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def note_user(scope: Scope, user_id: int) -> None:
 
 
 class ObservedLitestar(Litestar):
-    """An application of which each HTTP request is observed, whatever becomes of it."""
+    """An application of which each HTTP request is observed, whatever becomes of it, and each response has its id."""
 
     request_observers: Sequence[RequestObserver] = ()
 
@@ -41,6 +41,7 @@ class ObservedLitestar(Litestar):
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", record.id.encode())]
             await send(message)
 
         began = time.monotonic()

@@ -4,35 +4,57 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from luxx.adapters.alarm import Alarm
-
 
 class LocalWakeup:
-    """A watch on a turn; satisfies `luxx.application.ports.Wakeup`."""
+    """A watch on a turn; satisfies `luxx.application.ports.Wakeup`. One task at a time may wait.
 
-    __slots__ = ("_alarm", "_event", "_loop")
+    A reader waits thousands of times: one timer of the loop's serves all its waits, and is set anew only
+    when it rings too early.
+    """
+
+    __slots__ = ("_deadline", "_loop", "_timer", "_waiter", "_woken")
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._alarm = Alarm(self._loop)
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._woken = False
 
     def wake(self) -> None:
-        self._event.set()
+        self._woken = True
+        self._release()
 
     async def wait(self, seconds: float) -> bool:
-        if not self._event.is_set():
-            try:
-                with self._alarm.at(self._loop.time() + seconds):
-                    await self._event.wait()
-            except TimeoutError:
-                return False
-        # Cleared only here, where nothing awaits any more: a cancelled wait keeps its wake-up.
-        self._event.clear()
-        return True
+        if not self._woken:
+            self._deadline = self._loop.time() + seconds
+            if self._timer is None or self._timer.when() > self._deadline:
+                self._set()
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        # Taken only here, where nothing awaits any more: a cancelled wait keeps its wake-up.
+        woken, self._woken = self._woken, False
+        return woken
 
     def close(self) -> None:
-        self._alarm.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _release(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _set(self) -> None:
+        self.close()
+        self._timer = self._loop.call_at(self._deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._deadline:
+            self._set()
+        else:
+            self._release()
 
 
 class Wakeups:

@@ -104,26 +104,31 @@ class FollowTurn:
             while True:
                 events = await self.log.read(message_id, after=after, limit=limit)
                 if events:
-                    limit = _next_limit(events, limit)
                     yield events
-                    asked, woken = time.monotonic(), False
-                    after = events[-1].seq
-                    if isinstance(events[-1].event, Done | Failed):
+                    last = events[-1]
+                    if isinstance(last.event, Done | Failed):
                         return
-                    continue
-                if woken or time.monotonic() - asked >= self.ask:
-                    asked = time.monotonic()  # woken for nothing: the turn may be gone
-                    if not await self._runs(owner, message_id):
-                        # The end may have been committed between the read and the question.
+                    after, asked = last.seq, time.monotonic()
+                    more = len(events) == limit
+                    limit = _next_limit(events, limit)
+                    if more:
+                        woken = False
+                        continue
+                    # What is committed since has set the wake-up: it need not be looked for before the wait.
+                else:
+                    if woken or time.monotonic() - asked >= self.ask:
+                        asked = time.monotonic()  # woken for nothing: the turn may be gone
+                        if not await self._runs(owner, message_id):
+                            # The end may have been committed between the read and the question.
+                            if await self.log.read(message_id, after=after, limit=1):
+                                continue
+                            yield (await self._last(owner, message_id, after),)
+                            return
+                    if self.leaving():
+                        # What this process wrote to the end is there by now.
                         if await self.log.read(message_id, after=after, limit=1):
                             continue
-                        yield (await self._last(owner, message_id, after),)
-                        return
-                if self.leaving():
-                    # What this process wrote to the end is there by now.
-                    if await self.log.read(message_id, after=after, limit=1):
-                        continue
-                    raise Overloaded("This server is about to stop: follow the answer at another one.")
+                        raise Overloaded("This server is about to stop: follow the answer at another one.")
                 woken = await wakeup.wait(self.poll)
 
     async def _runs(self, owner: int, message_id: str) -> bool:
@@ -153,11 +158,16 @@ def _next_limit(events: Sequence[LoggedEvent], limit: int) -> int:
 
 def _size(events: Sequence[LoggedEvent]) -> int:
     """Tell about how many characters these are; what a tool gave is not looked at closely."""
-    return sum(
-        len(logged.event.delta) if isinstance(logged.event, Text | Thinking) else _TOOL_SIZE
-        for logged in events
-        if isinstance(logged.event, Text | Thinking | ToolReturned)
-    )
+    size = 0
+    for logged in events:
+        match logged.event:
+            case Text(delta=delta) | Thinking(delta=delta):
+                size += len(delta)
+            case ToolReturned():
+                size += _TOOL_SIZE
+            case _:
+                pass
+    return size
 
 
 async def _one_by_one(

@@ -6,7 +6,7 @@ is absent. Text is stored as given. Times are aware and in UTC.
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
@@ -427,10 +427,15 @@ class NewUnit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """An event with its place in the turn's log; the first is 1, and there are no gaps."""
+    """An event with its place in the turn's log; the first is 1, and there are no gaps.
+
+    `encoded` is its name and data as the log stored them, where that is at hand: whoever sends them on
+    to many readers need not encode them again. Two are the same without it.
+    """
 
     seq: int
     event: TurnEvent
+    encoded: tuple[str, str] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

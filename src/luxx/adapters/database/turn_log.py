@@ -1,6 +1,7 @@
 """The turn log in a database: group commit, fences, and wake-ups after each commit."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import OrderedDict
@@ -359,7 +360,7 @@ class DatabaseTurnLog:
                 continue
             first = turn.seq + 1
             turn.seq += len(share.events)
-            logged = [LoggedEvent(seq, event) for seq, event in enumerate(share.events, first)]
+            logged = list(map(LoggedEvent, itertools.count(first), share.events, share.rows))
             sizes = [len(data) for _, data in share.rows]
             if not turn.void:
                 self._tails.add(message_id, logged, sizes, ended=share.end is not None)

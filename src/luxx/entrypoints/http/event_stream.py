@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import re
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 from luxx.adapters.wire import encode_event
 from luxx.application.ports import LoggedEvent
@@ -29,15 +28,17 @@ def sse(logged: LoggedEvent, language: Language) -> str:
     event = logged.event
     if isinstance(event, Failed):
         message = problem_text(event.code, event.message, language)
-        event = Failed(code=event.code, message=message, message_id=event.message_id)
-    name, data = encode_event(event)
-    return _frame(name, data, f"id: {logged.seq}\n")
+        name, data = encode_event(Failed(code=event.code, message=message, message_id=event.message_id))
+    else:
+        name, data = logged.encoded or encode_event(event)
+    return f"id: {logged.seq}\n{_frame(name, data)}"
 
 
-def _frame(name: str, data: str, identity: str = "") -> str:
+def _frame(name: str, data: str) -> str:
     # Only LF and CR end a line here, but many clients split at whatever Unicode calls a line break.
-    data = _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", data)
-    return f"{identity}event: {name}\ndata: {data}\n\n"
+    if not data.isascii():
+        data = _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", data)
+    return f"event: {name}\ndata: {data}\n\n"
 
 
 class EventStream:
@@ -62,58 +63,79 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-        writing = _Writing(send)
-        sending = asyncio.ensure_future(self._send_all(writing))
-        leaving = asyncio.ensure_future(_gone(receive))
-        beating = asyncio.ensure_future(_beat(writing, self._heartbeat))
+        sending = asyncio.current_task()
+        assert sending is not None  # noqa: S101  # a coroutine runs in a task
+        cancels = sending.cancelling()
+        leaving = asyncio.ensure_future(_until_gone(receive, sending))
+        body = _Body(send, self._heartbeat)
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await self._send_all(body)
+        except asyncio.CancelledError:
+            gone = leaving.done() and not leaving.cancelled()
+            if not gone or sending.uncancel() > cancels:
+                raise
         finally:
-            for task in (sending, leaving, beating):
+            tasks = [leaving, *body.close()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(sending, leaving, beating, return_exceptions=True)
-        if not sending.cancelled() and (error := sending.exception()) is not None:
-            raise error
+            await asyncio.wait(tasks)
 
-    async def _send_all(self, writing: "_Writing") -> None:
+    async def _send_all(self, body: "_Body") -> None:
         try:
             async with aclosing(self._batches) as batches:
                 async for batch in batches:
-                    await writing.write("".join([sse(logged, self._language) for logged in batch]).encode())
+                    await body.write("".join([sse(logged, self._language) for logged in batch]).encode())
         except LuxxError as error:
             # The turn may go on; the reader cannot. No id: a resume starts behind the last event seen.
             _log.warning("a stream of %s broke off: %s", self._message_id, error)
             failure = Failed(code=error.code, message=error_text(error, self._language), message_id=self._message_id)
-            await writing.write(_frame(*encode_event(failure)).encode())
-        await writing.write(b"", more=False)
+            await body.write(_frame(*encode_event(failure)).encode())
+        await body.write(b"", more=False)
 
 
-class _Writing:
-    """The body of a response, written by one at a time."""
+class _Body:
+    """The body of a response, written by one at a time; comments fill its silence."""
 
-    __slots__ = ("_one", "_send", "since")
+    __slots__ = ("_beating", "_heartbeat", "_loop", "_one", "_send", "_since", "_timer")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, heartbeat: float) -> None:
         self._send = send
+        self._heartbeat = heartbeat
         self._one = asyncio.Lock()
-        self.since = time.monotonic()
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
         """When something was written last."""
+        self._beating: asyncio.Task[None] | None = None
+        # A task for what most streams never need would be a good part of opening one.
+        self._timer = self._loop.call_later(heartbeat, self._begin_beating)
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
         async with self._one:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
-            self.since = time.monotonic()
+            self._since = self._loop.time()
+
+    def _begin_beating(self) -> None:
+        self._beating = self._loop.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            silence = self._loop.time() - self._since
+            if silence < self._heartbeat:
+                await asyncio.sleep(self._heartbeat - silence)
+            else:  # where the client does not read, this waits as the events do
+                await self.write(b": heartbeat\n\n")
+
+    def close(self) -> Sequence[asyncio.Task[None]]:
+        """Begin no comment any more; gives what may be writing one."""
+        self._timer.cancel()
+        return () if self._beating is None else (self._beating,)
 
 
-async def _beat(writing: _Writing, heartbeat: float) -> None:
-    while True:
-        silence = time.monotonic() - writing.since
-        if silence < heartbeat:
-            await asyncio.sleep(heartbeat - silence)
-        else:  # where the client does not read, this waits as the events do
-            await writing.write(b": heartbeat\n\n")
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _until_gone(receive: Receive, reading: asyncio.Task[Any]) -> None:
+    """End what a client reads once it has gone."""
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    except Exception:  # noqa: BLE001  # a client that cannot be heard any more is as good as gone
+        _log.debug("a client cannot be heard", exc_info=True)
+    reading.cancel()

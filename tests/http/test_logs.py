@@ -4,6 +4,8 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -92,6 +94,18 @@ async def test_what_a_library_or_a_use_case_logs_comes_as_the_same_lines(lines: 
         ("luxx.application.anything", "warning", "the turn msg_1 is odd"),
         ("somebody.else", "warning", "careful"),
     ]
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_line_tells_the_event_first_then_what_it_was_given_and_when() -> None:
+    stream = io.StringIO()
+    configure(style="json", level="info", stream=stream)
+    logging.getLogger("luxx").error({"odd": 1}, extra={"place": Path("here"), "name_": "ü\n"})
+    told = json.loads(stream.getvalue())
+    assert list(told) == ["event", "level", "logger", "place", "name_", "timestamp"]
+    assert (told["event"], told["place"], told["name_"]) == ("{'odd': 1}", repr(Path("here")), "ü\n")
+    assert datetime.fromisoformat(told["timestamp"]).utcoffset() == timedelta(0)
+    assert stream.getvalue().count("\n") == 1
 
 
 @pytest.mark.parametrize("style", ["json", "pretty"])

@@ -23,7 +23,7 @@ from luxx.adapters.database import Database
 from luxx.adapters.system import SortableIds, utc_now
 from luxx.adapters.telemetry.logs import LogObserver, configure
 from luxx.adapters.telemetry.prometheus import PrometheusMetrics
-from luxx.application.ports import Lease
+from luxx.application.ports import Begun
 from luxx.application.send_message import SendMessage
 from luxx.application.supervisor import LEASE, TurnSupervisor
 from luxx.entrypoints.http.observed import ObservedLitestar
@@ -139,7 +139,7 @@ class Parked:
     def accepting(self) -> Any:
         yield
 
-    def start(self, lease: Lease, *, tools_enabled: bool) -> None:
+    def start(self, begun: Begun, *, tools_enabled: bool) -> None:
         """Leave it at that."""
 
 
@@ -263,7 +263,11 @@ def app(url: str, secret: str) -> Litestar:
     raw: Postgres | Sqlite = postgres or Sqlite(url.removeprefix("sqlite:///"))
     new_id = SortableIds()
     send = SendMessage(
-        new_unit=database.new_unit, clock=utc_now, new_id=new_id, supervisor=cast("TurnSupervisor", Parked())
+        new_unit=database.new_unit,
+        clock=utc_now,
+        new_id=new_id,
+        supervisor=cast("TurnSupervisor", Parked()),
+        history=0,  # the bare handler reads none either
     )
 
     @asynccontextmanager

@@ -224,12 +224,10 @@ class Container(containers.DeclarativeContainer):
 
     run_turn = providers.Singleton(
         RunTurn,
-        new_unit=new_unit,
         log=log,
         model=model,
         toolbox=toolbox,
         max_rounds=settings.provided.max_tool_rounds,
-        history=settings.provided.history_messages,
         result_budget=settings.provided.tool_result_chars,
         observer=observer,
     )
@@ -255,6 +253,7 @@ class Container(containers.DeclarativeContainer):
     cancel_turn = providers.Singleton(CancelTurn, new_unit=new_unit, log=log, follow_turn=follow_turn)
     send_message = providers.Singleton(
         SendMessage,
+        history=settings.provided.history_messages,
         turns_of_user=settings.provided.user_turns,
         new_unit=new_unit,
         clock=clock,

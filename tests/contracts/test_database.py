@@ -229,8 +229,8 @@ async def test_kept_counts_are_what_the_database_counts(database: Database) -> N
                     case 2:
                         await unit.conversations.delete(one.user_id, one.id)
                     case 3:
-                        lease = await unit.turns.begin(new_turn(one))
-                        assert lease.owner == one.user_id
+                        begun_turn = await unit.turns.begin(new_turn(one))
+                        assert begun_turn.lease.owner == one.user_id
                         return
                     case _:
                         for message in await unit.messages.newest(one.user_id, one.id, limit=1):

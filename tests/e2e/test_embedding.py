@@ -33,7 +33,7 @@ async def main():
     storage, new_id = MemoryStorage(), SortableIds()
     parts = {{"new_unit": storage.new_unit, "log": storage.log}}
     model = ScriptedChatModel(calling(("double", {{"number": 21}})), spoken("It is 42."))
-    run_turn = RunTurn(model=model, toolbox=Toolbox([Doubling()]), **parts)
+    run_turn = RunTurn(model=model, toolbox=Toolbox([Doubling()]), log=storage.log)
     supervisor = TurnSupervisor(run_turn=run_turn, clock=utc_now, holder="here", **parts)
     create = CreateConversation(new_unit=storage.new_unit, clock=utc_now, new_id=new_id, default_model="glm-5")
     send = SendMessage(new_unit=storage.new_unit, clock=utc_now, new_id=new_id, supervisor=supervisor)

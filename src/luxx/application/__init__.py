@@ -41,6 +41,7 @@ from luxx.application.passwords import TryLimits
 from luxx.application.ports import (
     ApiKeys,
     AssistantEntry,
+    Begun,
     ChatModel,
     Clock,
     ConversationPlace,
@@ -93,6 +94,7 @@ __all__ = [
     "ApiKeys",
     "AssistantEntry",
     "Authenticate",
+    "Begun",
     "Caller",
     "CancelTurn",
     "ChangePassword",

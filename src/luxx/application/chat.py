@@ -64,9 +64,7 @@ class Chat:
         new_unit, log = storage.new_unit, storage.log
         toolbox = Toolbox(tools, timeout=tool_seconds, observer=observer)
         self.supervisor: Final = TurnSupervisor(
-            run_turn=RunTurn(
-                new_unit=new_unit, log=log, model=model, toolbox=toolbox, max_rounds=max_rounds, observer=observer
-            ),
+            run_turn=RunTurn(log=log, model=model, toolbox=toolbox, max_rounds=max_rounds, observer=observer),
             new_unit=new_unit,
             log=log,
             clock=clock,

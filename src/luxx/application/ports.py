@@ -292,7 +292,8 @@ class Lease:
 class NewTurn:
     """All that accepting a user's message stores, besides the activity of the conversation.
 
-    `at_most` is how many of the owner's turns may run at once, this one counted; 0 is no limit.
+    `history` is how many messages before the answer are wanted, the user's own counted. `at_most` is
+    how many of the owner's turns may run at once, this one counted; 0 is no limit.
     """
 
     owner: int
@@ -301,6 +302,7 @@ class NewTurn:
     answer: Message
     holder: str
     lease_for: timedelta
+    history: int
     key: "IdempotencyKey | None" = None
     at_most: int = 0
 
@@ -313,6 +315,20 @@ class NewTurn:
             holder=self.holder,
             fence=1,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A turn that has begun: the right to write it, the empty answer, and what is told to the model.
+
+    `conversation` is as the turn left it when it began; `history` is the newest messages before the
+    answer, oldest first, at most `NewTurn.history`: the last is the user's own.
+    """
+
+    lease: Lease
+    answer: Message
+    conversation: Conversation
+    history: Sequence[Message]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,11 +362,12 @@ class Turn:
 class Turns(Protocol):
     """The turns: which answer is being written, by whom, and what its client calls it."""
 
-    async def begin(self, turn: NewTurn) -> Lease:
+    async def begin(self, turn: NewTurn) -> Begun:
         """Store both messages (in this order), the turn, its first event and the key, and touch the conversation.
 
         The unit ends with this: what it did is committed with the turn, or undone where this raises.
-        The conversation's `updated_at` becomes the user message's `created_at`. Raises `NotFound`
+        Gives the conversation and its history with all that was committed before the turn; the
+        conversation's `updated_at` becomes the user message's `created_at`. Raises `NotFound`
         `conversation_not_found`; `KeyTaken` where the owner used the key before; `Conflict`
         `generation_in_progress` while another turn of the conversation runs; `TooManyTurns`.
         Concurrent calls are put in an order; of those in one conversation or with one key, one

@@ -3,15 +3,16 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from luxx.application.observer import UNOBSERVED, Observer, RoundRecord, TurnRecord
 from luxx.application.ports import (
     AssistantEntry,
+    Begun,
     ChatModel,
     Entry,
     Lease,
@@ -22,7 +23,6 @@ from luxx.application.ports import (
     ModelText,
     ModelThinking,
     ModelToolCall,
-    NewUnit,
     ToolEntry,
     TurnLog,
 )
@@ -35,18 +35,15 @@ from luxx.domain.errors import (
     InvalidInput,
     LuxxError,
     ModelUnavailable,
-    NotFound,
     StorageUnavailable,
 )
-from luxx.domain.message import Message, Problem, Status, ToolCallPart, Usage, clean
+from luxx.domain.message import Problem, Status, ToolCallPart, Usage, clean
 from luxx.domain.tool import ToolCall, ToolSpec
 from luxx.domain.turn import Answer, Done, Failed, Step, Text, Thinking, ToolCalled, ToolReturned
 
-RETRY_SECONDS: Final = 0.2
 MAX_CALLS: Final = 32
 """Tool calls run in one round, at most; further ones are refused to the model."""
 
-R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 
@@ -97,42 +94,45 @@ class _Running:
 class RunTurn:
     """Run a turn that `SendMessage` has begun, and store its end, whatever happens.
 
-    At most `max_rounds` rounds may call tools; then one last round has none. `history` is the number of earlier
-    messages shown to the model, `result_budget` the characters of each tool result.
+    At most `max_rounds` rounds may call tools; then one last round has none. `result_budget` is how many
+    characters of each tool result the model is shown.
     """
 
-    new_unit: NewUnit
     log: TurnLog
     model: ChatModel
     toolbox: Toolbox
     max_rounds: int = 10
-    history: int = 1000
     result_budget: int = 20_000
-    patience: float = 20.0
-    """Seconds for which a turn bears a database that is away before it has begun, or at its end."""
     observer: Observer = UNOBSERVED
 
-    async def __call__(self, lease: Lease, *, tools_enabled: bool, stop: "asyncio.Future[Stop]") -> None:
+    async def __call__(self, begun: Begun, *, tools_enabled: bool, stop: "asyncio.Future[Stop]") -> None:
         """Run until the answer is whole, the model fails, or `stop` is set; then commit the end.
 
         Raises nothing that a caller could mend: where the end cannot be stored, the lease runs out,
         and whoever takes the turn over stores it as interrupted.
         """
+        lease = begun.lease
         record = TurnRecord(message_id=lease.message_id, conversation_id=lease.conversation_id, user_id=lease.owner)
         running = _Running(lease=lease, log=self.log)
         with self.observer.turn(record):
             try:
-                await self._to_end(running, record, tools_enabled=tools_enabled, stop=stop)
+                await self._to_end(begun, running, record, tools_enabled=tools_enabled, stop=stop)
             finally:
                 record.model, record.usage, record.rounds = running.model, running.usage, running.rounds
                 record.first_token_s = running.first_token_s
                 record.duration_s = time.monotonic() - running.began
 
     async def _to_end(
-        self, running: _Running, record: TurnRecord, *, tools_enabled: bool, stop: "asyncio.Future[Stop]"
+        self,
+        begun: Begun,
+        running: _Running,
+        record: TurnRecord,
+        *,
+        tools_enabled: bool,
+        stop: "asyncio.Future[Stop]",
     ) -> None:
         lease = running.lease
-        work = asyncio.ensure_future(self._work(running, tools_enabled=tools_enabled))
+        work = asyncio.ensure_future(self._work(begun, running, tools_enabled=tools_enabled))
         stopped = False
         try:
             either: set[asyncio.Future[Any]] = {work, stop}
@@ -153,7 +153,7 @@ class RunTurn:
         status, problem = _outcome(reason, failure)
         record.outcome, record.error = status.value, None if problem is None else problem.code
         try:
-            await self._end(running, status, problem)
+            await self._end(begun, running, status, problem)
         except LeaseLost:
             record.outcome = "lost"
             _log.warning("the turn %s was taken over or deleted before its end", lease.message_id)
@@ -161,14 +161,9 @@ class RunTurn:
             record.outcome, record.error = Status.INTERRUPTED.value, error.code
             _log.warning("the end of the turn %s could not be stored: its lease will run out", lease.message_id)
 
-    async def _end(self, running: _Running, status: Status, problem: Problem | None) -> None:
-        message_id = running.lease.message_id
-        try:
-            stored = await self._patiently(lambda: self._stored(running.lease))
-        except NotFound:
-            raise LeaseLost(message_id) from None
-        answer: Message = replace(
-            stored,
+    async def _end(self, begun: Begun, running: _Running, status: Status, problem: Problem | None) -> None:
+        answer = replace(
+            begun.answer,
             parts=running.answer.parts,
             status=status,
             model=running.model,
@@ -178,47 +173,17 @@ class RunTurn:
         end = (
             Done(message=answer)
             if problem is None
-            else Failed(code=problem.code, message=problem.message, message_id=message_id)
+            else Failed(code=problem.code, message=problem.message, message_id=answer.id)
         )
-        await self.log.end(running.lease, end, answer)
+        await self.log.end(begun.lease, end, answer)
 
-    async def _stored(self, lease: Lease) -> Message:
-        async with self.new_unit(once=True) as unit:
-            return await unit.messages.get(lease.owner, lease.message_id)
-
-    async def _told(self, lease: Lease) -> tuple[Conversation, Sequence[Message]]:
-        # What comes before this turn stays as it is: no transaction has to hold the two reads together.
-        return await asyncio.gather(self._conversation(lease), self._messages(lease))
-
-    async def _conversation(self, lease: Lease) -> Conversation:
-        async with self.new_unit(once=True) as unit:
-            return await unit.conversations.get(lease.owner, lease.conversation_id)
-
-    async def _messages(self, lease: Lease) -> Sequence[Message]:
-        async with self.new_unit(once=True) as unit:
-            return await unit.messages.newest(
-                lease.owner, lease.conversation_id, limit=self.history, before=lease.message_id
-            )
-
-    async def _patiently(self, read: Callable[[], Awaitable[R]]) -> R:
-        """Read, and read again for `patience` seconds while the database is away: an accepted turn is worth it."""
-        deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                return await read()
-            except StorageUnavailable:
-                if time.monotonic() >= deadline:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
-
-    async def _work(self, running: _Running, *, tools_enabled: bool) -> None:
-        lease = running.lease
-        conversation, messages = await self._patiently(lambda: self._told(lease))
+    async def _work(self, begun: Begun, running: _Running, *, tools_enabled: bool) -> None:
+        conversation = begun.conversation
         running.model = conversation.model
         entries = list(
             transcript(
                 conversation.system_prompt,
-                messages,
+                begun.history,
                 budget=self.result_budget,
                 untrusted=self.toolbox.untrusted,
             )

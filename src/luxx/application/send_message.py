@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from luxx.application.ports import (
+    Begun,
     Clock,
     IdempotencyKey,
     KeyTaken,
-    Lease,
     NewId,
     NewTurn,
     NewUnit,
@@ -43,6 +43,8 @@ class SendMessage:
     clock: Clock
     new_id: NewId
     supervisor: TurnSupervisor
+    history: int = 1000
+    """Messages told to the model, at most: the new one, and the newest before it."""
     turns_of_user: int = 0
     """Answers of one user written at once, by all processes; 0 is no limit."""
 
@@ -78,11 +80,11 @@ class SendMessage:
     ) -> str:
         with self.supervisor.accepting():
             turn = self._new_turn(owner, conversation_id, content, key)
-            lease: Lease | None = None
+            reached, begun = False, None
             try:
                 async with self.new_unit() as unit:
-                    lease = turn.lease()
-                    await unit.turns.begin(turn)
+                    reached = True
+                    begun = await unit.turns.begin(turn)
             except TooManyTurns:
                 raise RateLimited(
                     "Too many of your answers are being written now: wait for one to end.",
@@ -90,21 +92,33 @@ class SendMessage:
                 ) from None
             except StorageUnavailable:
                 # The commit may have been made, and only its answer lost: then there is a turn to run.
-                if lease is None or not await self._is_stored(owner, lease.message_id):
+                if reached and begun is None:
+                    begun = await self._begun_all_the_same(turn)
+                if begun is None:
                     raise
             except KeyTaken:
                 if key is None or (known := await self._recall(owner, key)) is None:
                     raise InternalError("An idempotency key was taken and is gone.") from None
                 return known
-            self.supervisor.start(lease, tools_enabled=tools_enabled)
-            return lease.message_id
+            self.supervisor.start(begun, tools_enabled=tools_enabled)
+            return turn.answer.id
 
-    async def _is_stored(self, owner: int, message_id: str) -> bool:
+    async def _begun_all_the_same(self, turn: NewTurn) -> Begun | None:
+        """Look what is stored of a turn; while the database is away, for as long as its lease leaves time to run it."""
         deadline = time.monotonic() + self.supervisor.lease_for.total_seconds() / 2
         while True:
             try:
-                async with self.new_unit(once=True) as unit:
-                    return await unit.turns.get(owner, message_id) is not None
+                async with self.new_unit(read_only=True) as unit:
+                    if await unit.turns.get(turn.owner, turn.answer.id) is None:
+                        return None
+                    return Begun(
+                        lease=turn.lease(),
+                        answer=turn.answer,
+                        conversation=await unit.conversations.get(turn.owner, turn.conversation_id),
+                        history=await unit.messages.newest(
+                            turn.owner, turn.conversation_id, limit=turn.history, before=turn.answer.id
+                        ),
+                    )
             except StorageUnavailable:
                 if time.monotonic() >= deadline:
                     raise
@@ -135,6 +149,7 @@ class SendMessage:
             answer=answer,
             holder=self.supervisor.holder,
             lease_for=self.supervisor.lease_for,
+            history=self.history,
             key=key,
             at_most=self.turns_of_user,
         )

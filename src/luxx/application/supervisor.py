@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from luxx.application.follow_turn import parts_so_far
-from luxx.application.ports import Clock, Lease, LeaseLost, NewUnit, TurnLog
+from luxx.application.ports import Begun, Clock, Lease, LeaseLost, NewUnit, TurnLog
 from luxx.application.run_turn import RunTurn, Stop, interrupted
 from luxx.domain.errors import NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Status
@@ -126,11 +126,12 @@ class TurnSupervisor:
             self._accepting -= 1
             self._changed.set()
 
-    def start(self, lease: Lease, *, tools_enabled: bool) -> None:
-        """Run the turn of this lease as a task."""
+    def start(self, begun: Begun, *, tools_enabled: bool) -> None:
+        """Run a turn that has begun as a task."""
+        lease = begun.lease
         stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(
-            self._run_turn(lease, tools_enabled=tools_enabled, stop=stop), name=f"luxx turn {lease.message_id}"
+            self._run_turn(begun, tools_enabled=tools_enabled, stop=stop), name=f"luxx turn {lease.message_id}"
         )
         self._tasks[lease.message_id] = _Task(lease.owner, task, stop)
         task.add_done_callback(lambda done: self._finished(lease.message_id, done))

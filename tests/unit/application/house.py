@@ -170,6 +170,7 @@ async def opened(
     chat_model: ChatModel | None = None,
     patience: float = PATIENCE,
     run: Mapping[str, Any] | None = None,
+    send: Mapping[str, Any] | None = None,
     **supervising: Any,
 ) -> AsyncIterator[House]:
     """Open a house; its heart beats once at the start, and not again while a test runs unless `lease_for` is short."""
@@ -178,7 +179,6 @@ async def opened(
     wrapped = log(storage.log)
     model, new_id = ScriptedChatModel(), SortableIds()
     run_turn = RunTurn(
-        new_unit=storage.new_unit,
         log=wrapped,
         model=chat_model or model,
         toolbox=Toolbox(tools, timeout=tool_seconds),
@@ -202,7 +202,9 @@ async def opened(
         model=model,
         run_turn=run_turn,
         supervisor=supervisor,
-        send_message=SendMessage(new_unit=storage.new_unit, clock=clock, new_id=new_id, supervisor=supervisor),
+        send_message=SendMessage(
+            new_unit=storage.new_unit, clock=clock, new_id=new_id, supervisor=supervisor, **(send or {})
+        ),
         follow_turn=follow_turn,
         cancel_turn=cancel_turn,
         list_messages=ListMessages(new_unit=storage.new_unit, log=wrapped),

@@ -306,7 +306,7 @@ async def test_earlier_turns_are_told_with_their_tool_rounds_and_without_thinkin
 
 
 async def test_only_the_newest_messages_are_shown_to_the_model() -> None:
-    async with opened(run={"history": 2}) as house:
+    async with opened(send={"history": 2}) as house:
         house.model.then(spoken("a"), spoken("b"))
         conversation = await house.conversation()
         await house.answer(conversation, "first")

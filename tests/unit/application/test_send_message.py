@@ -11,9 +11,9 @@ from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.memory.storage import MemoryUnit
 from luxx.adapters.memory.tables import Tables
 from luxx.adapters.models.scripted import spoken
+from luxx.application.ports import SystemEntry, UserEntry
 from luxx.domain.errors import Conflict, InvalidInput, NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import CONTENT_LIMIT, Status
-from luxx.testing.contracts.storage_samples import begun, new_turn
 
 
 async def total(house: House, conversation_id: str) -> int:
@@ -242,22 +242,34 @@ class FlakyUnit(MemoryUnit):
 
 async def test_a_message_whose_commit_was_made_and_its_answer_lost_is_answered_all_the_same(house: House) -> None:
     house.model.then(spoken("Here."))
-    conversation = await house.conversation()
+    conversation = await house.conversation(system_prompt="Be brief.")
     flaky = Flaky(house.storage)
-    flaky.lose_answer_of_commit, flaky.away = True, 0
+    flaky.lose_answer_of_commit, flaky.away = True, 1
     send = replace(house.send_message, new_unit=flaky)
     message_id = await send(user_id=OWNER, conversation_id=conversation.id, content="Anybody?")
-    assert (await house.ended(message_id)).content == "Here."
+    answer = await house.ended(message_id)
+    assert (answer.status, answer.content) == (Status.COMPLETE, "Here.")
+    (request,) = house.model.requests
+    assert request.entries == (SystemEntry(text="Be brief."), UserEntry(text="Anybody?"))
     assert await total(house, conversation.id) == 2
 
 
-async def test_a_database_that_is_away_for_a_moment_fails_no_turn_that_was_accepted(house: House) -> None:
-    house.model.then(spoken("Here."))
+async def test_a_message_that_was_not_stored_when_the_database_went_away_is_refused_and_asks_no_model(
+    house: House,
+) -> None:
+    class Lost(FlakyUnit):
+        def _publish(self, tables: Tables) -> None:  # noqa: ARG002 - nothing is committed
+            raise StorageUnavailable("the connection broke before COMMIT")
+
+    def new_unit(*, read_only: bool = False, once: bool = False) -> MemoryUnit:
+        return house.storage.new_unit(read_only=read_only, once=once) if read_only or once else Lost(flaky)
+
     flaky = Flaky(house.storage)
-    patient = replace(house.run_turn, new_unit=flaky)
-    turn = new_turn(await house.conversation(), at=house.clock())
-    lease = await begun(house.storage, turn)
-    flaky.away = 1
-    await patient(lease, tools_enabled=True, stop=asyncio.get_running_loop().create_future())
-    answer = await house.stored(lease.message_id)
-    assert (answer.status, answer.content) == (Status.COMPLETE, "Here.")
+    conversation = await house.conversation()
+    with pytest.raises(StorageUnavailable):
+        await replace(house.send_message, new_unit=new_unit)(
+            user_id=OWNER, conversation_id=conversation.id, content="Anybody?"
+        )
+    assert house.supervisor.running == 0
+    assert await total(house, conversation.id) == 0
+    assert house.model.requests == []

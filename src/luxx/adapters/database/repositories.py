@@ -66,8 +66,8 @@ def _columns(table: sa.Table, kind: type) -> list[sa.Column[Any]]:
 _USER: Final = _columns(users, User)
 _API_KEY: Final = _columns(api_keys, ApiKey)
 _SESSION: Final = _columns(sessions, Session)
-_CONVERSATION: Final = _columns(conversations, Conversation)
-_MESSAGE: Final = _columns(messages, Message)
+CONVERSATION: Final = _columns(conversations, Conversation)
+MESSAGE: Final = _columns(messages, Message)
 _TRY: Final = _columns(password_tries, PasswordTry)
 
 _USER_NAMES: Final = names_of(User)
@@ -103,7 +103,7 @@ def _api_key(row: Row) -> ApiKey:
     return ApiKey(**_named(_API_KEY_NAMES, row))
 
 
-def _conversation(row: Row) -> Conversation:
+def conversation_of(row: Row) -> Conversation:
     # Written out, because a list does it for every item: by name it takes twice as long.
     (
         identity,
@@ -135,7 +135,7 @@ def _conversation(row: Row) -> Conversation:
     )
 
 
-def _message(row: Row) -> Message:
+def message_of(row: Row) -> Message:
     values = _named(_MESSAGE_NAMES, row)
     values["role"] = Role(values["role"])
     values["status"] = Status(values["status"])
@@ -406,8 +406,8 @@ def _count(postgres: bool) -> sa.Executable:
 
 
 _COUNT: Final = Statement(_count)
-_ADD_CONVERSATION: Final = Statement(_insert(conversations, _CONVERSATION))
-_SELECT_CONVERSATION: Final = sa.select(*_CONVERSATION).where(THE_CONVERSATION)
+_ADD_CONVERSATION: Final = Statement(_insert(conversations, CONVERSATION))
+_SELECT_CONVERSATION: Final = sa.select(*CONVERSATION).where(THE_CONVERSATION)
 _GET_CONVERSATION: Final = Statement(_SELECT_CONVERSATION)
 _HOLD_CONVERSATION: Final = Statement(_SELECT_CONVERSATION.with_for_update(key_share=True))
 _KEPT: Final = {"id", "user_id", "created_at"}
@@ -455,9 +455,9 @@ def page_of_conversations(*, in_project: bool, behind: bool, skipping: bool, dee
             wanted = _from_the_nearer_end(ids, sa.select(counted.c.total).scalar_subquery(), limit, offset)
         # Postgres takes a limit that it does not know for a tenth of the table, and would read all ids to join so many.
         wanted = sa.select(wanted.c.id).limit(sa.literal_column(str(_MOST))).subquery("few")
-        rows = sa.select(*_CONVERSATION).join_from(wanted, conversations, wanted.c.id == conversations.c.id)
+        rows = sa.select(*CONVERSATION).join_from(wanted, conversations, wanted.c.id == conversations.c.id)
     else:
-        rows = sa.select(*_CONVERSATION).where(*mine).order_by(*newest_first).limit(limit)
+        rows = sa.select(*CONVERSATION).where(*mine).order_by(*newest_first).limit(limit)
     page = rows.subquery("page")
     return Statement(
         sa.select(counted.c.total, *(page.c[name] for name in _CONVERSATION_NAMES))
@@ -501,7 +501,7 @@ class DatabaseConversations:
         rows = await self.connection.fetch(statement, {"owner": owner, "conversation": conversation_id})
         if not rows:
             raise no_conversation(conversation_id)
-        return _conversation(rows[0])
+        return conversation_of(rows[0])
 
     async def page(
         self,
@@ -521,7 +521,7 @@ class DatabaseConversations:
         if behind is not None:
             parameters |= {"updated_at": behind.updated_at, "id": behind.id}
         rows = await self.connection.fetch(statement, parameters)
-        items = [_conversation(row[1:]) for row in rows if row[1] is not None]
+        items = [conversation_of(row[1:]) for row in rows if row[1] is not None]
         return Counted(items, rows[0][0])
 
     async def update(self, conversation: Conversation) -> None:
@@ -581,7 +581,7 @@ def no_message(message_id: str) -> NotFound:
 def page_of_messages(*, before: bool) -> Statement:
     """Select a page of a conversation's messages, each row with the count of all and the place of `before`."""
     inside = messages.c.conversation_id == sa.bindparam("conversation")
-    wanted = sa.select(*_MESSAGE, messages.c.position).where(inside)
+    wanted = sa.select(*MESSAGE, messages.c.position).where(inside)
     place = sa.select(messages.c.position).where(messages.c.id == sa.bindparam("before"), inside).scalar_subquery()
     if before:
         wanted = wanted.where(messages.c.position < place)
@@ -599,8 +599,13 @@ def page_of_messages(*, before: bool) -> Statement:
     )
 
 
+def messages_of(rows: Sequence[Row]) -> list[Message]:
+    """Read the messages from rows of `page_of_messages`: an empty page has one row, and no message in it."""
+    return [message_of(row[2:]) for row in rows if row[2] is not None]
+
+
 _GET_MESSAGE: Final = Statement(
-    sa.select(*_MESSAGE)
+    sa.select(*MESSAGE)
     .join_from(messages, conversations)
     .where(messages.c.id == sa.bindparam("message"), conversations.c.user_id == sa.bindparam("owner"))
 )
@@ -637,7 +642,7 @@ class DatabaseMessages:
         rows = await self.connection.fetch(_GET_MESSAGE, {"owner": owner, "message": message_id})
         if not rows:
             raise no_message(message_id)
-        return _message(rows[0])
+        return message_of(rows[0])
 
     async def page(
         self, owner: int, conversation_id: str, *, limit: int, before: str | None = None
@@ -651,7 +656,7 @@ class DatabaseMessages:
         total, place = rows[0][:2]
         if place is None:
             raise NotFound(f"There is no message {before!r} in this conversation.", code="message_not_found")
-        return Counted([_message(row[2:]) for row in rows if row[2] is not None], total)
+        return Counted(messages_of(rows), total)
 
     async def newest(
         self, owner: int, conversation_id: str, *, limit: int, before: str | None = None

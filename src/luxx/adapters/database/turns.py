@@ -1,6 +1,6 @@
 """The turns of a unit of work: how one begins, and how it stands."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -9,7 +9,18 @@ import sqlalchemy as sa
 
 from luxx.adapters.database.connection import Connection, Driver
 from luxx.adapters.database.errors import NotUnique
-from luxx.adapters.database.repositories import THE_CONVERSATION, answer_values, names_of, no_conversation
+from luxx.adapters.database.repositories import (
+    CONVERSATION,
+    MESSAGE,
+    THE_CONVERSATION,
+    answer_values,
+    conversation_of,
+    message_of,
+    messages_of,
+    names_of,
+    no_conversation,
+    page_of_messages,
+)
 from luxx.adapters.database.schema import (
     Duration,
     UtcTime,
@@ -20,10 +31,11 @@ from luxx.adapters.database.schema import (
     turns,
     users,
 )
-from luxx.adapters.database.statements import Parameters, Script, Statement
+from luxx.adapters.database.statements import Parameters, Row, Script, Statement
 from luxx.adapters.wire import encode_event
-from luxx.application.ports import Clock, KeyTaken, Lease, NewTurn, Remembered, TooManyTurns, Turn
+from luxx.application.ports import Begun, Clock, KeyTaken, Lease, NewTurn, Remembered, TooManyTurns, Turn
 from luxx.domain.errors import Conflict
+from luxx.domain.message import Message, Status
 from luxx.domain.turn import Started
 
 _TURN: Final = names_of(Turn)
@@ -72,8 +84,15 @@ _TOUCH: Final = (
         message_count=conversations.c.message_count + 2,
         updated_at=sa.bindparam("at"),
     )
-    .returning(conversations.c.next_position)
+    .returning(*CONVERSATION, conversations.c.next_position, conversations.c.message_count)
 )
+_EARLIER: Final = (
+    sa.select(*MESSAGE)
+    .where(messages.c.conversation_id == sa.bindparam("conversation"))
+    .order_by(messages.c.position.desc())
+    .limit(sa.bindparam("earlier", type_=sa.BigInteger()))
+)
+"""The newest messages, newest first."""
 
 
 def _message_values(which: str, position: sa.ColumnElement[int]) -> dict[str, sa.ColumnElement[Any]]:
@@ -101,6 +120,10 @@ def _begin_at_once(*, keyed: bool) -> sa.Executable:
 
     Its update locks the conversation: whoever comes second waits there. The turn of the first is not in
     its snapshot then, but in the index that holds one running turn for each conversation.
+
+    Gives one row: the conversation, whether it is as in the snapshot from which the earlier messages are
+    read, and these, as an array of each column: asyncpg takes twice the time for an array of rows, and
+    for rows that repeat the conversation four times.
     """
     touched = _TOUCH.cte("touched")
     position = touched.c.next_position
@@ -116,12 +139,20 @@ def _begin_at_once(*, keyed: bool) -> sa.Executable:
         added(turns, _turn_values(postgres=True), "begun"),
         added(turn_events, _event_values(), "told"),
     ]
-    return sa.select(position).add_cte(*parts)
+    seen, page = conversations.alias("seen"), _EARLIER.subquery("page")
+    unmoved = sa.and_(seen.c.next_position == position - _TWO, seen.c.message_count == touched.c.message_count - _TWO)
+    earlier = sa.select(*(sa.func.array_agg(column).label(column.name) for column in page.c)).subquery("earlier")
+    return (
+        sa.select(*(touched.c[column.name] for column in CONVERSATION), unmoved, *earlier.c)
+        .select_from(touched.join(seen, seen.c.id == touched.c.id).join(earlier, sa.true()))
+        .add_cte(*parts)
+    )
 
 
 _BEGIN: Final = {keyed: Statement(_begin_at_once(keyed=keyed)) for keyed in (False, True)}
 
 _TOUCH_IT: Final = Statement(_TOUCH)
+_READ_EARLIER: Final = Statement(_EARLIER)
 _KEEP_KEY: Final = Statement(sa.insert(idempotency_keys).values(_key_values()))
 _ADD_MESSAGES: Final = Statement(
     sa.insert(messages).values(
@@ -166,18 +197,16 @@ class DatabaseTurns:
     begun: Callable[[Lease, Started, int], None]
     """Told what was begun, and the size of its first event, once it is committed."""
 
-    async def begin(self, turn: NewTurn) -> Lease:
+    async def begin(self, turn: NewTurn) -> Begun:
         connection = self.connection
         self.ending()
         started = Started(user_message=turn.user_message, message_id=turn.answer.id)
         values = _values(turn, started, self.clock())
         try:
             if self.driver.postgres and not (turn.at_most or connection.begun):
-                touched = await connection.fetch(_BEGIN[turn.key is not None], values, alone=True)
-                if not touched:
-                    raise no_conversation(turn.conversation_id)
+                told = _told(turn, await connection.fetch(_BEGIN[turn.key is not None], values, alone=True))
             else:
-                await connection.run(_begin(turn, values, postgres=self.driver.postgres), last=True)
+                told = await connection.run(_begin(turn, values, postgres=self.driver.postgres), last=True)
         except NotUnique as error:
             await connection.close()
             # Which of two constraints is named is a matter of chance; what the key says goes first.
@@ -187,7 +216,27 @@ class DatabaseTurns:
         await connection.close()
         lease = turn.lease()
         self.begun(lease, started, len(values["event_name"]) + len(values["event_data"]))
-        return lease
+        return Begun(
+            lease=lease,
+            answer=turn.answer,
+            conversation=conversation_of(told.conversation),
+            history=await self._history(turn, told),
+        )
+
+    async def _history(self, turn: NewTurn, told: "_Told") -> Sequence[Message]:
+        if turn.history < 1:
+            return []
+        history = [message_of(row) for row in told.newest_first]
+        if told.unmoved and not any(message.status is Status.STREAMING for message in history):
+            return [*reversed(history), turn.user_message]
+        # What was committed while the statement waited is not in its snapshot: a message deleted, an answer ended.
+        values = {
+            "owner": turn.owner,
+            "conversation": turn.conversation_id,
+            "limit": turn.history,
+            "before": turn.answer.id,
+        }
+        return messages_of(await self.driver.fetch(page_of_messages(before=True), values))
 
     async def get(self, owner: int, message_id: str) -> Turn | None:
         return await self._first(_GET, {"owner": owner, "message": message_id})
@@ -209,6 +258,26 @@ class DatabaseTurns:
         await self.connection.fetch(_REQUEST_CANCEL, {"owner": owner, "message": message_id})
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What the database gave as a turn began."""
+
+    conversation: Row
+    newest_first: Sequence[Row]
+    unmoved: bool = True
+    """Whether no message was added or deleted after those that were read."""
+
+
+def _told(turn: NewTurn, rows: Sequence[Row]) -> _Told:
+    if not rows:
+        raise no_conversation(turn.conversation_id)
+    (row,) = rows
+    width = len(CONVERSATION)
+    # There is no array where there is nothing to put into it.
+    columns = row[width + 1 :] if row[width + 1] is not None else ()
+    return _Told(row[:width], list(zip(*columns, strict=True)), row[width])
+
+
 def _values(turn: NewTurn, started: Started, now: datetime) -> dict[str, Any]:
     name, data = encode_event(started)
     values: dict[str, Any] = {
@@ -218,6 +287,7 @@ def _values(turn: NewTurn, started: Started, now: datetime) -> dict[str, Any]:
         "user_message_id": turn.user_message.id,
         "holder": turn.holder,
         "lease_for": turn.lease_for,
+        "earlier": max(0, turn.history - 1),
         "now": now,
         "event_name": name,
         "event_data": data,
@@ -230,32 +300,33 @@ def _values(turn: NewTurn, started: Started, now: datetime) -> dict[str, Any]:
     return values
 
 
-def _begin(turn: NewTurn, values: Parameters, *, postgres: bool) -> Script[None]:
+def _begin(turn: NewTurn, values: Parameters, *, postgres: bool) -> Script[_Told]:
     if turn.at_most:
         # Held, so that of messages sent at once each counts those before it.
         yield _HOLD_OWNER, values
     if postgres:
-        touched = yield _BEGIN[turn.key is not None], values
-        if not touched:
-            raise no_conversation(turn.conversation_id)
+        told = _told(turn, (yield _BEGIN[turn.key is not None], values))
     else:
-        yield from _begin_on_sqlite(turn, values)
+        told = yield from _begin_on_sqlite(turn, values)
     if turn.at_most:
         ((running,),) = yield _RUNNING_OF, values
         if running > turn.at_most:
             raise TooManyTurns(turn.owner)
+    return told
 
 
-def _begin_on_sqlite(turn: NewTurn, values: Parameters) -> Script[None]:
+def _begin_on_sqlite(turn: NewTurn, values: Parameters) -> Script[_Told]:
     touched = yield _TOUCH_IT, values
     if not touched:
         raise no_conversation(turn.conversation_id)
-    ((position,),) = touched
+    ((*conversation, position, _),) = touched
+    earlier = yield _READ_EARLIER, values
     if turn.key is not None:
         yield _KEEP_KEY, values
     yield _ADD_MESSAGES, {**values, "position": position}
     yield _ADD_TURN, values
     yield _ADD_EVENT, values
+    return _Told(conversation, earlier)
 
 
 def _busy(turn: NewTurn) -> Conflict:

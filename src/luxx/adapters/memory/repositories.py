@@ -6,11 +6,11 @@ from datetime import datetime
 
 from luxx.adapters.memory.tables import Tables, TurnRow
 from luxx.application.ports import (
+    Begun,
     Clock,
     ConversationPlace,
     Counted,
     KeyTaken,
-    Lease,
     LoggedEvent,
     NewTurn,
     PasswordTry,
@@ -251,7 +251,7 @@ class MemoryTurns:
     ending: Callable[[], None]
     """Called when a turn is begun, with which the unit ends."""
 
-    async def begin(self, turn: NewTurn) -> Lease:
+    async def begin(self, turn: NewTurn) -> Begun:
         self.ending()
         tables = self.tables
         conversation = _owned(tables, turn.owner, turn.conversation_id)
@@ -265,7 +265,8 @@ class MemoryTurns:
         if turn.at_most and self._running_of(turn.owner) >= turn.at_most:
             raise TooManyTurns(turn.owner)
         question, answer = turn.user_message, turn.answer
-        tables.conversations[conversation.id] = replace(conversation, updated_at=question.created_at)
+        conversation = replace(conversation, updated_at=question.created_at)
+        tables.conversations[conversation.id] = conversation
         tables.messages[question.id] = question
         tables.messages[answer.id] = answer
         tables.history[conversation.id] += (question.id, answer.id)
@@ -285,7 +286,13 @@ class MemoryTurns:
                 fingerprint=turn.key.fingerprint, message_id=answer.id, created_at=question.created_at
             )
         self.publish(tables)
-        return turn.lease()
+        told = tables.history[conversation.id][:-1][-turn.history :] if turn.history else ()
+        return Begun(
+            lease=turn.lease(),
+            answer=answer,
+            conversation=conversation,
+            history=[tables.messages[message_id] for message_id in told],
+        )
 
     async def get(self, owner: int, message_id: str) -> Turn | None:
         row = self.tables.turns.get(message_id)

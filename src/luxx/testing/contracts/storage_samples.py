@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from luxx.adapters.system import SortableIds
 from luxx.application.ports import (
+    Begun,
     IdempotencyKey,
     Lease,
     LoggedEvent,
@@ -85,6 +86,7 @@ def new_turn(
     text: str = "Hello?",
     holder: str = "here",
     lease_for: timedelta = LONG,
+    history: int = 1000,
     key: IdempotencyKey | None = None,
     at: datetime | None = None,
 ) -> NewTurn:
@@ -113,14 +115,20 @@ def new_turn(
         answer=answer,
         holder=holder,
         lease_for=lease_for,
+        history=history,
         key=key,
     )
 
 
-async def begun(storage: Storage, turn: NewTurn) -> Lease:
-    """Begin a turn in a unit of its own."""
+async def started(storage: Storage, turn: NewTurn) -> Begun:
+    """Begin a turn in a unit of its own; gives what it starts from."""
     async with storage.new_unit() as unit:
         return await unit.turns.begin(turn)
+
+
+async def begun(storage: Storage, turn: NewTurn) -> Lease:
+    """Begin a turn in a unit of its own."""
+    return (await started(storage, turn)).lease
 
 
 async def running_turn(

@@ -904,7 +904,7 @@ class UnitOfWorkContract:
         conversation = await stored_conversation(storage, ada)
         async with storage.new_unit() as unit:
             await unit.users.add(new_user("bob"))
-            lease = await unit.turns.begin(new_turn(conversation))
+            lease = (await unit.turns.begin(new_turn(conversation))).lease
             with pytest.raises(RuntimeError):
                 await unit.commit()
         async with storage.new_unit(read_only=True) as unit:

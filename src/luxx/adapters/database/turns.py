@@ -320,7 +320,7 @@ def _begin_on_sqlite(turn: NewTurn, values: Parameters) -> Script[_Told]:
     if not touched:
         raise no_conversation(turn.conversation_id)
     ((*conversation, position, _),) = touched
-    earlier = yield _READ_EARLIER, values
+    earlier = (yield _READ_EARLIER, values) if values["earlier"] else ()
     if turn.key is not None:
         yield _KEEP_KEY, values
     yield _ADD_MESSAGES, {**values, "position": position}

@@ -33,6 +33,7 @@ from luxx.testing.contracts.storage_samples import (
     new_id,
     new_turn,
     new_user,
+    started,
     stored_conversation,
     stored_user,
 )
@@ -844,6 +845,43 @@ class UnitOfWorkContract:
             (1, Started(user_message=turn.user_message, message_id=turn.answer.id))
         ]
 
+    async def test_a_turn_begins_with_the_conversation_and_history_that_reading_gives(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        tools, prompt = ("calculate", "天气"), ODD_TEXT * 100
+        conversation = await stored_conversation(storage, ada, system_prompt=prompt, tools=tools, project_id="p")
+        other = await stored_conversation(storage, ada)
+        for number, limit in enumerate((1000, 0, 1, 2, 3, 4, 5, 6, 7, 1000)):
+            turn = replace(
+                new_turn(conversation, text=f"{number} {ODD_TEXT}", at=moment(500 - number), history=limit),
+                key=IdempotencyKey(key=f"{number}", fingerprint="f") if number % 2 else None,
+                at_most=9 if number % 3 else 0,
+            )
+            begun = await started(storage, turn)
+            async with storage.new_unit(read_only=True) as unit:
+                read = await unit.messages.newest(ada.id, conversation.id, limit=limit, before=turn.answer.id)
+                assert begun.conversation == await unit.conversations.get(ada.id, conversation.id)
+            assert list(begun.history) == read
+            assert (begun.answer, begun.lease) == (turn.answer, turn.lease())
+            if limit:
+                assert begun.history[-1] == turn.user_message
+            answer = replace(
+                turn.answer,
+                parts=(
+                    ThinkingPart(text="hm"),
+                    ToolCallPart(id="1", name="a", arguments={"n": 9**99}, result=[ODD_TEXT], success=True),
+                    TextPart(text=f"{number}"),
+                ),
+                status=Status.FAILED if number % 2 else Status.COMPLETE,
+                usage=Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3) if number % 3 else None,
+                error=Problem(code="model_unavailable", message="断线") if number % 2 else None,
+            )
+            await storage.log.end(begun.lease, Done(message=answer), answer)
+            await _ended(storage, other)
+            if number == 3:
+                async with storage.new_unit() as unit:
+                    await unit.messages.delete(ada.id, turn.user_message.id)
+                    await unit.commit()
+
     async def test_a_second_turn_waits_for_the_first_to_end(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         conversation, other = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
@@ -955,7 +993,7 @@ class UnitOfWorkContract:
             with pytest.raises(KeyTaken):
                 await begun(storage, replace(new_turn(again, key=turn.key), at_most=1))
 
-    async def test_concurrent_turns_leave_messages_in_pairs(self, storage: Storage) -> None:
+    async def test_concurrent_turns_leave_messages_in_pairs_and_are_told_whole_ones(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada)
 
@@ -963,12 +1001,16 @@ class UnitOfWorkContract:
             while True:
                 turn = new_turn(conversation, text=str(number))
                 try:
-                    lease = await begun(storage, turn)
+                    begun = await started(storage, turn)
                 except Conflict:
                     await asyncio.sleep(0.001)
                     continue
+                *earlier, question = begun.history
+                assert question == turn.user_message
+                assert [message.status for message in earlier] == [Status.COMPLETE] * len(earlier)
+                assert [message.content for message in earlier[::2]] == [message.content for message in earlier[1::2]]
                 answer = replace(turn.answer, parts=(TextPart(text=str(number)),), status=Status.COMPLETE)
-                await storage.log.end(lease, Done(message=answer), answer)
+                await storage.log.end(begun.lease, Done(message=answer), answer)
                 return
 
         await asyncio.gather(*map(send, range(8)))

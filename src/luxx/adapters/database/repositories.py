@@ -76,6 +76,9 @@ _SESSION_NAMES: Final = names_of(Session)
 _CONVERSATION_NAMES: Final = names_of(Conversation)
 _MESSAGE_NAMES: Final = names_of(Message)
 
+_ROLES: Final = {role.value: role for role in Role}
+_STATUSES: Final = {status.value: status for status in Status}
+
 
 def _insert(table: sa.Table, columns: Sequence[sa.Column[Any]]) -> sa.Insert:
     return sa.insert(table).values({column: sa.bindparam(column.name) for column in columns})
@@ -136,13 +139,19 @@ def conversation_of(row: Row) -> Conversation:
 
 
 def message_of(row: Row) -> Message:
-    values = _named(_MESSAGE_NAMES, row)
-    values["role"] = Role(values["role"])
-    values["status"] = Status(values["status"])
-    values["parts"] = decode_parts(values["parts"])
-    values["usage"] = decode_usage(values["usage"])
-    values["error"] = decode_problem(values["error"])
-    return Message(**values)
+    # As above: a thousand of these may begin a turn.
+    identity, conversation_id, role, parts, status, model, usage, error, created_at = row
+    return Message(
+        id=identity,
+        conversation_id=conversation_id,
+        role=_ROLES[role],
+        parts=decode_parts(parts),
+        status=_STATUSES[status],
+        model=model,
+        usage=decode_usage(usage),
+        error=decode_problem(error),
+        created_at=created_at,
+    )
 
 
 def answer_values(message: Message) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -25,11 +26,12 @@ from luxx.adapters.database.repositories import page_of_conversations, page_of_m
 from luxx.adapters.database.schema import metadata
 from luxx.adapters.database.statements import Statement
 from luxx.adapters.database.turn_log import DatabaseTurnLog
+from luxx.adapters.system import utc_now
 from luxx.application.observer import Unobserved
-from luxx.application.ports import IdempotencyKey, Lease
+from luxx.application.ports import IdempotencyKey, Lease, LeaseLost, LoggedEvent
 from luxx.domain.errors import Conflict, NotFound, StorageUnavailable
 from luxx.domain.message import Status, TextPart
-from luxx.domain.turn import Done, Text, fold
+from luxx.domain.turn import Done, Step, Text, Thinking, fold
 from luxx.domain.user import Session
 from luxx.testing.contracts.storage_samples import (
     EXPIRED,
@@ -81,7 +83,11 @@ async def test_the_migrations_make_the_schema_that_the_code_uses(database: Datab
             spelt = [kind.compile(connection.dialect).replace("VARCHAR", "TEXT") for kind in (found, wanted)]
             return bool(spelt[0] != spelt[1])
 
-        context = MigrationContext.configure(connection, opts={"compare_type": differ, "compare_server_default": True})
+        def here(table: Any, *_: Any) -> bool:
+            return bool(table.info.get("only_on", connection.dialect.name) == connection.dialect.name)
+
+        options = {"compare_type": differ, "compare_server_default": True, "include_object": here}
+        context = MigrationContext.configure(connection, opts=options)
         return list(compare_metadata(context, metadata))
 
     assert await database.run_sync(differences) == []
@@ -316,6 +322,7 @@ async def test_the_migration_counts_what_is_there(database: Database) -> None:
         await begun(database, new_turn(await stored_conversation(database, owner, project_id=project_id)))
     await stored_conversation(database, ada)
     await _ask(database, "DROP INDEX ix_sessions_expires_at", writes=True)
+    await _ask(database, "DROP TABLE IF EXISTS recent_events", writes=True)
     await _ask(database, "DROP TABLE conversation_counts", writes=True)
     await _ask(database, "ALTER TABLE conversations DROP COLUMN message_count", writes=True)
     await _ask(database, "UPDATE alembic_version SET version_num = '0004'", writes=True)
@@ -345,6 +352,133 @@ async def test_old_sessions_are_forgotten_with_the_logs(database: Database) -> N
         ("sess_1",),
         ("sess_2",),
     ]
+
+
+# --- recent events on SQLite ------------------------------------------------------------------------
+
+
+_SHORT: Final = Text(delta="short ")
+_LONG_STEP: Final = Thinking(delta="long " * 1000)
+
+
+@pytest.fixture
+async def on_sqlite(open_database: OpenDatabase, sqlite_url: str) -> Database:
+    return await open_database(sqlite_url)
+
+
+async def _where(database: Database, lease: Lease) -> tuple[list[int], list[int]]:
+    """Give which events of a turn lie among the recent ones, and which with the turn's others."""
+    recent, others = [
+        [seq for (seq,) in await _ask(database, f"SELECT seq FROM {table} WHERE message_id = '{lease.message_id}'")]
+        for table in ("recent_events", "turn_events")
+    ]
+    return recent, others
+
+
+async def _write(database: Database, lease: Lease, steps: Sequence[Step], *, upto: int) -> None:
+    """Append steps, of which no two are merged, and wait for their commit."""
+    for step in steps:
+        await database.log.append(lease, step)
+    await anext(following(database.log, lease.message_id, after=upto - 1))
+
+
+async def _read_elsewhere(url: str, lease: Lease) -> list[LoggedEvent]:
+    """Read a turn in pages of three, as another process would."""
+    other = Database(url)
+    found: list[LoggedEvent] = []
+    try:
+        while page := await other.log.read(lease.message_id, after=len(found), limit=3):
+            found += page
+    finally:
+        await other.close()
+    return found
+
+
+async def test_events_are_read_in_order_wherever_they_lie(on_sqlite: Database, sqlite_url: str) -> None:
+    ada = await stored_user(on_sqlite)
+    _, lease = await running_turn(on_sqlite, ada)
+    steps: list[Step] = [_SHORT, _LONG_STEP] * 4
+    await _write(on_sqlite, lease, steps, upto=9)
+    assert await _where(on_sqlite, lease) == ([2, 4, 6, 8], [1, 3, 5, 7, 9])
+    found = await _read_elsewhere(sqlite_url, lease)
+    assert [logged.seq for logged in found] == list(range(1, 10))
+    assert [logged.event for logged in found][1:] == steps
+
+
+async def test_recent_events_are_put_with_their_turns_others_when_there_are_many(
+    on_sqlite: Database, sqlite_url: str
+) -> None:
+    ada = await stored_user(on_sqlite)
+    _, first = await running_turn(on_sqlite, ada)
+    _, second = await running_turn(on_sqlite, ada)
+    steps: list[Step] = [_SHORT, Thinking(delta="hm ")] * 2500
+    await _write(on_sqlite, first, steps, upto=5001)
+    assert len((await _where(on_sqlite, first))[0]) == 5000
+    await _write(on_sqlite, second, [_SHORT], upto=2)
+    for lease, upto in ((first, 5001), (second, 2)):
+        assert await _where(on_sqlite, lease) == ([], list(range(1, upto + 1)))
+    await _write(on_sqlite, second, [_SHORT], upto=3)
+    assert await _where(on_sqlite, second) == ([3], [1, 2])
+    other = Database(sqlite_url)
+    assert [logged.event for logged in await other.log.read(first.message_id, limit=6000)][1:] == steps
+    await other.close()
+    assert [logged.event for logged in await _read_elsewhere(sqlite_url, second)][1:] == [_SHORT, _SHORT]
+
+
+async def test_recent_events_go_with_their_turn_and_with_its_log(on_sqlite: Database) -> None:
+    ada = await stored_user(on_sqlite)
+    ended, deleted, running = [await running_turn(on_sqlite, ada) for _ in range(3)]
+    for turn, lease in (ended, deleted, running):
+        await _write(on_sqlite, lease, [_SHORT], upto=2)
+        assert (await _where(on_sqlite, lease))[0] == [2]
+        if turn is ended[0]:
+            await on_sqlite.log.end(lease, Done(message=turn.answer), turn.answer)
+    async with on_sqlite.new_unit() as unit:
+        await unit.conversations.delete(ada.id, deleted[0].conversation_id)
+        await unit.commit()
+    assert await _where(on_sqlite, deleted[1]) == ([], [])
+    await on_sqlite.log.forget(ended_before=utc_now() + timedelta(hours=1), keys_made_before=moment())
+    assert await _where(on_sqlite, ended[1]) == ([], [])
+    recent, others = await _where(on_sqlite, running[1])
+    assert sorted(recent + others) == [1, 2]
+
+
+async def test_a_turn_of_the_schema_before_is_gone_on_with(on_sqlite: Database, sqlite_url: str) -> None:
+    ada = await stored_user(on_sqlite)
+    _, old = await running_turn(on_sqlite, ada, lease_for=EXPIRED)
+    await _write(on_sqlite, old, [_LONG_STEP], upto=2)
+    await _ask(on_sqlite, "DROP TABLE recent_events", writes=True)
+    await _ask(on_sqlite, "UPDATE alembic_version SET version_num = '0005'", writes=True)
+    await on_sqlite.close()
+    await on_sqlite.upgrade()
+    await on_sqlite.open()
+    (lease,) = await on_sqlite.log.take_expired("other", LONG)
+    await _write(on_sqlite, lease, [_SHORT], upto=3)
+    assert await _where(on_sqlite, lease) == ([3], [1, 2])
+    assert [logged.event for logged in await _read_elsewhere(sqlite_url, lease)][1:] == [_LONG_STEP, _SHORT]
+
+
+async def test_a_commit_stores_the_turns_that_are_held_beside_one_taken_over_by_another_process(
+    on_sqlite: Database, open_database: OpenDatabase, sqlite_url: str
+) -> None:
+    ada = await stored_user(on_sqlite)
+    _, lost = await running_turn(on_sqlite, ada, lease_for=EXPIRED)
+    held = [(await running_turn(on_sqlite, ada))[1] for _ in range(2)]
+    leases = [held[0], lost, held[1]]
+    for lease in leases:
+        await on_sqlite.log.append(lease, _SHORT)
+    await anext(following(on_sqlite.log, lost.message_id, after=1))
+    other = await open_database(sqlite_url)
+    (taken,) = await other.log.take_expired("other", LONG)
+    for lease in leases:
+        await on_sqlite.log.append(lease, _SHORT)  # with no pause between: one commit has them all
+    for lease in held:
+        await anext(following(on_sqlite.log, lease.message_id, after=2))
+    assert [logged.seq for logged in await other.log.read(lost.message_id)] == [1, 2]
+    with pytest.raises(LeaseLost):
+        await on_sqlite.log.append(lost, _SHORT)
+    await _write(other, taken, [_LONG_STEP], upto=3)
+    assert [logged.event for logged in await _read_elsewhere(sqlite_url, taken)][1:] == [_SHORT, _LONG_STEP]
 
 
 # --- connections ------------------------------------------------------------------------------------
@@ -559,9 +693,11 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Databa
     answer = turn.answer
     await database.log.end(lease, Done(message=answer), answer)
     assert losing.left == 0
-    events = await database.log.read(lease.message_id)
-    assert [logged.event for logged in events][1:] == [Text(delta="a"), Text(delta="b"), Done(message=answer)]
-    assert [logged.seq for logged in events] == [1, 2, 3, 4]
+    # The second has nothing in memory.
+    for log in (database.log, DatabaseTurnLog(database, clock=utc_now)):
+        events = await log.read(lease.message_id)
+        assert [logged.event for logged in events][1:] == [Text(delta="a"), Text(delta="b"), Done(message=answer)]
+        assert [logged.seq for logged in events] == [1, 2, 3, 4]
 
 
 async def test_a_writer_that_froze_within_a_commit_does_not_keep_its_turn_for_ever(on_postgres: Database) -> None:

@@ -114,7 +114,7 @@ def read(path: Path, statement: str) -> list[Any]:
 async def until_written(path: Path, count: int) -> None:
     """Wait until the logs hold pieces of so many answers."""
     async with asyncio.timeout(30):
-        while read(path, "SELECT count(DISTINCT message_id) FROM turn_events WHERE name = 'text'") != [(count,)]:  # noqa: ASYNC110 - another process writes
+        while read(path, "SELECT count(DISTINCT message_id) FROM recent_events WHERE name = 'text'") != [(count,)]:  # noqa: ASYNC110 - another process writes
             await asyncio.sleep(0.05)
 
 

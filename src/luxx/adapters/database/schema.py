@@ -245,6 +245,20 @@ turn_events: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# On SQLite only. Events as they came, of all turns together, until there are enough to be put with their turns' others
+# in `turn_events`. There, each turn's next event changes another page of the file, each of which a commit
+# writes anew; here, the events of a hundred turns share three. One small table, with no index to keep.
+recent_events: Final = sa.Table(
+    "recent_events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("message_id", Word, sa.ForeignKey("turns.message_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    info={"only_on": "sqlite"},
+)
+
 idempotency_keys: Final = sa.Table(
     "idempotency_keys",
     metadata,

@@ -9,15 +9,23 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from luxx.adapters.database.notices import CHANNEL, Notices
 from luxx.adapters.database.repositories import answer_values
-from luxx.adapters.database.schema import Names, idempotency_keys, messages, sessions, turn_events, turns
-from luxx.adapters.database.statements import Row, Script, Statement
+from luxx.adapters.database.schema import (
+    Names,
+    idempotency_keys,
+    messages,
+    recent_events,
+    sessions,
+    turn_events,
+    turns,
+)
+from luxx.adapters.database.statements import Row, Script, Statement, insert_if_new
 from luxx.adapters.database.tails import Tails
 from luxx.adapters.database.turns import lease_end, now_on
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
@@ -38,6 +46,10 @@ _FORGET_AT_ONCE: Final = 500
 _ROUNDS: Final = 32
 _OVERHEAD: Final = 100
 """What a step weighs besides its text, in characters."""
+_RECENT_LIMIT: Final = 4096
+"""How many events wait on SQLite to be put with their turns' others: so many a reader looks through."""
+_RECENT_SIZE: Final = 1024
+"""How long the data of an event that waits may be, in characters: of longer ones few share a page."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +82,9 @@ class _Writing:
         self.rounds = _ROUNDS if self.steps_at_once > 1 else self.rounds - 1
         self.drains = self.rounds >= 0 or self.rounds % _ROUNDS == 0
         self.steps_at_once = 0
+
+
+_Event: TypeAlias = tuple[str, int, str, str]
 
 
 @dataclass(slots=True, eq=False)
@@ -315,13 +330,10 @@ class DatabaseTurnLog:
 
     async def _commit(self, shares: Sequence[_Share], *, again: bool) -> set[_Writing]:
         """Store the shares of all turns whose lease is good, in one transaction; give the others' turns."""
+        if not self._database.postgres:
+            return await self._database.driver.run(_commit_on_sqlite(shares, self._clock(), again=again), upkeep=True)
         ids = [share.turn.lease.message_id for share in shares]
-        if self._database.postgres:
-            rows = await self._commit_at_once(ids, shares)
-        else:
-            rows = await self._database.driver.run(_commit_on_sqlite(ids, shares, self._clock()), upkeep=True)
-        found = {row[0]: row for row in rows}
-        return {share.turn for share in shares if not _stored(share, found.get(share.turn.lease.message_id), again)}
+        return _lost(shares, await self._commit_at_once(ids, shares), again=again)
 
     async def _commit_at_once(self, ids: Sequence[str], shares: Sequence[_Share]) -> Sequence[Row]:
         leases = [share.turn.lease for share in shares]
@@ -445,7 +457,7 @@ class DatabaseTurnLog:
     async def forget(self, *, ended_before: datetime, keys_made_before: datetime) -> int:
         total = 0
         # A bounded number at a time, so that nobody waits long for a lock.
-        while ids := await self._database.driver.run(_forget(ended_before)):
+        while ids := await self._database.driver.run(_forget(ended_before, postgres=self._database.postgres)):
             self._tails.drop(ids)
             total += len(ids)
         for statement in (_FORGET_KEYS, _FORGET_SESSIONS):
@@ -466,35 +478,67 @@ def _stored(share: _Share, row: Row | None, again: bool) -> bool:
     return bool(running) and seq == share.turn.seq
 
 
-def _commit_on_sqlite(ids: Sequence[str], shares: Sequence[_Share], now: datetime) -> Script[Sequence[Row]]:
-    rows = yield _STANDING, {"turn": ids}
+def _lost(shares: Sequence[_Share], rows: Sequence[Row], *, again: bool) -> set[_Writing]:
     found = {row[0]: row for row in rows}
-    good = [share for share in shares if _stored(share, found.get(share.turn.lease.message_id), again=False)]
-    upto: list[tuple[str, int]] = []
-    events: list[tuple[str, int, str, str]] = []
+    return {share.turn for share in shares if not _stored(share, found.get(share.turn.lease.message_id), again)}
+
+
+def _commit_on_sqlite(shares: Sequence[_Share], now: datetime, *, again: bool) -> Script[set[_Writing]]:
+    """Store what the fences let through, and give the turns that they do not.
+
+    One statement does one thing for all of them, and gives one row or none: for each that it is given or
+    gives, the driver takes Python's lock anew, and waits for it as long as whatever else this process does.
+    """
+    good, lost = shares, set[_Writing]()
+    went, waiting = yield from _go_on_all(good)
+    if went < len(good):
+        # To be undone, so that the turns are seen as they were.
+        yield _ROLLBACK, {}
+        yield _BEGIN, {}
+        rows = yield _STANDING, {"turn": [share.turn.lease.message_id for share in shares]}
+        lost = _lost(shares, rows, again=again)
+        stale = _lost(shares, rows, again=False)
+        good = [share for share in shares if share.turn not in stale]
+        yield from _go_on_all(good)
+    events = {recent_events: list[_Event](), turn_events: list[_Event]()}
     ending, answers = [], []
     for share in good:
-        message_id, seq = share.turn.lease.message_id, share.turn.seq
-        for name, data in share.rows:
-            seq += 1
-            events.append((message_id, seq, name, data))
-        upto.append((message_id, seq))
+        message_id = share.turn.lease.message_id
+        for seq, (name, data) in enumerate(share.rows, share.turn.seq + 1):
+            table = recent_events if len(data) <= _RECENT_SIZE else turn_events
+            events[table].append((message_id, seq, name, data))
         if share.end is not None:
             ending.append({"turn": message_id, "now": now})
             answers.append({"answer": message_id, **answer_values(share.end[1])})
-    # One statement for all of them: the driver takes Python's lock anew for each row that it is given,
-    # and waits for it as long as whatever else this process does.
-    if upto:
-        yield _GO_ON, {"upto": encode(upto).decode()}
-        yield _ADD_EVENTS, {"events": encode(events).decode()}
+    for table, added in events.items():
+        if added:
+            yield _ADD_EVENTS[table], {"events": encode(added).decode()}
     yield from ((statement, each) for statement, each in ((_END, ending), (_STORE_ANSWER, answers)) if each)
-    return rows
+    if waiting >= _RECENT_LIMIT:
+        yield from _put_away()
+    return lost
 
 
-def _forget(ended_before: datetime) -> Script[Sequence[str]]:
+def _go_on_all(shares: Sequence[_Share]) -> Script[tuple[int, int]]:
+    """Set how far these turns are, where the lease is good; give for how many it was, and how many events wait."""
+    given = [(t.lease.message_id, t.lease.fence, t.seq, t.seq + len(s.rows)) for s in shares for t in (s.turn,)]
+    yield _GO_ON, {"given": encode(given).decode()}
+    ((went, waiting),) = yield _WENT_ON, {}
+    return went, waiting or 0
+
+
+def _put_away() -> Script[None]:
+    """Put all recent events with their turns' others (SQLite)."""
+    yield _PUT_AWAY, {}
+    yield _NONE_RECENT, {}
+
+
+def _forget(ended_before: datetime, *, postgres: bool) -> Script[Sequence[str]]:
     rows = yield _ENDED, {"before": ended_before}
     ids = [message_id for (message_id,) in rows]
     if ids:
+        if not postgres:
+            yield from _put_away()
         yield _DELETE_EVENTS, {"turns": ids}
         yield _LOG_GONE, {"turns": ids}
     return ids
@@ -602,20 +646,50 @@ def _listed(name: str, width: int) -> Sequence[sa.ColumnElement[Any]]:
 
 
 def _go_on() -> sa.Executable:
-    message_id, seq = _listed("upto", 2)
-    return sa.update(turns).where(turns.c.message_id == message_id).values(last_seq=seq)
+    message_id, fence, seq, upto = _listed("given", 4)
+    here = turns.c.message_id == message_id
+    return (
+        sa.update(turns)
+        .where(here, turns.c.fence == fence, turns.c.running, turns.c.last_seq == seq)
+        .values(last_seq=upto)
+    )
 
 
+_EVENT: Final = ("message_id", "seq", "name", "data")
+_ROLLBACK: Final = Statement(sa.text("ROLLBACK"))
+_BEGIN: Final = Statement(sa.text("BEGIN IMMEDIATE"))
 _GO_ON: Final = Statement(_go_on())
-_ADD_EVENTS: Final = Statement(
-    sa.insert(turn_events).from_select(["message_id", "seq", "name", "data"], sa.select(*_listed("events", 4)))
+_WENT_ON: Final = Statement(
+    # Numbered from 1 whenever it was emptied: the last number is how many there are, or were.
+    sa.select(sa.func.changes(), sa.select(sa.func.max(recent_events.c.id)).scalar_subquery())
 )
-_READ: Final = Statement(
-    sa.select(turn_events.c.seq, turn_events.c.name, turn_events.c.data)
-    .where(turn_events.c.message_id == sa.bindparam("turn"), turn_events.c.seq > sa.bindparam("after"))
-    .order_by(turn_events.c.seq)
-    .limit(sa.bindparam("limit", type_=sa.BigInteger()))
+_ADD_EVENTS: Final = {
+    table: Statement(sa.insert(table).from_select(_EVENT, sa.select(*_listed("events", 4))))
+    for table in (recent_events, turn_events)
+}
+_PUT_AWAY: Final = Statement(
+    # Were one there already, by whatever fault, no commit could be made any more.
+    insert_if_new(turn_events, postgres=False).from_select(
+        _EVENT,
+        sa.select(*(recent_events.c[name] for name in _EVENT)).order_by(
+            recent_events.c.message_id, recent_events.c.seq
+        ),
+    )
 )
+_NONE_RECENT: Final = Statement(sa.delete(recent_events))
+
+
+def _read(postgres: bool) -> sa.Executable:
+    parts = [
+        sa.select(table.c.seq, table.c.name, table.c.data).where(
+            table.c.message_id == sa.bindparam("turn"), table.c.seq > sa.bindparam("after")
+        )
+        for table in ((turn_events,) if postgres else (turn_events, recent_events))
+    ]
+    return sa.union_all(*parts).order_by("seq").limit(sa.bindparam("limit", type_=sa.BigInteger()))
+
+
+_READ: Final = Statement(_read)
 
 
 def _renew(postgres: bool) -> sa.Executable:

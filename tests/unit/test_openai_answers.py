@@ -4,16 +4,14 @@ import asyncio
 import gzip
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final, Self, TypeAlias
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
-from luxx.adapters.models.openai_wire import joined
 from luxx.application.ports import (
     AssistantEntry,
     ModelEnd,
@@ -60,6 +58,20 @@ def answered(upstream: ScriptedUpstream, model: OpenAIChatModel) -> Answered:
         return await heard_until_error(model, REQUEST)
 
     return play
+
+
+def joined(events: Sequence[ModelEvent]) -> list[ModelEvent]:
+    """Join neighbouring deltas: how they were read together is another matter."""
+    told: list[ModelEvent] = []
+    for one in events:
+        last = told[-1] if told else None
+        if isinstance(one, ModelText) and isinstance(last, ModelText):
+            told[-1] = ModelText(last.delta + one.delta)
+        elif isinstance(one, ModelThinking) and isinstance(last, ModelThinking):
+            told[-1] = ModelThinking(last.delta + one.delta)
+        else:
+            told.append(one)
+    return told
 
 
 def calls_in(events: Sequence[ModelEvent]) -> list[ToolCall]:
@@ -425,24 +437,33 @@ async def test_a_small_answer_that_inflates_without_end_is_cut_off(upstream: Scr
 # --- slices -----------------------------------------------------------------------------------------
 
 
-class Slices(httpx.AsyncBaseTransport, httpx.AsyncByteStream):
-    """A network that delivers an answer in given slices."""
+class Slices:
+    """A network that delivers an answer in given slices: each is one read."""
+
+    status = 200
+    headers: Final[Mapping[str, str]] = {"content-type": "text/event-stream"}
+    ready = True
 
     def __init__(self, slices: Sequence[bytes]) -> None:
-        self._slices = slices
+        self._slices = iter(slices)
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        del request
-        return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=self)
+    async def post(self, body: bytes) -> Self:
+        del body
+        return self
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for slice_ in self._slices:
-            yield slice_
+    async def read(self) -> bytes:
+        return next(self._slices, b"")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
 
 def outcome(slices: Sequence[bytes]) -> tuple[list[ModelEvent], str]:
     async def read() -> tuple[list[ModelEvent], str]:
-        model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1"), transport=Slices(slices))
+        model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1"), network=Slices(slices))
         events, error = await heard_until_error(model, REQUEST)
         await model.aclose()
         return joined(events), repr(error)
@@ -454,7 +475,7 @@ async def test_deltas_that_come_in_one_read_are_told_as_one() -> None:
     """Thousands come at once from a fast model; each costs as much to store as all of them."""
     one = b"".join([delta(reasoning_content="h"), delta(reasoning_content="m"), delta(content="a"), delta(content="b")])
     slices = [one, delta(content="c") + delta(content="d"), finish() + DONE]
-    model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1"), transport=Slices(slices))
+    model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1"), network=Slices(slices))
     events = await heard(model, REQUEST)
     await model.aclose()
     assert events == [ModelThinking("hm"), ModelText("ab"), ModelText("cd"), ModelEnd("stop")]

@@ -6,19 +6,19 @@ import functools
 import random
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol
 
-import httpx
+import certifi
 
 from luxx.adapters.alarm import Alarm
-from luxx.adapters.models.openai_wire import AnswerReader, Chunk, ThinkingStyle, chunk_of, joined, request_body
+from luxx.adapters.models.connections import BrokenOff, Connections, ConnectTimedOut, Endpoint, Unreachable
+from luxx.adapters.models.openai_wire import AnswerReader, Chunk, ThinkingStyle, chunk_of, request_body
 from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEvent
-from luxx.adapters.models.transport import StreamTransport
 from luxx.application.ports import ModelEnd, ModelEvent, ModelRequest
 from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
 
@@ -74,18 +74,37 @@ class OpenAISettings:
 
     def __post_init__(self) -> None:
         try:
-            url = httpx.URL(self.base_url)
-        except httpx.InvalidURL:
-            raise ValueError("the base URL cannot be read; it looks like https://host/v1") from None
-        if url.scheme not in {"http", "https"} or not url.host:
-            raise ValueError("the base URL must begin with http:// or https:// and a host, as in https://host/v1")
-        if url.userinfo or url.query or url.fragment:
-            raise ValueError("the base URL must have no user, query or fragment; a key goes into the API key")
+            Endpoint.of(self.base_url)
+        except ValueError as error:
+            raise ValueError(f"the base URL {error}") from None
         # Checked here, because a header that cannot be sent is quoted in the error about it.
         if self.api_key is not None and not (
             self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key
         ):
             raise ValueError("the API key must consist of visible ASCII characters")
+
+
+class Response(Protocol):
+    """What a provider answers: a status, headers with lower-case names, and a body that comes in slices.
+
+    `ready` tells whether `read` would give something at once; it gives nothing at the end.
+    """
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def ready(self) -> bool: ...
+    async def read(self) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Network(Protocol):
+    """What carries requests to the provider; `Connections` tells what it raises."""
+
+    async def post(self, body: bytes) -> Response: ...
+    async def aclose(self) -> None: ...
 
 
 class OpenAIChatModel:
@@ -99,57 +118,40 @@ class OpenAIChatModel:
         self,
         settings: OpenAISettings,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
+        network: Network | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`transport` replaces the network; `jitter` gives numbers from 0 to 1 that spread retries."""
+        """`network` replaces the connections; `jitter` gives numbers from 0 to 1 that spread retries."""
         self._settings = settings
         self._jitter = jitter
-        self._url = settings.base_url.rstrip("/") + "/chat/completions"
-        headers = {
-            "Accept": "text/event-stream, application/json",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
-            "User-Agent": "luxx",
-        }
-        if settings.api_key:
-            headers["Authorization"] = f"Bearer {settings.api_key}"
-        self._client = httpx.AsyncClient(
-            transport=transport or StreamTransport(_tls()),
-            headers=headers,
-            # The other deadlines are kept here, where it is known what is being waited for. `pool` is
-            # all that comes before a connection is there: names are looked up, too.
-            timeout=httpx.Timeout(None, connect=settings.connect_s, pool=settings.connect_s),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        self._network = network or _network(settings)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._network.aclose()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """See `ChatModel.stream`."""
         patience = _Patience(self._settings)
-        response: httpx.Response | None = None
+        response: Response | None = None
         try:
             response = await self._opened(request_body(request, self._settings.thinking), patience)
-            async with contextlib.aclosing(_Answer(response, request, patience, self._settings)) as answer:
-                while (events := await answer.more()) is not None:
-                    for event in events:
-                        yield event
-                for event in answer.end():
+            answer = _Answer(response, request, patience, self._settings)
+            while (events := await answer.more()) is not None:
+                for event in events:
                     yield event
+            for event in answer.end():
+                yield event
         finally:
             patience.close()
             if response is not None:
-                await response.aclose()
+                response.close()
 
-    async def _opened(self, body: bytes, patience: "_Patience") -> httpx.Response:
+    async def _opened(self, body: bytes, patience: "_Patience") -> Response:
         tries = 0
         while True:
             outcome = await self._tried(body, patience)
-            if isinstance(outcome, httpx.Response):
+            if not isinstance(outcome, _Failure):
                 return outcome
             pause = self._pause(outcome, tries)
             if pause is None or pause >= patience.left_in_all():
@@ -164,40 +166,60 @@ class OpenAIChatModel:
             return failure.retry_after if failure.retry_after <= self._settings.retry_after_limit_s else None
         return self._settings.backoff_s * 2.0**tries * (0.5 + self._jitter() / 2)
 
-    async def _tried(self, body: bytes, patience: "_Patience") -> "httpx.Response | _Failure":
+    async def _tried(self, body: bytes, patience: "_Patience") -> "Response | _Failure":
         patience.begin()
-        request = self._client.build_request("POST", self._url, content=body)
         try:
             with patience:
-                response = await self._client.send(request, stream=True)
+                response = await self._network.post(body)
         except ModelTimeout as error:
             return _Failure(error, again=False)
-        except httpx.ConnectTimeout:
+        except ConnectTimedOut:
             return _Failure(
                 ModelTimeout(
                     f"The model provider could not be connected to within {self._settings.connect_s:g} s: "
                     "check the base URL and the network."
                 )
             )
-        except httpx.ConnectError:
+        except Unreachable:
             return _Failure(
                 ModelUnavailable(
                     "The model provider cannot be reached: check the base URL, and that the provider is running."
                 )
             )
-        except httpx.HTTPError:
+        except BrokenOff:
             return _Failure(ModelUnavailable("The model provider broke off the connection before it answered."))
-        if response.is_success:
+        if 200 <= response.status < 300:
             return response
         failure = _failed(response)
-        await response.aclose()
+        response.close()
         return failure
+
+
+def _network(settings: OpenAISettings) -> Connections:
+    endpoint = Endpoint.of(settings.base_url)
+    headers = {
+        "Accept": "text/event-stream, application/json",
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+        "User-Agent": "luxx",
+    }
+    if settings.api_key:
+        headers["Authorization"] = f"Bearer {settings.api_key}"
+    return Connections(
+        replace(endpoint, path=endpoint.path.rstrip("/") + "/chat/completions"),
+        headers=headers,
+        # The other deadlines are kept here, where it is known what is being waited for.
+        connect_s=settings.connect_s,
+        tls=_tls() if endpoint.secure else None,
+    )
 
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
     """Read the certificate authorities once: it takes longer than all the rest of making a client."""
-    return httpx.create_ssl_context(trust_env=False)
+    tls = ssl.create_default_context(cafile=certifi.where())
+    tls.set_alpn_protocols(["http/1.1"])
+    return tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +231,9 @@ class _Failure:
     retry_after: float | None = None
 
 
-def _failed(response: httpx.Response) -> _Failure:
-    status = response.status_code
-    retry_after = _retry_after(response.headers.get("Retry-After"))
+def _failed(response: Response) -> _Failure:
+    status = response.status
+    retry_after = _retry_after(response.headers.get("retry-after"))
     error = _error_for(status, retry_after)
     return _Failure(error, again=status in {408, 429} or status >= 500, retry_after=retry_after)
 
@@ -278,6 +300,14 @@ class _Patience(Alarm):
     def left_in_all(self) -> float:
         return self._ends_at - self._loop.time()
 
+    def check(self) -> None:
+        """Raise `ModelTimeout` where the whole answer takes too long, although nothing is waited for."""
+        if self.left_in_all() <= 0:
+            raise self._over()
+
+    def _over(self) -> ModelTimeout:
+        return ModelTimeout(f"The model provider is too slow: no whole answer within {self._settings.total_s:g} s.")
+
     def __enter__(self) -> None:
         self._started = self._loop.time()
         self._deadline = min(self._started + self._left, self._ends_at)
@@ -290,64 +320,62 @@ class _Patience(Alarm):
         try:
             super().__exit__(kind, error, trace)
         except TimeoutError:
-            what = self._what or f"no further token within {self._settings.idle_s:g} s"
             if self._deadline == self._ends_at:
-                what = f"no whole answer within {self._settings.total_s:g} s"
+                raise self._over() from None
+            what = self._what or f"no further token within {self._settings.idle_s:g} s"
             raise ModelTimeout(f"The model provider is too slow: {what}.") from None
 
 
 class _Body:
     """The bytes of a response, inflated where need be, and never more than `limit` of them."""
 
-    __slots__ = ("_compressed", "_encoded", "_inflater", "_limit", "_patience", "_size")
+    __slots__ = ("_compressed", "_inflater", "_limit", "_patience", "_response", "_size")
 
-    def __init__(self, response: httpx.Response, patience: _Patience, limit: int) -> None:
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    def __init__(self, response: Response, patience: _Patience, limit: int) -> None:
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in {"identity", "gzip", "x-gzip", "deflate", ""}:
             raise ModelUnavailable("The model provider's answer is in an encoding that was not asked for.")
         # 47: zlib's widest window, with the gzip or zlib header found by itself.
         self._inflater = None if encoding in {"identity", ""} else zlib.decompressobj(wbits=47)
-        # Not `aiter_raw`, which would only count what comes.
-        self._encoded = cast("AsyncGenerator[bytes, None]", aiter(cast("httpx.AsyncByteStream", response.stream)))
+        self._response = response
         self._compressed = b""
         self._patience = patience
         self._limit = limit
         self._size = 0
 
-    async def aclose(self) -> None:
-        """Read no more."""
-        await self._encoded.aclose()
-
     async def read(self) -> bytes:
         """Give some bytes, or none at the end. Raises `ModelTimeout` and `ModelUnavailable`."""
-        data = b""
-        while not data:
-            encoded = self._compressed or await self._next()
-            if not encoded:
-                if self._inflater is not None and not self._inflater.eof:
-                    raise ModelUnavailable("The model provider broke off its answer in the middle.")
-                return b""
-            data = self._inflated(encoded)
+        try:
+            if self._inflater is not None:
+                data = await self._read_inflated(self._inflater)
+            elif self._response.ready:
+                self._patience.check()
+                data = await self._response.read()
+            else:
+                with self._patience:
+                    data = await self._response.read()
+        except BrokenOff:
+            raise ModelUnavailable("The model provider broke off its answer in the middle.") from None
         self._size += len(data)
         if self._size > self._limit:
             raise ModelUnavailable(f"The model provider's answer is longer than {self._limit} bytes, and was cut off.")
         return data
 
-    async def _next(self) -> bytes:
-        try:
-            with self._patience:
-                return await anext(self._encoded, b"")
-        except (httpx.HTTPError, httpx.StreamError):
-            raise ModelUnavailable("The model provider broke off its answer in the middle.") from None
-
-    def _inflated(self, encoded: bytes) -> bytes:
-        if self._inflater is None:
-            return encoded
-        try:
-            data = self._inflater.decompress(encoded, _INFLATED_SLICE)
-        except zlib.error:
-            raise ModelUnavailable("The model provider's answer cannot be decompressed.") from None
-        self._compressed = self._inflater.unconsumed_tail
+    async def _read_inflated(self, inflater: "zlib._Decompress") -> bytes:
+        data = b""
+        while not data:
+            if not self._compressed:
+                with self._patience:
+                    self._compressed = await self._response.read()
+            if not self._compressed:
+                if not inflater.eof:
+                    raise BrokenOff
+                return b""
+            try:
+                data = inflater.decompress(self._compressed, _INFLATED_SLICE)
+            except zlib.error:
+                raise ModelUnavailable("The model provider's answer cannot be decompressed.") from None
+            self._compressed = inflater.unconsumed_tail
         return data
 
 
@@ -357,9 +385,9 @@ class _Answer:
     __slots__ = ("_body", "_done", "_error", "_fold", "_media_type", "_patience", "_reader")
 
     def __init__(
-        self, response: httpx.Response, request: ModelRequest, patience: _Patience, settings: OpenAISettings
+        self, response: Response, request: ModelRequest, patience: _Patience, settings: OpenAISettings
     ) -> None:
-        self._media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        self._media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if self._media_type == "text/html":
             raise ModelUnavailable(
                 "The model provider answered with a web page: check the base URL, which usually ends in /v1."
@@ -370,10 +398,6 @@ class _Answer:
         self._patience = patience
         self._error: ModelError | None = None
         self._done = False
-
-    async def aclose(self) -> None:
-        """Read no more."""
-        await self._body.aclose()
 
     async def more(self) -> list[ModelEvent] | None:
         """Give what the next bytes bring; None at the end of the answer. Raises `ModelError`."""
@@ -395,36 +419,39 @@ class _Answer:
 
     def _taken(self, data: bytes) -> list[ModelEvent]:
         """Fold the events in `data`. An error among them is raised later, after what came before it."""
-        events: list[ModelEvent] = []
         try:
-            for event in self._reader.feed(data):
-                if event.data.strip() == b"[DONE]":
+            told = self._reader.feed(data)
+        except EventTooLong as error:
+            told = error.events
+            self._error = ModelUnavailable("The model provider sent a line that is too long to be part of an answer.")
+        try:
+            for event in told:
+                if event[1].strip() == b"[DONE]":
                     self._done = True
                     break
-                if event.data.strip():
-                    events.extend(self._fold.take(_chunk(event)))
-        except EventTooLong:
-            self._error = ModelUnavailable("The model provider sent a line that is too long to be part of an answer.")
+                if event[1].strip():
+                    self._fold.take(_chunk(event))
         except ModelError as error:
             self._error = error
+        events = self._fold.told()
         if events or self._fold.progressed():
             self._patience.progressed()
         if self._fold.finish_reason is not None:
             self._patience.finished()
-        return joined(events)
+        return events
 
     async def _whole(self) -> list[ModelEvent]:
         """Read an answer that came in one piece although a stream was asked for."""
         pieces = []
         while piece := await self._body.read():
             pieces.append(piece)
-        chunk = _chunk(ServerEvent(b"", b"".join(pieces)))
+        chunk = _chunk((b"", b"".join(pieces)))
         if not chunk.choices:
             raise ModelUnavailable("The model provider's answer is no chat completion: check the base URL.")
         self._done = True
-        events = self._fold.take(chunk)
+        self._fold.take(chunk)
         self._fold.finish_reason = self._fold.finish_reason or "stop"
-        return events
+        return self._fold.told()
 
     async def _read_out(self) -> None:
         with contextlib.suppress(ModelError, TimeoutError):
@@ -444,8 +471,9 @@ class _Answer:
 
 def _chunk(event: ServerEvent) -> Chunk:
     """Read a chunk; raises the `ModelError` that it stands for, or `ModelUnavailable` where it is none."""
+    type_, data = event
     try:
-        chunk = chunk_of(event.data)
+        chunk = chunk_of(data)
     except (ValueError, RecursionError):
         raise ModelUnavailable(
             "The model provider sent what is no part of a chat completion: check that the base URL leads to an "
@@ -453,7 +481,7 @@ def _chunk(event: ServerEvent) -> Chunk:
         ) from None
     if chunk.error:
         raise _error_in(chunk.error)
-    if chunk.object == "error" or event.type == b"error":
+    if chunk.object == "error" or type_ == b"error":
         raise _error_in({"code": chunk.code, "type": chunk.type})
     return chunk
 

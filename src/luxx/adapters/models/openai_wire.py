@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from itertools import groupby
 from typing import Any, Final
 
 import msgspec
@@ -121,18 +120,18 @@ def _sent(call: ToolCall) -> str:
 # --- the answer -------------------------------------------------------------------------------------
 
 
-class FunctionFragment(Struct):
+class FunctionFragment(Struct, gc=False):
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
 
 
-class CallFragment(Struct):
+class CallFragment(Struct, gc=False):
     index: int | float | None = None
     id: str | None = None
     function: FunctionFragment | None = None
 
 
-class Delta(Struct):
+class Delta(Struct, gc=False):
     """A piece of an answer, or all of it: `message` of an unstreamed answer has the same fields."""
 
     content: str | list[dict[str, Any]] | None = None
@@ -142,20 +141,20 @@ class Delta(Struct):
     tool_calls: list[CallFragment] | None = None
 
 
-class Choice(Struct):
+class Choice(Struct, gc=False):
     index: int | float | None = None
     delta: Delta | None = None
     message: Delta | None = None
     finish_reason: str | None = None
 
 
-class UsageFigures(Struct):
+class UsageFigures(Struct, gc=False):
     prompt_tokens: int | float | None = None
     completion_tokens: int | float | None = None
     total_tokens: int | float | None = None
 
 
-class Chunk(Struct):
+class Chunk(Struct, gc=False):
     """One event of a stream. An error comes as `error`, or as the whole object (`object: "error"`)."""
 
     choices: list[Choice] | None = None
@@ -203,7 +202,9 @@ class Texts:
         """Give what of the text so far can be given; U+0000, which no store takes, becomes U+FFFD."""
         text = self._half + delta
         self._half = ""
-        if text and _HIGH_SURROGATES[0] <= text[-1] <= _HIGH_SURROGATES[1]:
+        if text.isascii():
+            return text.replace("\0", _REPLACEMENT)
+        if _HIGH_SURROGATES[0] <= text[-1] <= _HIGH_SURROGATES[1]:
             self._half = text[-1]
             text = text[:-1]
         return mended(text).replace("\0", _REPLACEMENT)
@@ -338,22 +339,24 @@ def _object(text: str) -> dict[str, Any] | None:
 class AnswerReader:
     """Fold the chunks of one answer into model events."""
 
-    __slots__ = ("_calls", "_seen", "_text", "_thinking", "finish_reason", "usage")
+    __slots__ = ("_calls", "_events", "_kind", "_pieces", "_seen", "_text", "_thinking", "finish_reason", "usage")
 
     def __init__(self, request: ModelRequest) -> None:
         earlier = [call.id for entry in request.entries if isinstance(entry, AssistantEntry) for call in entry.calls]
         self._calls = CallAssembler(tools=[tool.name for tool in request.tools], taken=earlier)
         self._text = Texts()
         self._thinking = Texts()
+        self._kind: type[ModelText | ModelThinking] = ModelText
+        self._pieces: list[str] = []
+        self._events: list[ModelEvent] = []
         self._seen = False
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
 
-    def take(self, chunk: Chunk) -> list[ModelEvent]:
-        """Give the deltas of a chunk. What is not one to read (other choices, null) gives none."""
+    def take(self, chunk: Chunk) -> None:
+        """Take the deltas of a chunk; what is not one to read (other choices, null) brings nothing."""
         if chunk.usage is not None:
             self.usage = _usage(chunk.usage)
-        events: list[ModelEvent] = []
         for choice in chunk.choices or ():
             if choice.index:
                 continue
@@ -362,22 +365,45 @@ class AnswerReader:
                 for place, fragment in enumerate(delta.tool_calls or ()):
                     fragment.index = place
             if delta is not None:
-                self._take_delta(delta, events)
+                self._take_delta(delta)
             if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
-        return events
 
-    def _take_delta(self, delta: Delta, events: list[ModelEvent]) -> None:
-        content, thought = _content(delta.content)
-        thinking = self._thinking.take(delta.reasoning_content or delta.reasoning or thought)
-        text = self._text.take(content or delta.refusal or "")
-        if thinking:
-            events.append(ModelThinking(thinking))
+    def _take_delta(self, delta: Delta) -> None:
+        text = delta.content
+        thought = delta.reasoning_content or delta.reasoning
+        if text is not None and not isinstance(text, str):
+            text, inner = _parts(text)
+            thought = thought or inner
+        text = text or delta.refusal
+        if thought:
+            if self._kind is not ModelThinking:
+                self._turn_to(ModelThinking)
+            self._pieces.append(thought)
         if text:
-            events.append(ModelText(text))
-        for fragment in delta.tool_calls or ():
+            if self._kind is not ModelText:
+                self._turn_to(ModelText)
+            self._pieces.append(text)
+        if delta.tool_calls:
             self._seen = True
-            self._calls.add(fragment)
+            for fragment in delta.tool_calls:
+                self._calls.add(fragment)
+
+    def _turn_to(self, kind: type[ModelText | ModelThinking]) -> None:
+        """Make one event of the run of deltas so far, and begin another."""
+        if self._pieces:
+            texts = self._text if self._kind is ModelText else self._thinking
+            text = texts.take(self._pieces[0] if len(self._pieces) == 1 else "".join(self._pieces))
+            self._pieces.clear()
+            if text:
+                self._events.append(self._kind(text))
+        self._kind = kind
+
+    def told(self) -> list[ModelEvent]:
+        """Give what the chunks since the last time say; what came together is told at once."""
+        self._turn_to(self._kind)
+        events, self._events = self._events, []
+        return events
 
     def progressed(self) -> bool:
         """Tell whether a tool call has gone on since this was last asked: it shows in no event yet."""
@@ -386,7 +412,7 @@ class AnswerReader:
 
     def finish(self) -> list[ModelEvent]:
         """Give what was held back until the end."""
-        events: list[ModelEvent] = []
+        events = self.told()
         if thinking := self._thinking.rest():
             events.append(ModelThinking(thinking))
         if text := self._text.rest():
@@ -395,23 +421,8 @@ class AnswerReader:
         return events
 
 
-def joined(events: list[ModelEvent]) -> list[ModelEvent]:
-    """Join neighbouring deltas: what came in one read is told at once."""
-    if len(events) < 2:
-        return events
-    told: list[ModelEvent] = []
-    for kind, run in groupby(events, type):
-        if kind is ModelText or kind is ModelThinking:
-            told.append(kind("".join([event.delta for event in run if isinstance(event, ModelText | ModelThinking)])))
-        else:
-            told.extend(run)
-    return told
-
-
-def _content(content: str | list[dict[str, Any]] | None) -> tuple[str, str]:
-    """Give the text and the thinking of a `content`, which some servers send as a list of typed parts."""
-    if content is None or isinstance(content, str):
-        return content or "", ""
+def _parts(content: list[dict[str, Any]]) -> tuple[str, str]:
+    """Give the text and the thinking of a `content` that is a list of typed parts, as some servers send it."""
     texts = [part["text"] for part in content if isinstance(part.get("text"), str)]
     thoughts = []
     for part in content:

@@ -1,20 +1,20 @@
 """Read `text/event-stream` from bytes as they come (WHATWG HTML, "Server-sent events")."""
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 _BOM: Final = b"\xef\xbb\xbf"
 
 
-class ServerEvent(NamedTuple):
-    """One event: its type (`b""` where none was named) and its data lines, joined by line feeds."""
-
-    type: bytes
-    data: bytes
+ServerEvent: TypeAlias = tuple[bytes, bytes]
+"""One event: its type (`b""` where none was named) and its data lines, joined by line feeds."""
 
 
 class EventTooLong(ValueError):
-    """A line, or the lines of one event together, are longer than allowed."""
+    """A line, or the lines of one event together, are longer than allowed; `events` came whole before it."""
+
+    def __init__(self, problem: str, events: list[ServerEvent]) -> None:
+        super().__init__(problem)
+        self.events = events
 
 
 class EventStreamReader:
@@ -37,33 +37,34 @@ class EventStreamReader:
         self._event_size = 0
         self._type = b""
 
-    def feed(self, slice_: bytes) -> Iterator[ServerEvent]:
-        """Take the next bytes and give the events that they complete, one by one.
+    def feed(self, slice_: bytes) -> list[ServerEvent]:
+        """Take the next bytes and give the events that they complete.
 
-        Read it to its end before the next slice. Raises `EventTooLong` when it comes to such a line.
+        Raises `EventTooLong`; nothing can be read after it.
         """
-        if self._is_plain(slice_):
-            self._at_start = self._skip_lf = False
-            for event in slice_[:-2].split(b"\n\n"):
-                if event.startswith(b"data: ") and b"\n" not in event:
-                    yield ServerEvent(b"", event[6:])
-                else:
-                    yield from self._feed(event + b"\n\n")
-        else:
-            yield from self._feed(slice_)
+        events: list[ServerEvent] = []
+        end = slice_.rfind(b"\n\n") + 2
+        if end > 1 and not (self._data or self._type):
+            if self._line:
+                self._line.append(slice_)
+                slice_ = b"".join(self._line)
+                end += self._line_size
+                self._line.clear()
+                self._line_size = 0
+            # Whole events as most servers write them are cut in one go; all else is read line by line.
+            plain = slice_[:end]
+            if plain.startswith(b"data: ") and b"\r" not in plain and end <= self._limit:
+                datas = plain[6:-2].split(b"\n\ndata: ")
+                if plain.count(b"\n") == 2 * len(datas):
+                    self._at_start = self._skip_lf = False
+                    events = [(b"", data) for data in datas]
+                    slice_ = slice_[end:]
+        if slice_:
+            self._feed(slice_, events)
+        return events
 
-    def _is_plain(self, slice_: bytes) -> bool:
-        """Tell whether a slice holds whole events as most servers write them, and nothing is left from before."""
-        return (
-            slice_.startswith(b"data: ")
-            and slice_.endswith(b"\n\n")
-            and b"\r" not in slice_
-            and len(slice_) <= self._limit
-            and not (self._line or self._data or self._type)
-        )
-
-    def _feed(self, slice_: bytes) -> Iterator[ServerEvent]:
-        if self._skip_lf and slice_:
+    def _feed(self, slice_: bytes, events: list[ServerEvent]) -> None:
+        if self._skip_lf:
             slice_ = slice_.removeprefix(b"\n")
             self._skip_lf = False
         if b"\r" in slice_:
@@ -71,39 +72,37 @@ class EventStreamReader:
             slice_ = slice_.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *ended, rest = slice_.split(b"\n")
         for piece in ended:
-            self._hold(piece)
+            self._hold(piece, events)
             line = b"".join(self._line)
             self._line.clear()
             self._line_size = 0
-            event = self._take(line)
-            if event is not None:
-                yield event
+            self._take(line, events)
         if rest:
-            self._hold(rest)
+            self._hold(rest, events)
 
-    def _hold(self, piece: bytes) -> None:
+    def _hold(self, piece: bytes, events: list[ServerEvent]) -> None:
         self._line_size += len(piece)
         if self._line_size > self._limit:
-            raise EventTooLong(f"a line of more than {self._limit} bytes")
+            raise EventTooLong(f"a line of more than {self._limit} bytes", events)
         self._line.append(piece)
 
-    def _take(self, line: bytes) -> ServerEvent | None:
+    def _take(self, line: bytes, events: list[ServerEvent]) -> None:
         if self._at_start:
             self._at_start = False
             line = line.removeprefix(_BOM)
         if not line:
-            event = ServerEvent(self._type, b"\n".join(self._data)) if self._data else None
+            if self._data:
+                events.append((self._type, b"\n".join(self._data)))
             self._data = []
             self._event_size = 0
             self._type = b""
-            return event
+            return
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
             self._event_size += len(value) + 1
             if self._event_size > self._limit:
-                raise EventTooLong(f"an event of more than {self._limit} bytes")
+                raise EventTooLong(f"an event of more than {self._limit} bytes", events)
             self._data.append(value)
         elif field == b"event":
             self._type = value
-        return None

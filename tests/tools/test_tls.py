@@ -1,11 +1,10 @@
 """HTTPS through the one door: the name is checked although an address is dialled."""
 
-import shutil
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
+from tests.support.certificates import certificate_for
 from tests.support.web import web_server
 
 from luxx.adapters.tools.web.addresses import AddressRules
@@ -15,26 +14,7 @@ from luxx.domain.errors import ToolBroken
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Make a certificate for owls.example with its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    home = tmp_path_factory.mktemp("tls")
-    made, key = home / "cert.pem", home / "key.pem"
-    subject = ["-subj", "/CN=owls.example", "-addext", "subjectAltName=DNS:owls.example"]
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    subprocess.run([*command, "-keyout", key, "-out", made, *subject], check=True, capture_output=True)
-    return made, key
+    return certificate_for("owls.example", tmp_path_factory.mktemp("tls"))
 
 
 async def test_the_certificate_is_checked_against_the_name_and_not_the_address(certificate: tuple[Path, Path]) -> None:

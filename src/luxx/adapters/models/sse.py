@@ -3,6 +3,7 @@
 from typing import Final, TypeAlias
 
 _BOM: Final = b"\xef\xbb\xbf"
+_CR: Final = 0x0D
 
 
 ServerEvent: TypeAlias = tuple[bytes, bytes]
@@ -53,7 +54,7 @@ class EventStreamReader:
                 self._line_size = 0
             # Whole events as most servers write them are cut in one go; all else is read line by line.
             plain = slice_[:end]
-            if plain.startswith(b"data: ") and b"\r" not in plain and end <= self._limit:
+            if plain.startswith(b"data: ") and _CR not in plain and end <= self._limit:
                 datas = plain[6:-2].split(b"\n\ndata: ")
                 if plain.count(b"\n") == 2 * len(datas):
                     self._at_start = self._skip_lf = False
@@ -67,7 +68,7 @@ class EventStreamReader:
         if self._skip_lf:
             slice_ = slice_.removeprefix(b"\n")
             self._skip_lf = False
-        if b"\r" in slice_:
+        if _CR in slice_:
             self._skip_lf = slice_.endswith(b"\r")
             slice_ = slice_.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *ended, rest = slice_.split(b"\n")

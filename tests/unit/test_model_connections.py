@@ -1,0 +1,768 @@
+"""The model's connections, against servers on loopback that write exact bytes."""
+
+import asyncio
+import inspect
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import pytest
+import uvloop
+from tests.support.certificates import certificate_for
+from tests.support.until import until
+
+from luxx.adapters.models.connections import (
+    BrokenOff,
+    Connections,
+    ConnectTimedOut,
+    Endpoint,
+    Response,
+    Unreachable,
+)
+from luxx.adapters.models.dial import Address, addresses_of, dialled
+
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
+Talk: TypeAlias = Callable[[Reader, Writer], Awaitable[None]]
+
+WHOLE: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole"
+CHUNKED: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make two tests of one: on asyncio's own loop, and on uvloop's."""
+
+    def both(new_loop: Callable[[], asyncio.AbstractEventLoop], **given: Any) -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(asyncio.wait_for(test(**given), 20))
+
+    first = inspect.Parameter("new_loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    both.__signature__ = inspect.Signature([first, *inspect.signature(test).parameters.values()])  # type: ignore[attr-defined]  # it is for pytest
+    both.__name__, both.__doc__ = test.__name__, test.__doc__
+    mark = pytest.mark.parametrize(
+        "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+    )
+    return mark(both)
+
+
+class FarEnd:
+    """A server that talks by hand: each connection is one `talk`, the last of them again and again."""
+
+    def __init__(self, *talks: Talk) -> None:
+        self._talks = talks
+        self.port = 0
+        self.connections = 0
+        self.open = 0
+        self.requests: list[bytes] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(self, reader: Reader, writer: Writer) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        talk = self._talks[min(self.connections, len(self._talks) - 1)]
+        self.connections += 1
+        self.open += 1
+        try:
+            await talk(reader, writer)
+        except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.open -= 1
+            writer.transport.abort()
+
+    async def asked(self, reader: Reader) -> bytes:
+        """Read a request, head and body; gives the body."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        body = await reader.readexactly(length)
+        self.requests.append(head + body)
+        return body
+
+
+@asynccontextmanager
+async def far_end(far: FarEnd, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[FarEnd]:
+    server = await asyncio.start_server(far.connected, "127.0.0.1", 0, ssl=tls)
+    far.port = server.sockets[0].getsockname()[1]
+    try:
+        yield far
+    finally:
+        server.close()
+        for task in far.tasks:
+            task.cancel()
+        await asyncio.gather(*far.tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def connections_to(far: FarEnd, **how: Any) -> AsyncIterator[Connections]:
+    scheme, host = ("https", how.pop("host", "localhost")) if "tls" in how else ("http", "127.0.0.1")
+    endpoint = Endpoint.of(f"{scheme}://{host}:{far.port}/v1")
+    connections = Connections(endpoint, **{"headers": {"X-Key": "k"}, "connect_s": 5.0} | how)
+    try:
+        yield connections
+    finally:
+        await connections.aclose()
+
+
+def answering(*answers: bytes, slice_size: int = 0, then: Talk | None = None) -> FarEnd:
+    """Give a server that answers each request of a connection with the next of these bytes, and then ends."""
+
+    async def talk(reader: Reader, writer: Writer) -> None:
+        for answer in answers:
+            await far.asked(reader)
+            step = slice_size or len(answer)
+            for place in range(0, len(answer), step):
+                writer.write(answer[place : place + step])
+                await writer.drain()
+                await asyncio.sleep(0)
+        if then is not None:
+            await then(reader, writer)
+
+    far = FarEnd(talk)
+    return far
+
+
+async def linger(reader: Reader, writer: Writer) -> None:
+    """Hold the connection until the client leaves."""
+    del writer
+    await reader.read()
+
+
+async def reset(reader: Reader, writer: Writer) -> None:
+    """Break the connection."""
+    del reader
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def body_of(response: Response) -> bytes:
+    pieces = []
+    while piece := await response.read():
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def answer_of(connections: Connections, request: bytes = b"") -> bytes:
+    return await body_of(await connections.post(request))
+
+
+# --- what is sent, and how an answer is read --------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_request_is_one_head_with_the_length_of_its_body() -> None:
+    async with far_end(answering(WHOLE)) as far, connections_to(far) as connections:
+        await connections.post(b"{}")
+        assert far.requests == [
+            b"POST /v1 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nX-Key: k\r\nContent-Length: 2\r\n\r\n{}" % far.port
+        ]
+
+
+@pytest.mark.parametrize("slice_size", [0, 1])
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        pytest.param(b"Content-Length: 5\r\n\r\nwhole", b"whole", id="length"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n3\r\nwho\r\n2\r\nle\r\n0\r\n\r\n", b"whole", id="chunks"),
+        pytest.param(
+            b"Transfer-Encoding: chunked\r\nTrailer: X\r\n\r\n5;a=b\r\nwhole\r\n0\r\nX: y\r\n\r\n",
+            b"whole",
+            id="trailers",
+        ),
+        pytest.param(b"\r\nwhole", b"whole", id="until the end"),
+        pytest.param(b"Transfer-Encoding: x\r\n\r\nwhole", b"whole", id="until the end, in another coding"),
+        pytest.param(b"Content-Length: 0\r\n\r\n", b"", id="nothing"),
+        pytest.param(b"Upgrade: h2\r\nConnection: Upgrade\r\nContent-Length: 5\r\n\r\nwhole", b"whole", id="offers h2"),
+    ],
+)
+@on_both_loops
+async def test_a_body_is_read_however_it_is_framed_and_cut(head: bytes, body: bytes, slice_size: int) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nA:\r\nB: 1\r\nb: 2\r\n" + head
+    async with far_end(answering(answer, slice_size=slice_size)) as far, connections_to(far) as connections:
+        response = await connections.post(b"")
+        assert (response.status, response.headers["a"], response.headers["b"]) == (200, "", "1, 2")
+        assert await body_of(response) == body
+        assert await response.read() == b""
+        assert "x" not in response.headers
+
+
+@pytest.mark.parametrize("status", [204, 304])
+@on_both_loops
+async def test_a_status_without_a_body_waits_for_none_and_frees_the_connection(status: int) -> None:
+    answer = b"HTTP/1.1 %d X\r\nContent-Length: 9\r\n\r\n" % status
+    async with far_end(answering(answer, WHOLE)) as far, connections_to(far) as connections:
+        response = await connections.post(b"")
+        assert (response.status, await response.read()) == (status, b"")
+        assert await answer_of(connections) == b"whole"
+        assert far.connections == 1
+
+
+@on_both_loops
+async def test_interim_responses_are_read_over() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    async with far_end(answering(interim + WHOLE, slice_size=1)) as far, connections_to(far) as connections:
+        response = await connections.post(b"")
+        assert (response.status, dict(response.headers)) == (200, {"content-length": "5"})
+        assert await body_of(response) == b"whole"
+
+
+@on_both_loops
+async def test_a_read_gives_all_that_has_come_and_waits_only_for_the_first_byte() -> None:
+    go = asyncio.Event()
+
+    async def talk(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(CHUNKED)
+        await go.wait()
+        writer.write(b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n")
+        await linger(reader, writer)
+
+    async with far_end(FarEnd(talk)) as far, connections_to(far) as connections:
+        response = await connections.post(b"")
+        assert not response.ready
+        go.set()
+        assert await response.read() == b"abc"
+        response.close()
+
+
+# --- answers that are none --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "came"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", b"half", id="shorter than its length"),
+        pytest.param(CHUNKED + b"9\r\nhalf", b"half", id="cut in a chunk"),
+        pytest.param(CHUNKED + b"4\r\nhalf\r\n", b"half", id="no last chunk"),
+        pytest.param(CHUNKED + b"4\r\nhalf\r\n0\r\nX: y\r\n", b"half", id="cut in the trailers"),
+        pytest.param(CHUNKED + b"4\r\nhalf\r\nno chunk\r\n", b"half", id="no chunk"),
+    ],
+)
+@on_both_loops
+async def test_what_came_of_a_broken_body_is_given_and_then_the_break_is_raised(answer: bytes, came: bytes) -> None:
+    async with far_end(answering(answer)) as far, connections_to(far) as connections:
+        response = await connections.post(b"")
+        assert await response.read() == came
+        with pytest.raises(BrokenOff):
+            await response.read()
+        with pytest.raises(BrokenOff):
+            await response.read()
+
+
+@on_both_loops
+async def test_a_reset_is_no_end_of_a_body_that_has_no_length() -> None:
+    go = asyncio.Event()
+
+    async def later(reader: Reader, writer: Writer) -> None:
+        await go.wait()
+        await reset(reader, writer)
+
+    async with (
+        far_end(answering(b"HTTP/1.1 200 OK\r\n\r\nhalf", then=later)) as far,
+        connections_to(far) as connections,
+    ):
+        response = await connections.post(b"")
+        assert await response.read() == b"half"
+        go.set()
+        with pytest.raises(BrokenOff):
+            await response.read()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Le", id="half a head"),
+        pytest.param(b"SSH-2.0-OpenSSH_9\r\n", id="another protocol"),
+        pytest.param(
+            b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nx", id="another one from here"
+        ),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", id="two lengths"),
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n", id="only an interim one"),
+    ],
+)
+@on_both_loops
+async def test_what_is_no_response_is_told_as_broken_off(answer: bytes) -> None:
+    async with far_end(answering(answer)) as far, connections_to(far) as connections:
+        with pytest.raises(BrokenOff):
+            await connections.post(b"")
+        assert far.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 999, id="a header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 99, id="headers"),
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 99, id="interim responses"),
+        pytest.param(CHUNKED + b"1\r\na\r\n0\r\n", b"X: y\r\n" * 99, id="trailers"),
+        pytest.param(CHUNKED + b"1\r\na\r\n0\r\nX: ", b"x" * 999, id="a trailer"),
+        pytest.param(CHUNKED + b"1\r\na\r\n1;", b"x" * 999, id="an extension of a chunk"),
+    ],
+)
+@on_both_loops
+async def test_what_is_not_of_the_body_is_bounded(begin: bytes, more: bytes) -> None:
+    async def endless(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(begin)
+        while True:
+            writer.write(more)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async with far_end(FarEnd(endless)) as far, connections_to(far) as connections:
+        with pytest.raises(BrokenOff, match="65536 bytes"):
+            await answer_of(connections)
+        await until(lambda: far.open == 0)
+
+
+# --- keeping connections ----------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_connection_is_used_again_once_its_response_is_whole() -> None:
+    async with far_end(answering(*[WHOLE] * 3)) as far, connections_to(far) as connections:
+        for number in range(3):
+            assert await answer_of(connections, b"%d" % number) == b"whole"
+        assert far.connections == 1
+        assert [request[-1:] for request in far.requests] == [b"0", b"1", b"2"]
+
+
+@on_both_loops
+async def test_the_connection_that_became_free_last_is_used_first() -> None:
+    async def numbered(reader: Reader, writer: Writer) -> None:
+        number = b"%d" % far.connections
+        while True:
+            await far.asked(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + number)
+
+    async with far_end(FarEnd(numbered)) as far, connections_to(far) as connections:
+        both = await asyncio.gather(connections.post(b""), connections.post(b""))
+        free = [await body_of(response) for response in both]
+        assert sorted(free) == [b"1", b"2"]
+        last = await answer_of(connections)
+        assert [await answer_of(connections) for _ in range(3)] == [last] * 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nwhole", id="says close"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nwhole", id="HTTP/1.0"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\nwhole", id="until the end"),
+        pytest.param(WHOLE + b"more", id="bytes behind the end"),
+        pytest.param(WHOLE + b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad", id="a response behind the end"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nwholemore", id="both"),
+    ],
+)
+@on_both_loops
+async def test_a_connection_that_is_not_fit_for_another_request_is_closed(answer: bytes) -> None:
+    until_end = b"Content-Length" not in answer
+    async with (
+        far_end(answering(answer, then=None if until_end else linger)) as far,
+        connections_to(far) as connections,
+    ):
+        assert await answer_of(connections) == b"whole"
+        await until(lambda: far.open == 0)
+        assert await answer_of(connections) == b"whole"
+        assert far.connections == 2
+
+
+@on_both_loops
+async def test_what_comes_unasked_on_a_free_connection_closes_it() -> None:
+    go = asyncio.Event()
+
+    async def unasked(reader: Reader, writer: Writer) -> None:
+        await go.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad")
+        await linger(reader, writer)
+
+    async with far_end(answering(WHOLE, then=unasked)) as far, connections_to(far) as connections:
+        assert await answer_of(connections) == b"whole"
+        go.set()
+        await until(lambda: far.open == 0)
+        assert await answer_of(connections) == b"whole"
+        assert far.connections == 2
+
+
+@on_both_loops
+async def test_a_response_that_is_closed_before_its_end_takes_its_connection_with_it() -> None:
+    async with (
+        far_end(answering(CHUNKED + b"4\r\nhalf\r\n", then=linger)) as far,
+        connections_to(far) as connections,
+    ):
+        response = await connections.post(b"")
+        assert await response.read() == b"half"
+        response.close()
+        await until(lambda: far.open == 0)
+        await connections.post(b"")
+        assert far.connections == 2
+
+
+@on_both_loops
+async def test_an_idle_connection_is_closed_after_a_while() -> None:
+    async with (
+        far_end(answering(WHOLE, WHOLE, then=linger)) as far,
+        connections_to(far, keep_alive_s=0.05) as connections,
+    ):
+        await answer_of(connections)
+        assert far.open == 1
+        await until(lambda: far.open == 0)
+        await answer_of(connections)
+        assert far.connections == 2
+        await until(lambda: far.open == 0)
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+@on_both_loops
+async def test_a_request_on_a_kept_connection_that_turns_out_to_be_gone_is_sent_again(ending: str) -> None:
+    async def first(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(WHOLE)
+        await far.asked(reader)
+        if ending == "reset":
+            await reset(reader, writer)
+
+    async def second(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(WHOLE)
+
+    async with far_end(FarEnd(first, second)) as far, connections_to(far) as connections:
+        await answer_of(connections, b"1")
+        assert await answer_of(connections, b"2") == b"whole"
+        assert [request[-1:] for request in far.requests] == [b"1", b"2", b"2"]
+
+
+@on_both_loops
+async def test_it_is_sent_again_once_and_not_where_an_answer_has_begun() -> None:
+    async def first(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(WHOLE)
+        await far.asked(reader)
+        writer.write(b"HTTP/1.1 200 ")
+        await writer.drain()
+
+    async with far_end(FarEnd(first)) as far, connections_to(far) as connections:
+        await answer_of(connections)
+        with pytest.raises(BrokenOff):
+            await connections.post(b"")
+        assert far.connections == 1
+
+    async def silent(reader: Reader, writer: Writer) -> None:
+        del writer
+        await far.asked(reader)
+
+    async def kept(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(WHOLE)
+        await far.asked(reader)
+
+    async with far_end(FarEnd(kept, silent)) as far, connections_to(far) as connections:
+        await answer_of(connections)
+        with pytest.raises(BrokenOff):
+            await connections.post(b"")
+        assert far.connections == 2
+
+
+# --- how much is held, and how much is sent ---------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_reader_that_is_slow_holds_the_server_up_and_loses_nothing() -> None:
+    piece = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+    written = 0
+
+    async def talk(reader: Reader, writer: Writer) -> None:
+        nonlocal written
+        await far.asked(reader)
+        writer.write(CHUNKED)
+        for _ in range(1_000):
+            writer.write(piece)
+            await writer.drain()
+            written += 1
+        writer.write(b"0\r\n\r\n")
+        await linger(reader, writer)
+
+    async with far_end(FarEnd(talk)) as far, connections_to(far) as connections:
+        response = await connections.post(b"")
+        seen = -1
+        while seen != written:
+            seen = written
+            await asyncio.sleep(0.1)  # nothing tells that nothing more is written
+        assert written < 1_000
+        first = await response.read()
+        assert len(first) < 1 << 20
+        assert len(first) + len(await body_of(response)) == 1_000 * 0x8000
+
+
+@on_both_loops
+async def test_an_early_answer_is_read_although_the_request_is_not_all_sent() -> None:
+    answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
+
+    async def early(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await asyncio.get_running_loop().create_future()
+
+    async with far_end(FarEnd(early)) as far, connections_to(far) as connections:
+        response = await connections.post(b"x" * (32 << 20))
+        assert (response.status, await body_of(response)) == (413, b"no")
+        await connections.post(b"")
+        assert far.connections == 2, "what was left of the first request would have been read as the second"
+
+
+@on_both_loops
+async def test_a_body_of_many_mebibytes_arrives_whole() -> None:
+    async with far_end(answering(WHOLE)) as far, connections_to(far) as connections:
+        body = bytes(range(256)) * (1 << 14)
+        assert await answer_of(connections, body) == b"whole"
+        assert far.requests[0].endswith(b"\r\n\r\n" + body)
+
+
+# --- letting go -------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_cancel_before_the_head_closes_the_connection() -> None:
+    async with far_end(answering(b"HTTP/1.1 200", then=linger)) as far, connections_to(far) as connections:
+        task = asyncio.create_task(connections.post(b""))
+        await until(lambda: far.requests)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: far.open == 0)
+
+
+@on_both_loops
+async def test_a_cancelled_read_can_be_closed_and_leaves_nothing() -> None:
+    async with far_end(answering(CHUNKED, then=linger)) as far, connections_to(far) as connections:
+        response = await connections.post(b"")
+        task = asyncio.create_task(response.read())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        response.close()
+        await until(lambda: far.open == 0)
+
+
+@on_both_loops
+async def test_closing_closes_what_is_free_and_what_is_in_use_and_no_more_can_be_asked() -> None:
+    async def unending(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(CHUNKED)
+        await linger(reader, writer)
+
+    async def whole(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(WHOLE)
+        await linger(reader, writer)
+
+    async with far_end(FarEnd(unending, whole)) as far, connections_to(far) as connections:
+        used = await connections.post(b"")
+        await answer_of(connections)
+        assert far.open == 2
+        await connections.aclose()
+        await until(lambda: far.open == 0)
+        with pytest.raises(BrokenOff):
+            await body_of(used)
+        with pytest.raises(RuntimeError, match="closed"):
+            await connections.post(b"")
+
+
+# --- connecting -------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_refused_connection_is_unreachable() -> None:
+    far = FarEnd()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        far.port = unused.getsockname()[1]
+        async with connections_to(far) as connections:
+            with pytest.raises(Unreachable):
+                await connections.post(b"")
+
+
+@on_both_loops
+async def test_an_address_that_refuses_leaves_the_host_to_the_next_one() -> None:
+    """`localhost` is `::1` first on many machines, and many servers listen on 127.0.0.1 alone."""
+    async with far_end(answering(WHOLE)) as far:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            refusing = Address(socket.AF_INET, unused.getsockname())
+            nowhere = Address(socket.AF_INET6, ("::1", far.port))
+            there = Address(socket.AF_INET, ("127.0.0.1", far.port))
+            with closing(await dialled([nowhere, refusing, there])) as connected:
+                assert connected.getpeername() == there.place
+            with pytest.raises(OSError, match=r"\[Errno"):
+                await dialled([refusing, refusing])
+
+
+@on_both_loops
+async def test_an_address_that_says_nothing_does_not_keep_the_next_one_waiting() -> None:
+    async with far_end(answering(WHOLE)) as far, silent_address() as silent:
+        there = Address(socket.AF_INET, ("127.0.0.1", far.port))
+        with closing(await dialled([silent, there])) as connected:
+            assert connected.getpeername() == there.place
+
+
+@on_both_loops
+async def test_connecting_has_a_deadline() -> None:
+    far = FarEnd()
+    async with silent_address() as silent:
+        far.port = int(silent.place[1])
+        async with connections_to(far, connect_s=0.05) as connections:
+            with pytest.raises(ConnectTimedOut):
+                await connections.post(b"")
+
+
+@asynccontextmanager
+async def silent_address() -> AsyncIterator[Address]:
+    """Give an address where connections are neither taken nor refused."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            # Fills the queue of connections that nobody accepts, so that the next has to wait.
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        try:
+            yield Address(socket.AF_INET, full.getsockname())
+        finally:
+            for one in waiting:
+                one.close()
+
+
+async def test_a_literal_address_is_not_looked_up() -> None:
+    assert await addresses_of("127.0.0.1", 80) == [Address(socket.AF_INET, ("127.0.0.1", 80))]
+    assert await addresses_of("::1", 80) == [Address(socket.AF_INET6, ("::1", 80))]
+
+
+# --- TLS --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return certificate_for("localhost", tmp_path_factory.mktemp("tls"))
+
+
+def tls_of(certificate: tuple[Path, Path]) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Give what the server shows, and what trusts it."""
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(*certificate)
+    return serving, ssl.create_default_context(cafile=str(certificate[0]))
+
+
+@on_both_loops
+async def test_tls_names_the_host_and_keeps_the_connection(certificate: tuple[Path, Path]) -> None:
+    serving, trusting = tls_of(certificate)
+    names: list[str | None] = []
+    serving.sni_callback = lambda _socket, name, _context: names.append(name)
+    answers = WHOLE, CHUNKED + b"5\r\nwhole\r\n0\r\n\r\n"
+    async with far_end(answering(*answers), tls=serving) as far, connections_to(far, tls=trusting) as connections:
+        assert [await answer_of(connections) for _ in answers] == [b"whole", b"whole"]
+        assert (names, far.connections) == (["localhost"], 1)
+
+
+@pytest.mark.parametrize(("host", "trusted"), [("127.0.0.1", True), ("localhost", False)])
+@on_both_loops
+async def test_a_certificate_for_another_name_or_of_nobody_is_unreachable(
+    certificate: tuple[Path, Path], host: str, trusted: bool
+) -> None:
+    serving, trusting = tls_of(certificate)
+    tls = trusting if trusted else ssl.create_default_context()
+    async with far_end(answering(WHOLE), tls=serving) as far, connections_to(far, tls=tls, host=host) as connections:
+        with pytest.raises(Unreachable):
+            await connections.post(b"")
+        assert not far.requests
+
+
+@on_both_loops
+async def test_a_handshake_that_does_not_come_is_bounded_as_connecting_is(certificate: tuple[Path, Path]) -> None:
+    _, trusting = tls_of(certificate)
+    async with far_end(FarEnd(linger)) as far, connections_to(far, tls=trusting, connect_s=0.1) as connections:
+        with pytest.raises(ConnectTimedOut):
+            await connections.post(b"")
+        await until(lambda: far.open == 0)
+
+
+@on_both_loops
+async def test_closing_waits_for_no_goodbye_of_a_tls_server(certificate: tuple[Path, Path]) -> None:
+    serving, trusting = tls_of(certificate)
+
+    async def deaf(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(CHUNKED)
+        await writer.drain()
+        writer.transport.pause_reading()
+        await asyncio.get_running_loop().create_future()
+
+    async with far_end(FarEnd(deaf), tls=serving) as far, connections_to(far, tls=trusting) as connections:
+        response = await connections.post(b"")
+        async with asyncio.timeout(1):
+            await connections.aclose()
+        with pytest.raises(BrokenOff):
+            await response.read()
+
+
+@on_both_loops
+async def test_a_tls_connection_that_is_cut_is_no_end_of_a_body(certificate: tuple[Path, Path]) -> None:
+    serving, trusting = tls_of(certificate)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"
+    async with far_end(answering(answer), tls=serving) as far, connections_to(far, tls=trusting) as connections:
+        with pytest.raises(BrokenOff):
+            await answer_of(connections)
+
+
+# --- addresses --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint", "authority"),
+    [
+        ("http://host/v1", (False, "host", 80, "/v1"), "host"),
+        ("HTTPS://Host:443", (True, "host", 443, "/"), "host"),
+        ("https://host:80/a/", (True, "host", 80, "/a/"), "host:80"),
+        ("http://[::1]:8000/v1?", (False, "::1", 8000, "/v1"), "[::1]:8000"),
+        ("http://[2001:DB8::1]/v1#", (False, "2001:db8::1", 80, "/v1"), "[2001:db8::1]"),
+        (
+            "http://bücher.example/ä b%20",
+            (False, "xn--bcher-kva.example", 80, "/%C3%A4%20b%20"),
+            "xn--bcher-kva.example",
+        ),
+        ("http://my_model:/v1", (False, "my_model", 80, "/v1"), "my_model"),
+    ],
+)
+def test_an_address_is_read_as_it_is_dialled_and_sent(
+    url: str, endpoint: tuple[bool, str, int, str], authority: str
+) -> None:
+    read = Endpoint.of(url)
+    assert (read.secure, read.host, read.port, read.path) == endpoint
+    assert read.authority == authority
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://h:port/v1", "cannot be read"),
+        ("http://h:99999/v1", "cannot be read"),
+        ("http://[::1/v1", "cannot be read"),
+        ("http://h/v1\r\nX: y", "cannot be read"),
+        ("http://a..ä/v1", "cannot be read"),
+        ("http://" + "h" * 70 + "/v1", "cannot be read"),
+        ("host/v1", "begin with"),
+        ("", "begin with"),
+        ("http:///v1", "begin with"),
+        ("http://user@h/v1", "no user"),
+        ("http://h/v1?a", "no user"),
+        ("http://h/v1#a", "no user"),
+    ],
+)
+def test_an_address_that_cannot_be_asked_is_refused_with_its_fault(url: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Endpoint.of(url)

@@ -29,8 +29,6 @@ _LIBRARIES: Final = (
     "sqlalchemy",
     "asyncpg",
     "httpx",
-    "httpx-aiohttp",
-    "aiohttp",
 )
 
 

@@ -42,7 +42,7 @@ def test_an_environment_has_what_was_asked_for_and_nothing_else(tmp_path: Path) 
     [
         ("sqlite", {"asyncpg", "litestar"}),
         ("postgres", {"httpx", "litestar"}),
-        ("openai", {"sqlalchemy", "litestar"}),
+        ("openai", {"httpx", "sqlalchemy", "litestar"}),
         ("tools", {"sqlalchemy", "litestar"}),
         ("client", {"sqlalchemy", "litestar", "rich"}),
         ("chat", {"sqlalchemy", "litestar"}),

@@ -14,6 +14,6 @@ def certificate_for(name: str, home: Path) -> tuple[Path, Path]:
     made, key = home / "cert.pem", home / "key.pem"
     subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    command = ["openssl", "req", "-x509", *kind, "-keyout", key, "-out", made, *subject]
+    command = ["openssl", "req", "-x509", *kind, "-keyout", str(key), "-out", str(made), *subject]
     subprocess.run(command, check=True, capture_output=True)
     return made, key

@@ -8,7 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import pytest
 import uvloop
@@ -43,9 +43,8 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     first = inspect.Parameter("new_loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     both.__signature__ = inspect.Signature([first, *inspect.signature(test).parameters.values()])  # type: ignore[attr-defined]  # it is for pytest
     both.__name__, both.__doc__ = test.__name__, test.__doc__
-    mark = pytest.mark.parametrize(
-        "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
-    )
+    loops = [asyncio.new_event_loop, uvloop.new_event_loop]
+    mark: Callable[..., Callable[..., None]] = pytest.mark.parametrize("new_loop", loops, ids=["asyncio", "uvloop"])
     return mark(both)
 
 
@@ -98,10 +97,11 @@ async def far_end(far: FarEnd, *, tls: ssl.SSLContext | None = None) -> AsyncIte
 
 
 @asynccontextmanager
-async def connections_to(far: FarEnd, **how: Any) -> AsyncIterator[Connections]:
-    scheme, host = ("https", how.pop("host", "localhost")) if "tls" in how else ("http", "127.0.0.1")
-    endpoint = Endpoint.of(f"{scheme}://{host}:{far.port}/v1")
-    connections = Connections(endpoint, **{"headers": {"X-Key": "k"}, "connect_s": 5.0} | how)
+async def connections_to(
+    far: FarEnd, *, host: str = "localhost", tls: ssl.SSLContext | None = None, connect_s: float = 5.0, **how: Any
+) -> AsyncIterator[Connections]:
+    endpoint = Endpoint.of(f"http://127.0.0.1:{far.port}/v1" if tls is None else f"https://{host}:{far.port}/v1")
+    connections = Connections(endpoint, headers={"X-Key": "k"}, connect_s=connect_s, tls=tls, **how)
     try:
         yield connections
     finally:
@@ -207,6 +207,13 @@ async def test_interim_responses_are_read_over() -> None:
         response = await connections.post(b"")
         assert (response.status, dict(response.headers)) == (200, {"content-length": "5"})
         assert await body_of(response) == b"whole"
+
+
+@on_both_loops
+async def test_lines_that_end_in_lf_alone_and_spaces_behind_a_size_are_forgiven() -> None:
+    answer = b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5 \r\nwhole\r\n0\r\n\r\n"
+    async with far_end(answering(answer)) as far, connections_to(far) as connections:
+        assert await answer_of(connections) == b"whole"
 
 
 @on_both_loops
@@ -699,7 +706,7 @@ async def test_closing_waits_for_no_goodbye_of_a_tls_server(certificate: tuple[P
         await far.asked(reader)
         writer.write(CHUNKED)
         await writer.drain()
-        writer.transport.pause_reading()
+        cast("asyncio.Transport", writer.transport).pause_reading()
         await asyncio.get_running_loop().create_future()
 
     async with far_end(FarEnd(deaf), tls=serving) as far, connections_to(far, tls=trusting) as connections:

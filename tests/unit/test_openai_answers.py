@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Self, TypeAlias
 
 import pytest
@@ -444,7 +444,7 @@ class Slices:
     headers: Final[Mapping[str, str]] = {"content-type": "text/event-stream"}
     ready = True
 
-    def __init__(self, slices: Sequence[bytes]) -> None:
+    def __init__(self, slices: Iterable[bytes]) -> None:
         self._slices = iter(slices)
 
     async def post(self, body: bytes) -> Self:
@@ -479,6 +479,15 @@ async def test_deltas_that_come_in_one_read_are_told_as_one() -> None:
     events = await heard(model, REQUEST)
     await model.aclose()
     assert events == [ModelThinking("hm"), ModelText("ab"), ModelText("cd"), ModelEnd("stop")]
+
+
+async def test_an_answer_that_never_has_to_be_waited_for_is_bounded_in_time_all_the_same() -> None:
+    """A reader that is slower than its model finds bytes whenever it looks."""
+    slices = itertools.repeat(delta(content="on and on "))
+    model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1", total_s=0.1), network=Slices(slices))
+    with pytest.raises(ModelTimeout, match=r"no whole answer within 0\.1 s"):
+        await heard(model, REQUEST)
+    await model.aclose()
 
 
 CHUNKS: Final = (

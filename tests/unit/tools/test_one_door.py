@@ -12,11 +12,11 @@ HOME = Path(luxx.adapters.tools.__path__[0])
 MODULES = sorted(path.relative_to(HOME).as_posix() for path in HOME.rglob("*.py"))
 
 CLIENTS = {
-    "aiohttp", "ddgs", "ftplib", "http.client", "http.server", "httpcore", "httpx", "imaplib", "niquests", "nntplib",
-    "poplib", "primp", "pycurl", "requests", "smtplib", "socket", "socketserver", "telnetlib", "trafilatura.downloads",
-    "urllib.request", "urllib3", "websockets", "xmlrpc",
+    "ddgs", "ftplib", "http.client", "http.server", "httpcore", "httpx", "imaplib", "luxx.adapters.models", "niquests",
+    "nntplib", "poplib", "primp", "pycurl", "requests", "smtplib", "socket", "socketserver", "telnetlib",
+    "trafilatura.downloads", "urllib.request", "urllib3", "websockets", "xmlrpc",
 }  # fmt: skip
-CALLS = {"create_connection", "open_connection", "open_unix_connection", "fetch_url", "urlopen"}
+CALLS = {"create_connection", "open_connection", "open_unix_connection", "sock_connect", "fetch_url", "urlopen"}
 
 ALLOWED = {
     "web/client.py": {"httpcore", "httpx", "socket"},

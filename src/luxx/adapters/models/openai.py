@@ -310,8 +310,7 @@ class _Patience(Alarm):
 
     def __enter__(self) -> None:
         self._started = self._loop.time()
-        deadline = self._started + self._left
-        self._deadline = deadline if deadline < self._ends_at else self._ends_at
+        self._deadline = min(self._started + self._left, self._ends_at)
         super().__enter__()
 
     def __exit__(

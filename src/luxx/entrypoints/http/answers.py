@@ -9,7 +9,6 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.types import Scope
 from msgspec import UNSET, Struct, UnsetType
 
 from luxx.adapters import wire
@@ -34,6 +33,7 @@ from luxx.domain.errors import (
     ToolTimeout,
     Unauthenticated,
 )
+from luxx.entrypoints.http.asgi import Receive, Scope, Send
 from luxx.entrypoints.http.text import Language, error_text, fault_text, language_of, success
 
 T = TypeVar("T")
@@ -105,22 +105,29 @@ class Failure(Struct, frozen=True):
     error: ErrorObject
 
 
-def json_response(content: object, status: int, *, headers: Mapping[str, str] | None = None) -> Response[bytes]:
-    return Response(
-        wire.encode(content), status_code=status, headers=dict(headers or {}), media_type="application/json"
-    )
+class Answer:
+    """A JSON body and its status, as an ASGI application: a small response of the framework's takes longer to make."""
+
+    __slots__ = ("_body", "_status")
+
+    def __init__(self, content: object, status: int) -> None:
+        self._body = wire.encode(content)
+        self._status = status
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(self._body))]
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.body", "body": self._body, "more_body": False})
 
 
 def language(request: Request[Any, Any, Any]) -> Language:
     return language_of(request.headers.get("accept-language", ""))
 
 
-def ok(
-    request: Request[Any, Any, Any], data: object = UNSET, *, said: str | None = None, status: int = 200
-) -> Response[bytes]:
+def ok(request: Request[Any, Any, Any], data: object = UNSET, *, said: str | None = None, status: int = 200) -> Answer:
     """Answer with `data`; `said` names the message in `text.SUCCESS`."""
     message = UNSET if said is None else success(said, language(request))
-    return json_response(Success(success=True, message=message, data=data), status)
+    return Answer(Success(success=True, message=message, data=data), status)
 
 
 def status_of(error: LuxxError) -> int:
@@ -153,7 +160,7 @@ def failed(request: Request[Any, Any, Any], error: LuxxError) -> Response[bytes]
         message=error_text(error, speech),
         error=ErrorObject(error.code, request_id(request.scope), details),
     )
-    return json_response(body, status, headers=headers)
+    return Response(wire.encode(body), status_code=status, headers=headers, media_type="application/json")
 
 
 def refused(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

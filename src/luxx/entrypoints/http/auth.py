@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from litestar import Request, Response, get, post
+from litestar import Request, get, post
 from litestar.di import NamedDependency
+from litestar.types import ASGIApp
 
 from luxx.application.accounts import Caller
 from luxx.entrypoints.http.answers import ok
@@ -18,7 +19,7 @@ from luxx.entrypoints.http.uses import peer, uses
     status_code=201,
     opt=described("Register", status=201, body=RegisterBody, data=RegisteredData, errors=(409,), secured=False),
 )
-async def register(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def register(request: Request[Any, Any, Any]) -> ASGIApp:
     body = await read_body(request, RegisterBody)
     user = await uses(request).register_user(username=body.username, email=body.email, password=body.password)
     return ok(request, RegisteredData(user.id, user.username), said="registered", status=201)
@@ -29,7 +30,7 @@ async def register(request: Request[Any, Any, Any]) -> Response[bytes]:
     status_code=200,
     opt=described("Log in", body=LoginBody, data=LoginData, errors=(401, 403, 429), secured=False),
 )
-async def login(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def login(request: Request[Any, Any, Any]) -> ASGIApp:
     body = await read_body(request, LoginBody)
     signed_in = await uses(request).log_in(username=body.username, password=body.password, peer=peer(request))
     user = signed_in.user
@@ -38,13 +39,13 @@ async def login(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 @post("/api/auth/logout", status_code=200, opt=described("Log out: revoke the presented token"))
-async def logout(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Response[bytes]:
+async def logout(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> ASGIApp:
     await uses(request).log_out(session_id=caller.by_login().id)
     return ok(request, said="logged_out")
 
 
 @get("/api/auth/me", opt=described("Who is logged in", data=MeData))
-async def me(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Response[bytes]:
+async def me(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> ASGIApp:
     return ok(request, MeData.of(caller.user))
 
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from litestar import Request, Response, delete, get, post, put
+from litestar import Request, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath
+from litestar.types import ASGIApp
 
 from luxx.application.accounts import Caller
 from luxx.entrypoints.http.answers import ok
@@ -30,7 +31,7 @@ ABSENT = "conversation_not_found"
 async def list_conversations(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     query = read_query(request, ConversationsQuery)
     page = await uses(request).list_conversations(
         user_id=caller.user.id,
@@ -57,7 +58,7 @@ async def list_conversations(
 async def create(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     body = await read_body(request, NewConversationBody)
     conversation = await uses(request).create_conversation(user_id=caller.user.id, **given(body))
     return ok(request, ConversationData.of(conversation), said="conversation_created", status=201)
@@ -68,7 +69,7 @@ async def detail(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     conversation = await uses(request).get_conversation(user_id=caller.user.id, conversation_id=known_id(id, ABSENT))
     return ok(request, ConversationData.of(conversation))
 
@@ -81,7 +82,7 @@ async def update(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     body = await read_body(request, ConversationChangesBody)
     conversation = await uses(request).update_conversation(
         user_id=caller.user.id, conversation_id=known_id(id, ABSENT), **given(body)
@@ -94,7 +95,7 @@ async def remove(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     await uses(request).delete_conversation(user_id=caller.user.id, conversation_id=known_id(id, ABSENT))
     return ok(request, said="conversation_deleted")
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from litestar import Request, Response, delete, get, post
+from litestar import Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
+from litestar.types import ASGIApp
 
 from luxx.application.accounts import Caller
 from luxx.entrypoints.http.account_forms import (
@@ -32,7 +33,7 @@ ABSENT = "not_found"
 async def password(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     session = caller.by_login()
     body = await read_body(request, PasswordBody)
     await uses(request).change_password(
@@ -46,7 +47,7 @@ async def password(
 
 
 @get("/api/auth/sessions", opt=described("List where you are logged in, newest first", data=SessionsData))
-async def sessions(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Response[bytes]:
+async def sessions(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> ASGIApp:
     current = caller.by_login().id
     items = [SessionData.of(one, current=current) for one in await uses(request).list_sessions(user_id=caller.user.id)]
     return ok(request, SessionsData(items, len(items)))
@@ -57,7 +58,7 @@ async def end(
     request: Request[Any, Any, Any],
     session_id: FromPath[str],
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     caller.by_login()
     await uses(request).end_session(user_id=caller.user.id, session_id=known_id(session_id, ABSENT))
     return ok(request, said="session_ended")
@@ -71,7 +72,7 @@ async def end(
 async def create_key(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     caller.by_login()
     body = await read_body(request, NewKeyBody)
     new = await uses(request).create_api_key(user_id=caller.user.id, name=body.name, **body.life())
@@ -81,7 +82,7 @@ async def create_key(
 
 
 @get("/api/auth/keys", opt=described("List your keys, newest first", data=KeysData))
-async def keys(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Response[bytes]:
+async def keys(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> ASGIApp:
     caller.by_login()
     items = [KeyData.of(key) for key in await uses(request).list_api_keys(user_id=caller.user.id)]
     return ok(request, KeysData(items, len(items)))
@@ -92,7 +93,7 @@ async def delete_key(
     request: Request[Any, Any, Any],
     key_id: FromPath[str],
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     caller.by_login()
     await uses(request).delete_api_key(user_id=caller.user.id, key_id=known_id(key_id, ABSENT))
     return ok(request, said="key_deleted")

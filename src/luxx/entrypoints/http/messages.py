@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from litestar import Request, Response, delete, get, post
+from litestar import Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.types import ASGIApp
@@ -42,7 +42,7 @@ async def list_messages(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     query = read_query(request, MessagesQuery)
     page = await uses(request).list_messages(
         user_id=caller.user.id,
@@ -80,7 +80,7 @@ async def _send(request: Request[Any, Any, Any], caller: Caller) -> str:
 async def send(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     message_id = await _send(request, caller)
     started, end = await uses(request).follow_turn.to_end(user_id=caller.user.id, message_id=message_id)
     if not isinstance(end, Done):
@@ -144,7 +144,7 @@ async def cancel(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     message = await uses(request).cancel_turn(user_id=caller.user.id, message_id=known_id(id, ABSENT))
     return ok(request, shown(message, language(request)))
 
@@ -154,7 +154,7 @@ async def remove(
     request: Request[Any, Any, Any],
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     await uses(request).delete_message(user_id=caller.user.id, message_id=known_id(id, ABSENT))
     return ok(request, said="message_deleted")
 

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
 
-from luxx.entrypoints.http.answers import json_response
+from luxx.entrypoints.http.answers import Answer
 from luxx.entrypoints.http.asgi import prefix_of
 from luxx.entrypoints.http.openapi import openapi_document
 
@@ -17,9 +18,9 @@ def schema_handlers(handlers: tuple[HTTPRouteHandler, ...]) -> tuple[HTTPRouteHa
     page: Final = files("luxx.entrypoints.http").joinpath("schema_page.html").read_bytes()
 
     @get("/schema/openapi.json")
-    async def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def openapi(request: Request[Any, Any, Any]) -> ASGIApp:
         # Where the service is mounted below a prefix, its paths are below it, too.
-        return json_response(document | {"servers": [{"url": prefix_of(request.scope) or "/"}]}, 200)
+        return Answer(document | {"servers": [{"url": prefix_of(request.scope) or "/"}]}, 200)
 
     @get("/schema")
     async def try_it(request: Request[Any, Any, Any]) -> Response[bytes]:

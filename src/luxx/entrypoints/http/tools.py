@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from litestar import Request, Response, get, post
+from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
+from litestar.types import ASGIApp
 
 from luxx.application.accounts import Caller
 from luxx.domain.errors import Fault, InvalidInput
@@ -16,7 +17,7 @@ from luxx.entrypoints.http.uses import uses
 
 
 @get("/api/tools", opt=described("List the tools", query=ToolsQuery, data=ToolsData))
-async def list_tools(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Response[bytes]:
+async def list_tools(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> ASGIApp:
     category = read_query(request, ToolsQuery).category
     tools = [ToolData.of(spec) for spec in uses(request).list_tools(category=category)]
     categorized: dict[str, list[ToolData]] = {}
@@ -30,7 +31,7 @@ async def detail(
     request: Request[Any, Any, Any],
     name: FromPath[str],
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     return ok(request, ToolData.of(uses(request).get_tool(name=name)))
 
 
@@ -45,7 +46,7 @@ async def execute(
     request: Request[Any, Any, Any],
     name: FromPath[str],
     caller: NamedDependency[Caller],
-) -> Response[bytes]:
+) -> ASGIApp:
     uses(request).get_tool(name=name)
     arguments = await read_json(request)
     if not isinstance(arguments, dict):

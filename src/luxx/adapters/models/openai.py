@@ -426,10 +426,11 @@ class _Answer:
             self._error = ModelUnavailable("The model provider sent a line that is too long to be part of an answer.")
         try:
             for event in told:
-                if event[1].strip() == b"[DONE]":
+                payload = event[1].strip()
+                if payload == b"[DONE]":
                     self._done = True
                     break
-                if event[1].strip():
+                if payload:
                     self._fold.take(_chunk(event))
         except ModelError as error:
             self._error = error

@@ -200,11 +200,11 @@ class Texts:
 
     def take(self, delta: str) -> str:
         """Give what of the text so far can be given; U+0000, which no store takes, becomes U+FFFD."""
+        if not self._half and delta.isascii():
+            return delta.replace("\0", _REPLACEMENT)
         text = self._half + delta
         self._half = ""
-        if text.isascii():
-            return text.replace("\0", _REPLACEMENT)
-        if _HIGH_SURROGATES[0] <= text[-1] <= _HIGH_SURROGATES[1]:
+        if text and _HIGH_SURROGATES[0] <= text[-1] <= _HIGH_SURROGATES[1]:
             self._half = text[-1]
             text = text[:-1]
         return mended(text).replace("\0", _REPLACEMENT)

@@ -290,7 +290,8 @@ class Response:
         """Wait until the head is there; closes and raises `BrokenOff` where none comes."""
         try:
             while not self.status and self._connection is not None:
-                await self._changed()
+                self._waiter = self._loop.create_future()
+                await self._waiter
         except BaseException:  # a cancel, too, leaves nothing open
             self.close()
             raise
@@ -309,7 +310,8 @@ class Response:
                 if self._complete:
                     return b""
                 raise BrokenOff(self._error)
-            await self._changed()
+            self._waiter = self._loop.create_future()
+            await self._waiter
         pieces = self._pieces
         self._pieces = []
         self._unread = 0
@@ -322,13 +324,6 @@ class Response:
     def close(self) -> None:
         """Be done with it, read to its end or not."""
         self.broken("the response was closed")
-
-    async def _changed(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

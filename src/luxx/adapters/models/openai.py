@@ -137,9 +137,11 @@ class OpenAIChatModel:
         try:
             response = await self._opened(request_body(request, self._settings.thinking), patience)
             answer = _Answer(response, request, patience, self._settings)
-            while (events := await answer.more()) is not None:
-                for event in events:
+            while not answer.done and (data := await answer.read()):
+                for event in answer.events_in(data):
                     yield event
+            if answer.done:
+                await answer.read_out()
             for event in answer.end():
                 yield event
         finally:
@@ -326,42 +328,78 @@ class _Patience(Alarm):
             raise ModelTimeout(f"The model provider is too slow: {what}.") from None
 
 
-class _Body:
-    """The bytes of a response, inflated where need be, and never more than `limit` of them."""
+class _Answer:
+    """An answer that is being read: its bytes, inflated where need be, and the events in them."""
 
-    __slots__ = ("_compressed", "_inflater", "_limit", "_patience", "_response", "_size")
+    __slots__ = (
+        "_compressed",
+        "_error",
+        "_fold",
+        "_inflater",
+        "_limit",
+        "_patience",
+        "_reader",
+        "_response",
+        "_size",
+        "_whole",
+        "done",
+    )
 
-    def __init__(self, response: Response, patience: _Patience, limit: int) -> None:
+    def __init__(
+        self, response: Response, request: ModelRequest, patience: _Patience, settings: OpenAISettings
+    ) -> None:
+        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type == "text/html":
+            raise ModelUnavailable(
+                "The model provider answered with a web page: check the base URL, which usually ends in /v1."
+            )
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in {"identity", "gzip", "x-gzip", "deflate", ""}:
             raise ModelUnavailable("The model provider's answer is in an encoding that was not asked for.")
         # 47: zlib's widest window, with the gzip or zlib header found by itself.
         self._inflater = None if encoding in {"identity", ""} else zlib.decompressobj(wbits=47)
-        self._response = response
         self._compressed = b""
+        # An answer may come in one piece although a stream was asked for: its pieces are gathered here.
+        self._whole: list[bytes] | None = [] if media_type == "application/json" else None
+        self._response = response
+        self._reader = EventStreamReader(limit=settings.line_limit)
+        self._fold = AnswerReader(request)
         self._patience = patience
-        self._limit = limit
+        self._limit = settings.response_limit
         self._size = 0
+        self._error: ModelError | None = None
+        self.done = False
 
     async def read(self) -> bytes:
-        """Give some bytes, or none at the end. Raises `ModelTimeout` and `ModelUnavailable`."""
+        """Give some bytes, never more than the limit in all, or none at the end of the answer. Raises `ModelError`."""
         try:
+            if self._error is not None:
+                raise self._error
             if self._inflater is not None:
-                data = await self._read_inflated(self._inflater)
+                data = await self._inflated(self._inflater)
             elif self._response.ready:
                 self._patience.check()
                 data = await self._response.read()
             else:
                 with self._patience:
                     data = await self._response.read()
+            self._size += len(data)
+            if self._size > self._limit:
+                raise ModelUnavailable(
+                    f"The model provider's answer is longer than {self._limit} bytes, and was cut off."
+                )
         except BrokenOff:
-            raise ModelUnavailable("The model provider broke off its answer in the middle.") from None
-        self._size += len(data)
-        if self._size > self._limit:
-            raise ModelUnavailable(f"The model provider's answer is longer than {self._limit} bytes, and was cut off.")
-        return data
+            if self._fold.finish_reason is None:
+                raise ModelUnavailable("The model provider broke off its answer in the middle.") from None
+        except ModelError:
+            if self._fold.finish_reason is None:
+                raise
+        else:
+            return data
+        # The answer is there; what failed to come is only the count of its tokens.
+        return b""
 
-    async def _read_inflated(self, inflater: "zlib._Decompress") -> bytes:
+    async def _inflated(self, inflater: "zlib._Decompress") -> bytes:
         data = b""
         while not data:
             if not self._compressed:
@@ -378,47 +416,18 @@ class _Body:
             self._compressed = inflater.unconsumed_tail
         return data
 
+    async def read_out(self) -> None:
+        """Read what is left behind the end of the answer, but not for long: the connection can be used again then."""
+        with contextlib.suppress(BrokenOff, TimeoutError):
+            async with asyncio.timeout(_REUSE_GRACE_S):
+                while await self._response.read():
+                    pass
 
-class _Answer:
-    """An answer that is being read."""
-
-    __slots__ = ("_body", "_done", "_error", "_fold", "_media_type", "_patience", "_reader")
-
-    def __init__(
-        self, response: Response, request: ModelRequest, patience: _Patience, settings: OpenAISettings
-    ) -> None:
-        self._media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if self._media_type == "text/html":
-            raise ModelUnavailable(
-                "The model provider answered with a web page: check the base URL, which usually ends in /v1."
-            )
-        self._body = _Body(response, patience, settings.response_limit)
-        self._reader = EventStreamReader(limit=settings.line_limit)
-        self._fold = AnswerReader(request)
-        self._patience = patience
-        self._error: ModelError | None = None
-        self._done = False
-
-    async def more(self) -> list[ModelEvent] | None:
-        """Give what the next bytes bring; None at the end of the answer. Raises `ModelError`."""
-        if self._done:
-            await self._read_out()
-            return None
-        try:
-            if self._error is not None:
-                raise self._error
-            if self._media_type == "application/json":
-                return await self._whole()
-            data = await self._body.read()
-        except ModelError:
-            if self._fold.finish_reason is None:
-                raise
-            # The answer is there; what failed to come is only the count of its tokens.
-            return None
-        return self._taken(data) if data else None
-
-    def _taken(self, data: bytes) -> list[ModelEvent]:
-        """Fold the events in `data`. An error among them is raised later, after what came before it."""
+    def events_in(self, data: bytes) -> list[ModelEvent]:
+        """Fold the next bytes. An error among them is raised by the next `read`, after what came before it."""
+        if self._whole is not None:
+            self._whole.append(data)
+            return []
         try:
             told = self._reader.feed(data)
         except EventTooLong as error:
@@ -428,7 +437,7 @@ class _Answer:
             for event in told:
                 payload = event[1].strip()
                 if payload == b"[DONE]":
-                    self._done = True
+                    self.done = True
                     break
                 if payload:
                     self._fold.take(_chunk(event))
@@ -441,27 +450,14 @@ class _Answer:
             self._patience.finished()
         return events
 
-    async def _whole(self) -> list[ModelEvent]:
-        """Read an answer that came in one piece although a stream was asked for."""
-        pieces = []
-        while piece := await self._body.read():
-            pieces.append(piece)
-        chunk = _chunk((b"", b"".join(pieces)))
-        if not chunk.choices:
-            raise ModelUnavailable("The model provider's answer is no chat completion: check the base URL.")
-        self._done = True
-        self._fold.take(chunk)
-        self._fold.finish_reason = self._fold.finish_reason or "stop"
-        return self._fold.told()
-
-    async def _read_out(self) -> None:
-        with contextlib.suppress(ModelError, TimeoutError):
-            async with asyncio.timeout(_REUSE_GRACE_S):
-                while await self._body.read():
-                    pass
-
     def end(self) -> list[ModelEvent]:
         """Give the last events; raises `ModelUnavailable` where the answer is not whole."""
+        if self._whole is not None:
+            chunk = _chunk((b"", b"".join(self._whole)))
+            if not chunk.choices:
+                raise ModelUnavailable("The model provider's answer is no chat completion: check the base URL.")
+            self._fold.take(chunk)
+            self._fold.finish_reason = self._fold.finish_reason or "stop"
         reason = self._fold.finish_reason
         if reason is None:
             raise ModelUnavailable("The model provider ended its answer before it was whole.")

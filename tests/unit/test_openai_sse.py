@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luxx.adapters.models.sse import EventStreamReader, EventTooLong
+from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEvent
 
 
 def read(*slices: bytes, limit: int = 1_000) -> list[bytes]:
     reader = EventStreamReader(limit=limit)
-    return [data for slice_ in slices for _, data in reader.feed(slice_)]
+    return [event.data for slice_ in slices for event in reader.feed(slice_)]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -48,7 +48,7 @@ def test_what_is_left_of_a_slice_belongs_to_the_next_one(rest: bytes) -> None:
 def test_a_type_left_of_a_slice_belongs_to_the_next_one() -> None:
     reader = EventStreamReader(limit=100)
     assert not list(reader.feed(b"event: error\n"))
-    assert list(reader.feed(b"data: 1\n\n")) == [(b"error", b"1")]
+    assert list(reader.feed(b"data: 1\n\n")) == [ServerEvent(b"error", b"1")]
 
 
 def test_a_byte_order_mark_behind_the_start_is_part_of_a_field() -> None:
@@ -58,7 +58,7 @@ def test_a_byte_order_mark_behind_the_start_is_part_of_a_field() -> None:
 def test_the_type_belongs_to_one_event_only() -> None:
     reader = EventStreamReader(limit=100)
     events = list(reader.feed(b"event: error\ndata: 1\n\ndata: 2\n\nevent: lost\n\ndata: 3\n\n"))
-    assert events == [(b"error", b"1"), (b"", b"2"), (b"", b"3")]
+    assert events == [ServerEvent(b"error", b"1"), ServerEvent(b"", b"2"), ServerEvent(b"", b"3")]
 
 
 def test_characters_cut_in_two_come_whole() -> None:
@@ -68,7 +68,7 @@ def test_characters_cut_in_two_come_whole() -> None:
 
 def test_a_line_without_an_end_is_refused_once_it_is_longer_than_the_limit() -> None:
     reader = EventStreamReader(limit=100)
-    assert list(reader.feed(b"data: fine\n\n" + b"x" * 100)) == [(b"", b"fine")]
+    assert list(reader.feed(b"data: fine\n\n" + b"x" * 100)) == [ServerEvent(b"", b"fine")]
     with pytest.raises(EventTooLong, match="100 bytes"):
         list(reader.feed(b"x"))
 
@@ -78,9 +78,17 @@ def test_an_event_without_an_end_is_refused_although_its_lines_are_short() -> No
         read(*[b"data: 0123456789\n"] * 20, limit=100)
 
 
+def test_what_came_whole_before_a_line_that_is_too_long_comes_with_the_refusal() -> None:
+    with pytest.raises(EventTooLong) as caught:
+        EventStreamReader(limit=100).feed(b"data: one\n\n: hi\n\ndata: two\n\n" + b"x" * 101)
+    assert caught.value.events == [ServerEvent(b"", b"one"), ServerEvent(b"", b"two")]
+
+
 @given(
     pieces=st.lists(
-        st.sampled_from([b"data: ", b"data:", b"x", b":c", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", "é".encode()])
+        st.sampled_from(
+            [b"data: ", b"data:", b"data: x\n\n", b"x", b":c", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", "é".encode()]
+        )
     ),
     cuts=st.lists(st.integers(0, 80)),
 )

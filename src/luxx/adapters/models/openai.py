@@ -435,7 +435,7 @@ class _Answer:
             self._error = ModelUnavailable("The model provider sent a line that is too long to be part of an answer.")
         try:
             for event in told:
-                payload = event[1].strip()
+                payload = event.data.strip()
                 if payload == b"[DONE]":
                     self.done = True
                     break
@@ -453,7 +453,7 @@ class _Answer:
     def end(self) -> list[ModelEvent]:
         """Give the last events; raises `ModelUnavailable` where the answer is not whole."""
         if self._whole is not None:
-            chunk = _chunk((b"", b"".join(self._whole)))
+            chunk = _chunk(ServerEvent(b"", b"".join(self._whole)))
             if not chunk.choices:
                 raise ModelUnavailable("The model provider's answer is no chat completion: check the base URL.")
             self._fold.take(chunk)
@@ -468,9 +468,8 @@ class _Answer:
 
 def _chunk(event: ServerEvent) -> Chunk:
     """Read a chunk; raises the `ModelError` that it stands for, or `ModelUnavailable` where it is none."""
-    type_, data = event
     try:
-        chunk = chunk_of(data)
+        chunk = chunk_of(event.data)
     except (ValueError, RecursionError):
         raise ModelUnavailable(
             "The model provider sent what is no part of a chat completion: check that the base URL leads to an "
@@ -478,7 +477,7 @@ def _chunk(event: ServerEvent) -> Chunk:
         ) from None
     if chunk.error:
         raise _error_in(chunk.error)
-    if chunk.object == "error" or type_ == b"error":
+    if chunk.object == "error" or event.type == b"error":
         raise _error_in({"code": chunk.code, "type": chunk.type})
     return chunk
 

@@ -1,13 +1,16 @@
 """Read `text/event-stream` from bytes as they come (WHATWG HTML, "Server-sent events")."""
 
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 _BOM: Final = b"\xef\xbb\xbf"
 _CR: Final = 0x0D
 
 
-ServerEvent: TypeAlias = tuple[bytes, bytes]
-"""One event: its type (`b""` where none was named) and its data lines, joined by line feeds."""
+class ServerEvent(NamedTuple):
+    """One event: its type (`b""` where none was named) and its data lines, joined by line feeds."""
+
+    type: bytes
+    data: bytes
 
 
 class EventTooLong(ValueError):
@@ -58,7 +61,7 @@ class EventStreamReader:
                 datas = plain[6:-2].split(b"\n\ndata: ")
                 if plain.count(b"\n") == 2 * len(datas):
                     self._at_start = self._skip_lf = False
-                    events = [(b"", data) for data in datas]
+                    events = [ServerEvent(b"", data) for data in datas]
                     slice_ = slice_[end:]
         if slice_:
             self._feed(slice_, events)
@@ -93,7 +96,7 @@ class EventStreamReader:
             line = line.removeprefix(_BOM)
         if not line:
             if self._data:
-                events.append((self._type, b"\n".join(self._data)))
+                events.append(ServerEvent(self._type, b"\n".join(self._data)))
             self._data = []
             self._event_size = 0
             self._type = b""

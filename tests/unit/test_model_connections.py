@@ -726,6 +726,11 @@ async def test_a_tls_connection_that_is_cut_is_no_end_of_a_body(certificate: tup
             await answer_of(connections)
 
 
+def test_a_secure_endpoint_is_never_asked_in_the_clear() -> None:
+    with pytest.raises(ValueError, match="whom to trust"):
+        Connections(Endpoint.of("https://host/v1"), headers={}, connect_s=1)
+
+
 # --- addresses --------------------------------------------------------------------------------------
 
 
@@ -761,6 +766,7 @@ def test_an_address_is_read_as_it_is_dialled_and_sent(
         ("http://[::1/v1", "cannot be read"),
         ("http://h/v1\r\nX: y", "cannot be read"),
         ("http://a..ä/v1", "cannot be read"),
+        ("http://a..b/v1", "cannot be read"),
         ("http://" + "h" * 70 + "/v1", "cannot be read"),
         ("host/v1", "begin with"),
         ("", "begin with"),

@@ -48,7 +48,7 @@ class Endpoint:
             parts = urlsplit(url)
             host = parts.hostname or ""
             port = parts.port
-            if not host.isascii() or len(host) > 63:
+            if ":" not in host:
                 host = host.encode("idna").decode()
         except ValueError:
             raise unreadable from None
@@ -85,7 +85,12 @@ class Connections:
         tls: ssl.SSLContext | None = None,
         keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
-        """`headers` go with every request; `tls` is needed where the endpoint is secure. Times are in seconds."""
+        """`headers` go with every request. Times are in seconds.
+
+        Raises ValueError for a secure endpoint without `tls`.
+        """
+        if endpoint.secure and tls is None:
+            raise ValueError("A secure endpoint needs to know whom to trust.")
         self._endpoint = endpoint
         lines = [f"POST {endpoint.path} HTTP/1.1", f"Host: {endpoint.authority}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]

@@ -60,6 +60,7 @@ class Stop(Enum):
 class _Running:
     """What a turn has come to so far."""
 
+    begun: Begun
     lease: Lease
     log: TurnLog
     answer: Answer = field(default_factory=Answer)
@@ -113,26 +114,20 @@ class RunTurn:
         """
         lease = begun.lease
         record = TurnRecord(message_id=lease.message_id, conversation_id=lease.conversation_id, user_id=lease.owner)
-        running = _Running(lease=lease, log=self.log)
+        running = _Running(begun=begun, lease=lease, log=self.log)
         with self.observer.turn(record):
             try:
-                await self._to_end(begun, running, record, tools_enabled=tools_enabled, stop=stop)
+                await self._to_end(running, record, tools_enabled=tools_enabled, stop=stop)
             finally:
                 record.model, record.usage, record.rounds = running.model, running.usage, running.rounds
                 record.first_token_s = running.first_token_s
                 record.duration_s = time.monotonic() - running.began
 
     async def _to_end(
-        self,
-        begun: Begun,
-        running: _Running,
-        record: TurnRecord,
-        *,
-        tools_enabled: bool,
-        stop: "asyncio.Future[Stop]",
+        self, running: _Running, record: TurnRecord, *, tools_enabled: bool, stop: "asyncio.Future[Stop]"
     ) -> None:
         lease = running.lease
-        work = asyncio.ensure_future(self._work(begun, running, tools_enabled=tools_enabled))
+        work = asyncio.ensure_future(self._work(running, tools_enabled=tools_enabled))
         stopped = False
         try:
             either: set[asyncio.Future[Any]] = {work, stop}
@@ -153,7 +148,7 @@ class RunTurn:
         status, problem = _outcome(reason, failure)
         record.outcome, record.error = status.value, None if problem is None else problem.code
         try:
-            await self._end(begun, running, status, problem)
+            await self._end(running, status, problem)
         except LeaseLost:
             record.outcome = "lost"
             _log.warning("the turn %s was taken over or deleted before its end", lease.message_id)
@@ -161,9 +156,9 @@ class RunTurn:
             record.outcome, record.error = Status.INTERRUPTED.value, error.code
             _log.warning("the end of the turn %s could not be stored: its lease will run out", lease.message_id)
 
-    async def _end(self, begun: Begun, running: _Running, status: Status, problem: Problem | None) -> None:
+    async def _end(self, running: _Running, status: Status, problem: Problem | None) -> None:
         answer = replace(
-            begun.answer,
+            running.begun.answer,
             parts=running.answer.parts,
             status=status,
             model=running.model,
@@ -175,15 +170,15 @@ class RunTurn:
             if problem is None
             else Failed(code=problem.code, message=problem.message, message_id=answer.id)
         )
-        await self.log.end(begun.lease, end, answer)
+        await self.log.end(running.lease, end, answer)
 
-    async def _work(self, begun: Begun, running: _Running, *, tools_enabled: bool) -> None:
-        conversation = begun.conversation
+    async def _work(self, running: _Running, *, tools_enabled: bool) -> None:
+        conversation = running.begun.conversation
         running.model = conversation.model
         entries = list(
             transcript(
                 conversation.system_prompt,
-                begun.history,
+                running.begun.history,
                 budget=self.result_budget,
                 untrusted=self.toolbox.untrusted,
             )

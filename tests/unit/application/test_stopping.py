@@ -243,6 +243,26 @@ async def test_a_turn_whose_conversation_is_deleted_at_its_end_ends_quietly(hous
         assert await unit.turns.running_in(OWNER, conversation.id) is None
 
 
+async def test_an_answer_that_is_deleted_at_its_end_ends_quietly_and_stays_deleted(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    house.model.then([ModelEnd("stop"), gate])
+    conversation = await house.conversation()
+    message_id = await house.send(conversation, "Hello?")
+    await gate.wait_reached()
+    async with house.storage.new_unit() as unit:
+        await unit.messages.delete(OWNER, message_id)
+        await unit.commit()
+    gate.opened.set()
+    await house.idle()
+    page = await house.list_messages(user_id=OWNER, conversation_id=conversation.id)
+    assert [message.content for message in page.items] == ["Hello?"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the turn {message_id} was taken over or deleted before its end"
+    ]
+
+
 async def test_an_end_that_cannot_be_stored_is_stored_as_interrupted_once_the_lease_ran_out() -> None:
     async with opened(log=UnendingLog) as house:
         house.model.then(spoken("All of it"))

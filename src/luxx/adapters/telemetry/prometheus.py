@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,8 @@ from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord
 
 SHORT: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LONG: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+SERIES_KEPT: Final = 1024
+"""Series of requests that are found at once; more than there can be routes, methods and statuses."""
 COUNTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -43,16 +46,17 @@ class PrometheusMetrics:
         self._pool_in_use: Callable[[], float] | None = None
         if self._shared is None:
             ProcessCollector(registry=registry)
-        self._requests = Counter(
-            "luxx_requests", "Requests answered.", ("route", "method", "status"), registry=registry
-        )
-        self._request_seconds = Histogram(
+        requests = Counter("luxx_requests", "Requests answered.", ("route", "method", "status"), registry=registry)
+        # Its own look-up takes a lock and a tuple for each request.
+        self._requests: Final = lru_cache(SERIES_KEPT)(requests.labels)
+        request_seconds = Histogram(
             "luxx_request_duration_seconds",
             "Time from a request to the end of its answer; of a stream, to the end of the stream.",
             ("route", "method"),
             buckets=(*SHORT, 30, 60, 300),
             registry=registry,
         )
+        self._request_seconds: Final = lru_cache(SERIES_KEPT)(request_seconds.labels)
         self._running = Gauge(
             "luxx_turns_running", "Answers being written.", multiprocess_mode="livesum", registry=registry
         )
@@ -142,8 +146,8 @@ class PrometheusMetrics:
         try:
             yield
         finally:
-            self._requests.labels(record.route, record.method, str(record.status)).inc()
-            self._request_seconds.labels(record.route, record.method).observe(record.duration_s)
+            self._requests(record.route, record.method, str(record.status)).inc()
+            self._request_seconds(record.route, record.method).observe(record.duration_s)
 
     @contextmanager
     def turn(self, record: TurnRecord) -> Iterator[None]:

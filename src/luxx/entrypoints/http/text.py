@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from luxx.adapters import validation
@@ -111,8 +112,13 @@ _PREFERENCE: Final = re.compile(
 
 def language_of(accept_language: str) -> Language:
     """Read an Accept-Language header (RFC 9110, 12.5.4): English where it is preferred, else Chinese."""
+    return _preferred(accept_language[:500])
+
+
+@lru_cache(256)
+def _preferred(accept_language: str) -> Language:
     best: dict[str, float] = {}
-    for item in accept_language[:500].split(","):
+    for item in accept_language.split(","):
         if match := _PREFERENCE.fullmatch(item):
             tag = match["tag"].lower()
             best[tag] = max(best.get(tag, 0.0), float(match["q"] or 1))

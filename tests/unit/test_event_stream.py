@@ -1,6 +1,7 @@
 """The stream as an ASGI application: one writer, one task for who leaves, and nothing left behind."""
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -167,6 +168,28 @@ async def test_silence_is_filled_and_no_comment_is_written_into_another_write() 
         assert await running == 0
     written = [piece for piece in client.body if piece not in {b"", HEARTBEAT}]
     assert written == [b'id: 1\nevent: text\ndata: {"delta":"a"}\n\n']
+
+
+async def test_a_comment_that_cannot_be_sent_is_nobodys_error() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    client, reading = Client(), Reading()
+    refused = asyncio.Event()
+
+    async def send(sent: dict[str, Any]) -> None:
+        if sent.get("body") == HEARTBEAT:
+            refused.set()
+            raise OSError("The connection is closed.")
+        await client.send(sent)
+
+    stream = stream_of(reading, heartbeat=0.001)
+    running = asyncio.create_task(stream({"type": "http"}, client.receive, send))
+    await asyncio.wait_for(refused.wait(), PATIENCE)
+    reading.coming.put_nowait(None)
+    await asyncio.wait_for(running, PATIENCE)
+    del running, stream
+    gc.collect()
+    assert (client.body, told) == ([b"", b""], [])
 
 
 EVENTS: list[TurnEvent] = [

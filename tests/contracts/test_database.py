@@ -415,6 +415,8 @@ async def test_recent_events_are_put_with_their_turns_others_when_there_are_many
     await _write(on_sqlite, first, steps, upto=5001)
     assert len((await _where(on_sqlite, first))[0]) == 5000
     await _write(on_sqlite, second, [_SHORT], upto=2)
+    await on_sqlite.close()  # which waits for it
+    await on_sqlite.open()
     for lease, upto in ((first, 5001), (second, 2)):
         assert await _where(on_sqlite, lease) == ([], list(range(1, upto + 1)))
     await _write(on_sqlite, second, [_SHORT], upto=3)

@@ -47,9 +47,9 @@ _ROUNDS: Final = 32
 _OVERHEAD: Final = 100
 """What a step weighs besides its text, in characters."""
 _RECENT_LIMIT: Final = 4096
-"""How many events wait on SQLite to be put with their turns' others: so many a reader looks through."""
+"""So many recent events are put with their turns' others (SQLite); until then a reader looks through them all."""
 _RECENT_SIZE: Final = 1024
-"""How long the data of an event that waits may be, in characters: of longer ones few share a page."""
+"""How long the data of a recent event may be, in characters: of longer ones few share a page."""
 
 
 @dataclass(slots=True, eq=False)
@@ -145,6 +145,7 @@ class DatabaseTurnLog:
         if database.postgres:
             self._notices = Notices(database.listening, committed=self._heard, cancelled=self._wakeups.cancel)
         self._tasks: list[asyncio.Task[None]] = []
+        self._putting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         if self._tasks:
@@ -165,6 +166,8 @@ class DatabaseTurnLog:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._putting is not None:
+            await self._putting
 
     # --- writing ------------------------------------------------------------------------------------
 
@@ -331,9 +334,18 @@ class DatabaseTurnLog:
     async def _commit(self, shares: Sequence[_Share], *, again: bool) -> set[_Writing]:
         """Store the shares of all turns whose lease is good, in one transaction; give the others' turns."""
         if not self._database.postgres:
-            return await self._database.driver.run(_commit_on_sqlite(shares, self._clock(), again=again), upkeep=True)
+            script = _commit_on_sqlite(shares, self._clock(), again=again)
+            lost, recent = await self._database.driver.run(script, upkeep=True)
+            if recent >= _RECENT_LIMIT and (self._putting is None or self._putting.done()):
+                self._putting = asyncio.create_task(self._put_away(), name="turn log: recent events")
+            return lost
         ids = [share.turn.lease.message_id for share in shares]
         return _lost(shares, await self._commit_at_once(ids, shares), again=again)
+
+    async def _put_away(self) -> None:
+        # Behind a commit and not within it: no token waits for this, unless the next commit comes at once.
+        with suppress(StorageUnavailable):  # then behind a later one
+            await self._database.driver.run(_put_away(), upkeep=True)
 
     async def _commit_at_once(self, ids: Sequence[str], shares: Sequence[_Share]) -> Sequence[Row]:
         leases = [share.turn.lease for share in shares]
@@ -483,14 +495,14 @@ def _lost(shares: Sequence[_Share], rows: Sequence[Row], *, again: bool) -> set[
     return {share.turn for share in shares if not _stored(share, found.get(share.turn.lease.message_id), again)}
 
 
-def _commit_on_sqlite(shares: Sequence[_Share], now: datetime, *, again: bool) -> Script[set[_Writing]]:
-    """Store what the fences let through, and give the turns that they do not.
+def _commit_on_sqlite(shares: Sequence[_Share], now: datetime, *, again: bool) -> Script[tuple[set[_Writing], int]]:
+    """Store what the fences let through; give the turns that they do not, and how many recent events there were.
 
     One statement does one thing for all of them, and gives one row or none: for each that it is given or
     gives, the driver takes Python's lock anew, and waits for it as long as whatever else this process does.
     """
     good, lost = shares, set[_Writing]()
-    went, waiting = yield from _go_on_all(good)
+    went, recent = yield from _go_on_all(good)
     if went < len(good):
         # To be undone, so that the turns are seen as they were.
         yield _ROLLBACK, {}
@@ -514,17 +526,15 @@ def _commit_on_sqlite(shares: Sequence[_Share], now: datetime, *, again: bool) -
         if added:
             yield _ADD_EVENTS[table], {"events": encode(added).decode()}
     yield from ((statement, each) for statement, each in ((_END, ending), (_STORE_ANSWER, answers)) if each)
-    if waiting >= _RECENT_LIMIT:
-        yield from _put_away()
-    return lost
+    return lost, recent
 
 
 def _go_on_all(shares: Sequence[_Share]) -> Script[tuple[int, int]]:
-    """Set how far these turns are, where the lease is good; give for how many it was, and how many events wait."""
+    """Set how far these turns are, where the lease is good; give how many they were, and how many events are recent."""
     given = [(t.lease.message_id, t.lease.fence, t.seq, t.seq + len(s.rows)) for s in shares for t in (s.turn,)]
     yield _GO_ON, {"given": encode(given).decode()}
-    ((went, waiting),) = yield _WENT_ON, {}
-    return went, waiting or 0
+    ((went, recent),) = yield _WENT_ON, {}
+    return went, recent or 0
 
 
 def _put_away() -> Script[None]:

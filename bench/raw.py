@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final, cast
 
 import asyncpg
-import jwt
 import msgspec
 import uvicorn
 from litestar import Litestar, Request, Response, get, post
 from litestar.params import Parameter
 
 from luxx.adapters.database import Database
+from luxx.adapters.security.jwt import JwtCodec
 from luxx.adapters.system import SortableIds, utc_now
 from luxx.adapters.telemetry.logs import LogObserver, configure
 from luxx.adapters.telemetry.prometheus import PrometheusMetrics
@@ -160,7 +160,7 @@ class Postgres:
 
     def __init__(self, url: str, secret: str) -> None:
         self._url: Final = url
-        self._secret: Final = secret
+        self._tokens: Final = JwtCodec(secret)
         self._pools: dict[str, asyncpg.Pool] = {}
 
     async def open(self) -> None:
@@ -172,9 +172,9 @@ class Postgres:
             await pool.close()
 
     async def page(self, how: str, token: str) -> Listed:
-        claims = jwt.decode(token, self._secret, algorithms=["HS256"], issuer="luxx", audience="luxx")
+        claims = self._tokens.decode(token, now=utc_now())
         async with self._pools[how].acquire() as connection:
-            caller = await connection.fetchrow(_SESSION, claims["sid"])
+            caller = await connection.fetchrow(_SESSION, claims.session_id)
             if caller is None or caller["revoked_at"] is not None or not caller["is_active"]:
                 raise PermissionError
             rows = await connection.fetch(_PAGE, caller["user_id"], 20, 0)

@@ -580,6 +580,23 @@ async def test_closing_closes_what_is_free_and_what_is_in_use_and_no_more_can_be
             await connections.post(b"")
 
 
+@on_both_loops
+async def test_closing_breaks_off_what_waits_on_a_kept_connection_and_asks_nobody_again() -> None:
+    async def once(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(WHOLE)
+        await far.asked(reader)
+        await linger(reader, writer)
+
+    async with far_end(FarEnd(once)) as far, connections_to(far) as connections:
+        await answer_of(connections)
+        waiting = asyncio.create_task(connections.post(b""))
+        await until(lambda: len(far.requests) == 2)
+        await connections.aclose()
+        with pytest.raises(BrokenOff):
+            await waiting
+
+
 # --- connecting -------------------------------------------------------------------------------------
 
 

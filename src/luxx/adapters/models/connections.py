@@ -116,7 +116,7 @@ class Connections:
             try:
                 await response.head()
             except BrokenOff:
-                if response.begun:
+                if response.begun or self._closed:
                     raise
             else:
                 return response

@@ -411,18 +411,18 @@ async def test_recent_events_are_put_with_their_turns_others_when_there_are_many
     ada = await stored_user(on_sqlite)
     _, first = await running_turn(on_sqlite, ada)
     _, second = await running_turn(on_sqlite, ada)
-    steps: list[Step] = [_SHORT, Thinking(delta="hm ")] * 2500
-    await _write(on_sqlite, first, steps, upto=5001)
-    assert len((await _where(on_sqlite, first))[0]) == 5000
+    steps: list[Step] = [_SHORT, Thinking(delta="hm ")] * 1100
+    await _write(on_sqlite, first, steps, upto=2201)
+    assert len((await _where(on_sqlite, first))[0]) == 2200
     await _write(on_sqlite, second, [_SHORT], upto=2)
     await on_sqlite.close()  # which waits for it
     await on_sqlite.open()
-    for lease, upto in ((first, 5001), (second, 2)):
+    for lease, upto in ((first, 2201), (second, 2)):
         assert await _where(on_sqlite, lease) == ([], list(range(1, upto + 1)))
     await _write(on_sqlite, second, [_SHORT], upto=3)
     assert await _where(on_sqlite, second) == ([3], [1, 2])
     other = Database(sqlite_url)
-    assert [logged.event for logged in await other.log.read(first.message_id, limit=6000)][1:] == steps
+    assert [logged.event for logged in await other.log.read(first.message_id, limit=3000)][1:] == steps
     await other.close()
     assert [logged.event for logged in await _read_elsewhere(sqlite_url, second)][1:] == [_SHORT, _SHORT]
 

@@ -46,7 +46,7 @@ _FORGET_AT_ONCE: Final = 500
 _ROUNDS: Final = 32
 _OVERHEAD: Final = 100
 """What a step weighs besides its text, in characters."""
-_RECENT_LIMIT: Final = 4096
+_RECENT_LIMIT: Final = 2048
 """So many recent events are put with their turns' others (SQLite); until then a reader looks through them all."""
 _RECENT_SIZE: Final = 1024
 """How long the data of a recent event may be, in characters: of longer ones few share a page."""

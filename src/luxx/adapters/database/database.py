@@ -231,7 +231,7 @@ class DatabaseUnit:
 
     @property
     def conversations(self) -> DatabaseConversations:
-        return DatabaseConversations(self._connection, self._gone.extend)
+        return DatabaseConversations(self._connection, self._gone.extend, self._database.postgres)
 
     @property
     def messages(self) -> DatabaseMessages:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from luxx.adapters.database.connection import Connection
+from luxx.adapters.database.recent import put_away
 from luxx.adapters.database.schema import (
     api_keys,
     conversation_counts,
@@ -496,6 +497,7 @@ class DatabaseConversations:
     connection: Connection
     gone: Callable[[Sequence[str]], None]
     """Told the answers whose turns were deleted."""
+    postgres: bool
 
     async def add(self, conversation: Conversation) -> None:
         await self.connection.run(_add_conversation(conversation))
@@ -537,7 +539,7 @@ class DatabaseConversations:
         await self.connection.run(_update_conversation(conversation))
 
     async def delete(self, owner: int, conversation_id: str) -> None:
-        self.gone(await self.connection.run(_delete_conversation(owner, conversation_id)))
+        self.gone(await self.connection.run(_delete_conversation(owner, conversation_id, postgres=self.postgres)))
 
 
 def _counting(owner: int, changes: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -566,7 +568,7 @@ def _update_conversation(conversation: Conversation) -> Script[None]:
         yield _COUNT, _counting(conversation.user_id, {name: by for name, by in moves if name is not None})
 
 
-def _delete_conversation(owner: int, conversation_id: str) -> Script[Sequence[str]]:
+def _delete_conversation(owner: int, conversation_id: str, *, postgres: bool) -> Script[Sequence[str]]:
     # Conversation, turns, messages, counts: the order in which everybody locks, so that nobody deadlocks.
     key = {"owner": owner, "conversation": conversation_id}
     rows = yield _LOCK_PROJECT, key
@@ -574,6 +576,8 @@ def _delete_conversation(owner: int, conversation_id: str) -> Script[Sequence[st
         raise no_conversation(conversation_id)
     ((project_id,),) = rows
     answers = yield _LOCK_TURNS, key
+    if not postgres:
+        yield from put_away()  # for each turn that goes, those that are there would be looked through
     yield _DELETE_CONVERSATION, key
     yield _COUNT, _counting(owner, _scopes(project_id, -1))
     return [message_id for (message_id,) in answers]

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from luxx.adapters.database.notices import CHANNEL, Notices
+from luxx.adapters.database.recent import EVENT, put_away
 from luxx.adapters.database.repositories import answer_values
 from luxx.adapters.database.schema import (
     Names,
@@ -25,7 +26,7 @@ from luxx.adapters.database.schema import (
     turn_events,
     turns,
 )
-from luxx.adapters.database.statements import Row, Script, Statement, insert_if_new
+from luxx.adapters.database.statements import Row, Script, Statement
 from luxx.adapters.database.tails import Tails
 from luxx.adapters.database.turns import lease_end, now_on
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
@@ -345,7 +346,7 @@ class DatabaseTurnLog:
     async def _put_away(self) -> None:
         # Behind a commit and not within it: no token waits for this, unless the next commit comes at once.
         with suppress(StorageUnavailable):  # then behind a later one
-            await self._database.driver.run(_put_away(), upkeep=True)
+            await self._database.driver.run(put_away(), upkeep=True)
 
     async def _commit_at_once(self, ids: Sequence[str], shares: Sequence[_Share]) -> Sequence[Row]:
         leases = [share.turn.lease for share in shares]
@@ -537,18 +538,12 @@ def _go_on_all(shares: Sequence[_Share]) -> Script[tuple[int, int]]:
     return went, recent or 0
 
 
-def _put_away() -> Script[None]:
-    """Put all recent events with their turns' others (SQLite)."""
-    yield _PUT_AWAY, {}
-    yield _NONE_RECENT, {}
-
-
 def _forget(ended_before: datetime, *, postgres: bool) -> Script[Sequence[str]]:
     rows = yield _ENDED, {"before": ended_before}
     ids = [message_id for (message_id,) in rows]
     if ids:
         if not postgres:
-            yield from _put_away()
+            yield from put_away()
         yield _DELETE_EVENTS, {"turns": ids}
         yield _LOG_GONE, {"turns": ids}
     return ids
@@ -665,7 +660,6 @@ def _go_on() -> sa.Executable:
     )
 
 
-_EVENT: Final = ("message_id", "seq", "name", "data")
 _ROLLBACK: Final = Statement(sa.text("ROLLBACK"))
 _BEGIN: Final = Statement(sa.text("BEGIN IMMEDIATE"))
 _GO_ON: Final = Statement(_go_on())
@@ -674,19 +668,9 @@ _WENT_ON: Final = Statement(
     sa.select(sa.func.changes(), sa.select(sa.func.max(recent_events.c.id)).scalar_subquery())
 )
 _ADD_EVENTS: Final = {
-    table: Statement(sa.insert(table).from_select(_EVENT, sa.select(*_listed("events", 4))))
+    table: Statement(sa.insert(table).from_select(EVENT, sa.select(*_listed("events", 4))))
     for table in (recent_events, turn_events)
 }
-_PUT_AWAY: Final = Statement(
-    # Were one there already, by whatever fault, no commit could be made any more.
-    insert_if_new(turn_events, postgres=False).from_select(
-        _EVENT,
-        sa.select(*(recent_events.c[name] for name in _EVENT)).order_by(
-            recent_events.c.message_id, recent_events.c.seq
-        ),
-    )
-)
-_NONE_RECENT: Final = Statement(sa.delete(recent_events))
 
 
 def _read(postgres: bool) -> sa.Executable:

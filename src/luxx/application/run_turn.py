@@ -39,7 +39,7 @@ from luxx.domain.errors import (
 )
 from luxx.domain.message import Problem, Status, ToolCallPart, Usage, clean
 from luxx.domain.tool import ToolCall, ToolSpec
-from luxx.domain.turn import Answer, Done, Failed, Step, Text, Thinking, ToolCalled, ToolReturned
+from luxx.domain.turn import Answer, Done, Failed, Step, Text, Thinking, ToolCalled, ToolReturned, deltas_of
 
 MAX_CALLS: Final = 32
 """Tool calls run in one round, at most; further ones are refused to the model."""
@@ -240,13 +240,11 @@ class RunTurn:
                 match event:
                     case ModelText(delta=delta):
                         text.append(clean(delta))
-                        await running.add(Text(delta=text[-1]))
-                        await self.log.ready(running.lease)
+                        await self._say(running, Text, text[-1])
                     case ModelThinking(delta=delta):
                         thinking.append(clean(delta))
                         if conversation.thinking_enabled:
-                            await running.add(Thinking(delta=thinking[-1]))
-                            await self.log.ready(running.lease)
+                            await self._say(running, Thinking, thinking[-1])
                     case ModelToolCall(call=call) if request.tools:
                         calls.append(running.unique(_cleaned(call)))
                         await running.add(
@@ -262,6 +260,11 @@ class RunTurn:
         if not ended:
             raise ModelUnavailable("The model's answer broke off before its end.")
         return AssistantEntry(text="".join(text), thinking="".join(thinking), calls=tuple(calls))
+
+    async def _say(self, running: _Running, kind: type[Text | Thinking], said: str) -> None:
+        for delta in deltas_of(said):
+            await running.add(kind(delta=delta))
+        await self.log.ready(running.lease)
 
     async def _run_tools(
         self, running: _Running, calls: Sequence[ToolCall], offered: frozenset[str]

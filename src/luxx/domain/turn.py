@@ -79,7 +79,14 @@ class ImpossibleStep(Exception):
 
 
 MERGED_LIMIT: Final = 8 * 1024
-"""Characters from which on a delta takes in no more: whoever reads events holds few of them at once."""
+"""Characters of a delta from which on it takes in no more: whoever reads events holds few of them at once."""
+
+
+def deltas_of(text: str) -> Iterable[str]:
+    """Cut what was said at once into deltas of at most `MERGED_LIMIT` characters."""
+    if len(text) <= MERGED_LIMIT:
+        return (text,)
+    return (text[start : start + MERGED_LIMIT] for start in range(0, len(text), MERGED_LIMIT))
 
 
 def merged(events: Iterable[TurnEvent]) -> list[TurnEvent]:

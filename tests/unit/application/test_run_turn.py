@@ -35,7 +35,7 @@ from luxx.domain.errors import (
 )
 from luxx.domain.message import Json, Problem, Status, TextPart, ThinkingPart, ToolCallPart, Usage
 from luxx.domain.tool import ToolCall
-from luxx.domain.turn import Done, Failed, Text, Thinking, ToolCalled, ToolReturned, fold
+from luxx.domain.turn import MERGED_LIMIT, Done, Failed, Text, Thinking, ToolCalled, ToolReturned, fold
 
 ECHO = FunctionTool("echo", echo)
 
@@ -55,6 +55,16 @@ async def test_an_answer_without_tools_is_stored_as_it_was_streamed(house: House
     assert [event.delta for event in steps_in(events, Text)] == ["Good ", "day"]
     assert events[-1] == Done(message=answer)
     assert fold(events).parts == answer.parts
+
+
+async def test_what_a_model_says_at_once_is_told_in_events_of_bounded_size(house: House) -> None:
+    thought, said = "hm " * 10_000, "word 🦉 " * 10_000
+    house.model.then([ModelThinking(thought), ModelText(said), ModelEnd("stop")])
+    answer = await house.answer(await house.conversation(thinking_enabled=True))
+    assert answer.parts == (ThinkingPart(text=thought), TextPart(text=said))
+    events = await house.events(answer.id)
+    deltas = [event.delta for event in (*steps_in(events, Text), *steps_in(events, Thinking))]
+    assert max(map(len, deltas)) <= MERGED_LIMIT
 
 
 async def test_a_turn_reads_on_from_its_model_when_its_log_is_ready() -> None:

@@ -791,6 +791,21 @@ async def test_what_a_turn_adds_when_it_is_let_on_is_committed_with_what_it_wait
         assert [event.delta for event in events if isinstance(event, Text)] == ["01234"]
 
 
+async def test_a_turn_whose_steps_came_slowly_is_let_on_when_they_come_at_once(database: Database) -> None:
+    """It is let on for one step then, adds it, and waits again: with that taken, nothing else wakes the writer."""
+    _, lease = await running_turn(database, await stored_user(database))
+    reader = following(database.log, lease.message_id, after=1)
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(3):
+            await database.log.append(lease, Text(delta="x"))
+            await database.log.ready(lease)
+            await anext(reader)
+        for _ in range(5):
+            await database.log.append(lease, Text(delta="x"))
+            await database.log.ready(lease)
+    await reader.aclose()
+
+
 async def test_a_model_that_gives_its_words_one_by_one_does_not_fall_behind(database: Database) -> None:
     """Those that are there at once are taken together, however many, and not one for each commit."""
     _, lease = await running_turn(database, await stored_user(database))

@@ -434,6 +434,59 @@ async def test_a_small_answer_that_inflates_without_end_is_cut_off(upstream: Scr
     await model.aclose()
 
 
+async def test_inflating_lets_others_run_between_slices() -> None:
+    """A small answer that came whole can take a second to inflate and to read."""
+    rounds = 0
+
+    async def other() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    slices = [gzip.compress(b": nothing\n" * 200_000 + WHOLE)]
+    model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1"), network=Slices(slices, encoding="gzip"))
+    running = asyncio.create_task(other())
+    assert text_in(await heard(model, REQUEST)) == "ab"
+    running.cancel()
+    assert rounds >= 30, "2 MB are 30 slices of 64 KiB"
+    await model.aclose()
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [
+        pytest.param([gzip.compress(b":\n" * (8 << 20))], id="one slice"),
+        pytest.param(
+            itertools.chain([gzip.compress(b"")[:10]], itertools.repeat(b"\0\0\0\xff\xff")), id="slices of nothing"
+        ),
+    ],
+)
+async def test_inflating_is_bounded_in_time(slices: Iterable[bytes]) -> None:
+    settings = OpenAISettings(base_url="http://model/v1", total_s=0.05)
+    model = OpenAIChatModel(settings, network=Slices(slices, encoding="gzip"))
+    with pytest.raises(ModelTimeout, match=r"no whole answer within 0\.05 s"):
+        await heard(model, REQUEST)
+    await model.aclose()
+
+
+async def test_what_comes_behind_the_end_of_what_is_compressed_is_not_read() -> None:
+    read = 0
+
+    def slices() -> Iterable[bytes]:
+        nonlocal read
+        yield gzip.compress(delta(content="ab") + finish())
+        for _ in range(100):
+            read += 1
+            yield b"more"
+
+    network = Slices(slices(), encoding="gzip")
+    model = OpenAIChatModel(OpenAISettings(base_url="http://model/v1"), network=network)
+    assert text_in(await heard(model, REQUEST)) == "ab"
+    assert not read
+    await model.aclose()
+
+
 # --- slices -----------------------------------------------------------------------------------------
 
 
@@ -441,11 +494,11 @@ class Slices:
     """A network that delivers an answer in given slices: each is one read."""
 
     status = 200
-    headers: Final[Mapping[str, str]] = {"content-type": "text/event-stream"}
     ready = True
 
-    def __init__(self, slices: Iterable[bytes]) -> None:
+    def __init__(self, slices: Iterable[bytes], *, encoding: str = "identity") -> None:
         self._slices = iter(slices)
+        self.headers: Mapping[str, str] = {"content-type": "text/event-stream", "content-encoding": encoding}
 
     async def post(self, body: bytes) -> Self:
         del body

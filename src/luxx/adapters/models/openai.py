@@ -375,14 +375,7 @@ class _Answer:
         try:
             if self._error is not None:
                 raise self._error
-            if self._inflater is not None:
-                data = await self._inflated(self._inflater)
-            elif self._response.ready:
-                self._patience.check()
-                data = await self._response.read()
-            else:
-                with self._patience:
-                    data = await self._response.read()
+            data = await (self._came() if self._inflater is None else self._inflated(self._inflater))
             self._size += len(data)
             if self._size > self._limit:
                 raise ModelUnavailable(
@@ -399,16 +392,25 @@ class _Answer:
         # The answer is there; what failed to come is only the count of its tokens.
         return b""
 
+    async def _came(self) -> bytes:
+        """Give what has come, or wait for it. All is given at once, and more comes only while others run."""
+        if self._response.ready:
+            self._patience.check()
+            return await self._response.read()
+        with self._patience:
+            return await self._response.read()
+
     async def _inflated(self, inflater: "zlib._Decompress") -> bytes:
         data = b""
-        while not data:
+        while not data and not inflater.eof:
+            if self._compressed:
+                # Little can hold so much that reading it takes seconds.
+                self._patience.check()
+                await asyncio.sleep(0)
+            else:
+                self._compressed = await self._came()
             if not self._compressed:
-                with self._patience:
-                    self._compressed = await self._response.read()
-            if not self._compressed:
-                if not inflater.eof:
-                    raise BrokenOff
-                return b""
+                raise BrokenOff
             try:
                 data = inflater.decompress(self._compressed, _INFLATED_SLICE)
             except zlib.error:

@@ -5,6 +5,7 @@ import inspect
 import socket
 import ssl
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -22,6 +23,7 @@ from luxx.adapters.models.connections import (
     Endpoint,
     Response,
     Unreachable,
+    _Connection,
 )
 from luxx.adapters.models.dial import Address, addresses_of, dialled
 
@@ -527,6 +529,64 @@ async def test_a_body_of_many_mebibytes_arrives_whole() -> None:
         body = bytes(range(256)) * (1 << 14)
         assert await answer_of(connections, body) == b"whole"
         assert far.requests[0].endswith(b"\r\n\r\n" + body)
+
+
+class Wire(asyncio.Transport):
+    """The near end of a connection whose far end is the test."""
+
+    paused = False
+    aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Nobody reads it."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+def wired() -> tuple[_Connection, Wire]:
+    connection = _Connection(Connections(Endpoint.of("http://h/v1"), headers={}, connect_s=1))
+    wire = Wire()
+    connection.connection_made(wire)
+    return connection, wire
+
+
+async def test_what_is_unread_is_bounded_although_it_comes_in_the_smallest_pieces() -> None:
+    connection, wire = wired()
+    response = connection.ask(b"")
+    connection.data_received(CHUNKED)
+    tracemalloc.start()
+    try:
+        while not wire.paused:
+            connection.data_received(b"1\r\na\r\n" * 100)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1 << 19
+    assert len(await response.read()) < 1 << 13
+    assert not wire.paused
+
+
+async def test_a_connection_whose_reading_is_held_up_is_not_kept() -> None:
+    connection, wire = wired()
+    response = connection.ask(b"")
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 300001\r\n\r\n" + b"a" * 300_000)
+    assert wire.paused
+    connection.data_received(b"b")
+    assert wire.aborted
+    assert len(await body_of(response)) == 300_001
 
 
 # --- letting go -------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ KEEP_ALIVE_S: Final = 30.0
 _UNREAD_LIMIT: Final = 1 << 18
 _OVERHEAD_LIMIT: Final = 1 << 16
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_OF_A_PIECE: Final = 64
+"""Bytes that a piece takes besides what is in it."""
 
 
 class ConnectTimedOut(Exception):
@@ -351,7 +353,8 @@ class Response:
                 return
             self._fit = False
         if self._complete:
-            self._detach(fit=self._fit)
+            # Reading that is held up would stay so, with nobody to let it go on.
+            self._detach(fit=self._fit and not self._paused)
         elif self._overhead > _OVERHEAD_LIMIT:
             self.broken(f"more than {_OVERHEAD_LIMIT} bytes that are not of the body")
         elif self._unread > _UNREAD_LIMIT and not self._paused and self._connection is not None:
@@ -407,7 +410,7 @@ class Response:
 
     def on_body(self, piece: bytes) -> None:
         self._overhead = 0
-        self._unread += len(piece)
+        self._unread += len(piece) + _OF_A_PIECE
         self._pieces.append(piece)
 
     def on_message_complete(self) -> None:

@@ -439,7 +439,7 @@ async def test_a_request_on_a_kept_connection_that_turns_out_to_be_gone_is_sent_
         await far.asked(reader)
         writer.write(WHOLE)
 
-    async with far_end(FarEnd(first, second)) as far, connections_to(far) as connections:
+    async with far_end(FarEnd(first, second)) as far, connections_to(far, again_within_s=60) as connections:
         await answer_of(connections, b"1")
         assert await answer_of(connections, b"2") == b"whole"
         assert [request[-1:] for request in far.requests] == [b"1", b"2", b"2"]
@@ -469,11 +469,35 @@ async def test_it_is_sent_again_once_and_not_where_an_answer_has_begun() -> None
         writer.write(WHOLE)
         await far.asked(reader)
 
-    async with far_end(FarEnd(kept, silent)) as far, connections_to(far) as connections:
+    async with far_end(FarEnd(kept, silent)) as far, connections_to(far, again_within_s=60) as connections:
         await answer_of(connections)
         with pytest.raises(BrokenOff):
             await connections.post(b"")
         assert far.connections == 2
+
+
+@on_both_loops
+async def test_a_request_that_the_server_had_for_a_while_is_not_sent_again() -> None:
+    """The provider may have worked on it, and would be paid twice."""
+    loop = asyncio.get_running_loop()
+    go = asyncio.Event()
+
+    async def holding(reader: Reader, writer: Writer) -> None:
+        await far.asked(reader)
+        writer.write(WHOLE)
+        await far.asked(reader)
+        await go.wait()
+
+    async with far_end(FarEnd(holding)) as far, connections_to(far, again_within_s=0.02) as connections:
+        await answer_of(connections)
+        waiting = asyncio.create_task(connections.post(b""))
+        await until(lambda: len(far.requests) == 2)
+        had_since = loop.time()
+        await until(lambda: loop.time() > had_since + 0.02)
+        go.set()
+        with pytest.raises(BrokenOff):
+            await waiting
+        assert (far.connections, len(far.requests)) == (1, 2)
 
 
 # --- how much is held, and how much is sent ---------------------------------------------------------

@@ -12,6 +12,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from luxx.adapters.models.dial import addresses_of, dialled
 
 KEEP_ALIVE_S: Final = 30.0
+AGAIN_WITHIN_S: Final = 1.0
+"""How soon a kept connection shows that it was gone when it was asked."""
 _UNREAD_LIMIT: Final = 1 << 18
 _OVERHEAD_LIMIT: Final = 1 << 16
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -86,8 +88,12 @@ class Connections:
         connect_s: float,
         tls: ssl.SSLContext | None = None,
         keep_alive_s: float = KEEP_ALIVE_S,
+        again_within_s: float = AGAIN_WITHIN_S,
     ) -> None:
         """`headers` go with every request. Times are in seconds.
+
+        What is lost on a kept connection within `again_within_s` is sent again; later, the provider may
+        have worked on it.
 
         Raises ValueError for a secure endpoint without `tls`.
         """
@@ -100,6 +106,7 @@ class Connections:
         self._connect_s = connect_s
         self._tls = tls
         self._keep_alive_s = keep_alive_s
+        self._again_within_s = again_within_s
         self._open: set[_Connection] = set()
         self._idle: dict[_Connection, float] = {}
         self._sweeping: asyncio.TimerHandle | None = None
@@ -108,17 +115,19 @@ class Connections:
     async def post(self, body: bytes) -> "Response":
         """Send a request and give the response once its head is there; close it, whatever comes of it.
 
-        A kept connection that turns out to be gone is none: the request goes out again on a new one.
+        A kept connection that turns out at once to be gone is none: the request goes out again on a new one.
         Raises `ConnectTimedOut`, `Unreachable` or `BrokenOff`.
         """
         request = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
         kept = self._kept()
         if kept is not None:
+            now = asyncio.get_running_loop().time
+            again_until = now() + self._again_within_s
             response = kept.ask(request)
             try:
                 await response.head()
             except BrokenOff:
-                if response.begun or self._closed:
+                if response.begun or self._closed or now() > again_until:
                     raise
             else:
                 return response

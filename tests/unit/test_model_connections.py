@@ -531,30 +531,6 @@ async def test_a_reader_that_is_slow_holds_the_server_up_and_loses_nothing() -> 
         assert len(first) + len(await body_of(response)) == 1_000 * 0x8000
 
 
-@on_both_loops
-async def test_an_early_answer_is_read_although_the_request_is_not_all_sent() -> None:
-    answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
-
-    async def early(reader: Reader, writer: Writer) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await asyncio.get_running_loop().create_future()
-
-    async with far_end(FarEnd(early)) as far, connections_to(far) as connections:
-        response = await connections.post(b"x" * (32 << 20))
-        assert (response.status, await body_of(response)) == (413, b"no")
-        await connections.post(b"")
-        assert far.connections == 2, "what was left of the first request would have been read as the second"
-
-
-@on_both_loops
-async def test_a_body_of_many_mebibytes_arrives_whole() -> None:
-    async with far_end(answering(WHOLE)) as far, connections_to(far) as connections:
-        body = bytes(range(256)) * (1 << 14)
-        assert await answer_of(connections, body) == b"whole"
-        assert far.requests[0].endswith(b"\r\n\r\n" + body)
-
-
 class Wire(asyncio.Transport):
     """The near end of a connection whose far end is the test."""
 
@@ -611,6 +587,30 @@ async def test_a_connection_whose_reading_is_held_up_is_not_kept() -> None:
     connection.data_received(b"b")
     assert wire.aborted
     assert len(await body_of(response)) == 300_001
+
+
+@on_both_loops
+async def test_an_early_answer_is_read_although_the_request_is_not_all_sent() -> None:
+    answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
+
+    async def early(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await asyncio.get_running_loop().create_future()
+
+    async with far_end(FarEnd(early)) as far, connections_to(far) as connections:
+        response = await connections.post(b"x" * (32 << 20))
+        assert (response.status, await body_of(response)) == (413, b"no")
+        await connections.post(b"")
+        assert far.connections == 2, "what was left of the first request would have been read as the second"
+
+
+@on_both_loops
+async def test_a_body_of_many_mebibytes_arrives_whole() -> None:
+    async with far_end(answering(WHOLE)) as far, connections_to(far) as connections:
+        body = bytes(range(256)) * (1 << 14)
+        assert await answer_of(connections, body) == b"whole"
+        assert far.requests[0].endswith(b"\r\n\r\n" + body)
 
 
 # --- letting go -------------------------------------------------------------------------------------
@@ -679,6 +679,46 @@ async def test_closing_breaks_off_what_waits_on_a_kept_connection_and_asks_nobod
         await connections.aclose()
         with pytest.raises(BrokenOff):
             await waiting
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@on_both_loops
+async def test_closing_while_a_connection_is_being_made_breaks_the_answer_off(
+    certificate: tuple[Path, Path], secure: bool
+) -> None:
+    """Of the rounds of the loop from asking to being asked, it may fall into any."""
+    serving, trusting = tls_of(certificate) if secure else (None, None)
+    rounds = 0
+    async with far_end(answering(WHOLE, then=linger), tls=serving) as far:
+        while not far.requests:
+            rounds += 1
+            async with connections_to(far, tls=trusting) as connections:
+                asking = asyncio.create_task(connections.post(b""))
+                for _ in range(rounds):
+                    await asyncio.sleep(0)
+                await connections.aclose()
+                async with asyncio.timeout(5):
+                    (outcome,) = await asyncio.gather(asking, return_exceptions=True)
+                assert isinstance(outcome, (BrokenOff, Unreachable, Response))
+
+
+@on_both_loops
+async def test_a_new_connection_that_is_lost_before_it_is_asked_is_broken_off() -> None:
+    async def refusing(reader: Reader, writer: Writer) -> None:
+        await reset(reader, writer)
+
+    async with far_end(FarEnd(refusing)) as far, connections_to(far) as connections:
+        for _ in range(50):
+            with pytest.raises((BrokenOff, Unreachable)):
+                await connections.post(b"")
+    connection, wire = wired()
+    wire.abort()
+    with pytest.raises(BrokenOff):
+        await connection.ask(b"").head()
+    connection, wire = wired()
+    connection.connection_lost(None)
+    with pytest.raises(BrokenOff):
+        await connection.ask(b"").head()
 
 
 # --- connecting -------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ KEEP_ALIVE_S: Final = 30.0
 AGAIN_WITHIN_S: Final = 1.0
 """How soon a kept connection shows that it was gone when it was asked."""
 _UNREAD_LIMIT: Final = 1 << 18
-_OVERHEAD_LIMIT: Final = 1 << 16
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _OF_A_PIECE: Final = 64
 """Bytes that a piece takes besides what is in it."""
+_OVERHEAD_LIMIT: Final = 1 << 16
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class ConnectTimedOut(Exception):
@@ -171,9 +171,11 @@ class Connections:
             raise ConnectTimedOut from None
         except OSError as error:
             raise Unreachable from error
+        # Not before: uvloop leaves the socket open of a connection that is closed while it is made.
+        self._opened(connection)
         return connection
 
-    def opened(self, connection: "_Connection") -> None:
+    def _opened(self, connection: "_Connection") -> None:
         self._open.add(connection)
         if self._closed:
             connection.abort()
@@ -205,23 +207,26 @@ class Connections:
 class _Connection(asyncio.Protocol):
     """One connection, with the response that is being read from it, if any."""
 
-    __slots__ = ("_pool", "response", "transport")
+    __slots__ = ("_lost", "_pool", "response", "transport")
 
     transport: asyncio.Transport
 
     def __init__(self, pool: Connections) -> None:
         self._pool = pool
+        self._lost = False
         self.response: Response | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self._pool.opened(self)
 
     def ask(self, request: bytes) -> "Response":
         """Send a request. All of it is handed over, and the answer may come before it is gone."""
-        self.response = Response(self)
-        self.transport.write(request)
-        return self.response
+        response = self.response = Response(self)
+        if self._lost or self.transport.is_closing():
+            response.broken("the connection was lost before anything was asked")
+        else:
+            self.transport.write(request)
+        return response
 
     def data_received(self, data: bytes) -> None:
         if self.response is None:
@@ -237,7 +242,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._pool.lost(self)
+        self._let_go()
         if self.response is not None:
             self.response.broken("the connection was lost")
 
@@ -252,8 +257,12 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once: a goodbye, as TLS has it, would be waited for."""
-        self._pool.lost(self)
+        self._let_go()
         self.transport.abort()
+
+    def _let_go(self) -> None:
+        self._lost = True
+        self._pool.lost(self)
 
 
 class Response:

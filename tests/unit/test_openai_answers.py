@@ -399,6 +399,34 @@ async def test_data_that_is_no_chunk_is_a_failure(answered: Answered, data: str)
     assert "SECRET" not in str(error)
 
 
+HUGE: Final = [
+    pytest.param(2**53 + 2, id="a little too large"),
+    pytest.param(10**400, id="too large for a float"),
+    pytest.param(1e300, id="a large float"),
+]
+
+
+@pytest.mark.parametrize("figure", HUGE)
+async def test_figures_that_no_provider_means_are_none(answered: Answered, figure: float) -> None:
+    huge = event({"usage": {"prompt_tokens": figure, "completion_tokens": 3, "total_tokens": figure}})
+    events, error = await answered(delta(content="a") + huge + finish() + DONE)
+    assert error is None
+    assert events == [ModelText("a"), ModelEnd("stop", Usage(prompt_tokens=0, completion_tokens=3, total_tokens=3))]
+
+
+@pytest.mark.parametrize("place", [*HUGE, pytest.param(-(10**400), id="too small for a float")])
+async def test_a_place_that_no_provider_means_is_none(answered: Answered, place: Any) -> None:
+    events, error = await answered(delta(content="a") + fragment("get_weather", "{}", index=place) + finish() + DONE)
+    assert error is None
+    assert (text_in(events), [call.name for call in calls_in(events)]) == ("a", ["get_weather"])
+
+
+async def test_an_error_code_of_thousands_of_digits_is_an_error_like_another(answered: Answered) -> None:
+    events, error = await answered(delta(content="a") + event({"error": {"code": "9" * 5_000}}))
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelUnavailable)
+
+
 # --- compression ------------------------------------------------------------------------------------
 
 WHOLE: Final = delta(content="a") + delta(content="b") + finish() + DONE

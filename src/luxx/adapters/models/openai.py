@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import random
+import re
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -41,6 +42,8 @@ _REFUSALS: Final = {
     422: "check the model name, max_tokens, temperature and the thinking style",
 }
 """What to check when a provider refuses a request, by HTTP status."""
+
+_STATUS: Final = re.compile("[45][0-9][0-9]")
 
 _BROKEN_REASONS: Final = frozenset({"error", "network_error", "abort"})
 """Reasons to finish that say that the answer is not whole."""
@@ -266,7 +269,7 @@ def _retry_after(value: str | None) -> float | None:
         return min(float(value), 1e9)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
@@ -490,7 +493,7 @@ def _error_in(error: Any) -> ModelError:
     words = []
     for key in ("code", "status", "type"):
         value = told.get(key)
-        number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+        number = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
         if isinstance(number, int) and 400 <= number <= 599:
             return _error_for(number)
         words.append(str(value).lower())

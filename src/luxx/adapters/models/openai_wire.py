@@ -5,7 +5,6 @@ read over, and tool calls may come in any fragments.
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -32,6 +31,8 @@ from luxx.domain.tool import ToolCall
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _HIGH_SURROGATES: Final = ("\ud800", "\udbff")
 _REPLACEMENT: Final = "\ufffd"
+_LARGEST: Final = 1 << 53
+"""Figures above are none that a provider means: not every reader of JSON has them exactly (RFC 8259, 6)."""
 
 
 class ThinkingStyle(StrEnum):
@@ -254,7 +255,7 @@ class CallAssembler:
     def add(self, fragment: CallFragment) -> None:
         function = fragment.function or FunctionFragment()
         place = fragment.index
-        index = None if place is None or not math.isfinite(place) else int(place)
+        index = int(place) if place is not None and abs(place) <= _LARGEST else None
         call = self._owner(index, fragment.id or "", function)
         if call is None:
             call = _CallInParts()
@@ -446,4 +447,4 @@ def _usage(figures: UsageFigures) -> Usage:
 
 
 def _count(figure: float | None) -> int:
-    return int(figure) if figure is not None and math.isfinite(figure) and figure > 0 else 0
+    return int(figure) if figure is not None and 0 < figure <= _LARGEST else 0

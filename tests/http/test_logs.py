@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -108,13 +108,18 @@ def test_a_line_tells_the_event_first_then_what_it_was_given_and_when() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
+def logger_to(stream: io.StringIO, *, style: str, secrets: Sequence[str] = ()) -> logging.Logger:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter(style=style, secrets=secrets))
+    logger = logging.Logger("luxx.test")  # noqa: LOG001  # one that nobody else has
+    logger.addHandler(handler)
+    return logger
+
+
 @pytest.mark.parametrize("style", ["json", "pretty"])
 def test_a_traceback_names_types_and_places_but_quotes_nothing(style: str) -> None:
     stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter(style=style))
-    logger = logging.Logger("luxx.test")  # noqa: LOG001  # one that nobody else has
-    logger.addHandler(handler)
+    logger = logger_to(stream, style=style)
     wrote, too = "what a person wrote", "and what a model wrote"
     try:
         try:
@@ -125,6 +130,7 @@ def test_a_traceback_names_types_and_places_but_quotes_nothing(style: str) -> No
         logger.exception("it failed")
     told = stream.getvalue()
     assert all(part in told for part in ("ValueError", "test_logs.py", "Connection refused", "it failed"))
+    assert style == "json" or told.count("\n") > 4, "a traceback keeps its lines"
     assert wrote not in told
     assert too not in told
 
@@ -136,6 +142,36 @@ def test_secrets_and_tokens_are_blotted_out_of_whatever_is_logged() -> None:
     key = "luxx_" + "aB3-" * 11
     logging.getLogger("luxx").info("%s %s %s abc", "the-api-key", "eyJhbGciOi.eyJzdWIi.c2ln", key)
     assert "[secret] [token] [token] abc" in stream.getvalue()
+
+
+def logged(style: str, *message: object, secrets: Sequence[str] = (), extra: dict[str, Any] | None = None) -> str:
+    """Give what one call of a logger writes."""
+    stream = io.StringIO()
+    logger_to(stream, style=style, secrets=secrets).error(*message, extra=extra)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("style", ["json", "pretty"])
+@pytest.mark.parametrize("secret", ['se"cret\\key', "it's\"secret", "gehe\\im-ü", "two\nlines"])
+@pytest.mark.parametrize("shown", [str, repr, json.dumps], ids=["as it is", "by repr", "as JSON"])
+def test_a_secret_is_blotted_out_however_a_line_escapes_it(
+    style: str, secret: str, shown: Callable[[str], str]
+) -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            return f"<Odd {shown(secret)}>"
+
+    line = logged(style, "with %s", shown(secret), secrets=[secret], extra={"key": shown(secret), "odd": Odd()})
+    assert line.count("[secret]") == 3
+    assert not [part for part in ("cret", "key\\", "gehe", "lines") if part in line.replace("[secret]", "")]
+
+
+def test_what_is_logged_makes_no_lines_of_its_own_and_commands_no_terminal() -> None:
+    sly = "a\nb\rc\x1b[31md\x9b1me\u2028f\x85g\x00h\x7f"
+    line = logged("pretty", "%s", sly, extra={"route": sly})
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert r"a\nb\rc\x1b[31md" in line
 
 
 @pytest.mark.usefixtures("restored")

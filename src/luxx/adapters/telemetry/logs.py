@@ -31,6 +31,8 @@ _logins: Final = logging.getLogger("luxx.logins")
 
 _TOKEN: Final = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*|luxx_[A-Za-z0-9_-]{40,}")
 """Access tokens, and keys for programs."""
+_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Line breaks, and what else commands a terminal."""
 _OF_EVERY_RECORD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 """What a record has of its own, besides what its logger was given as `extra`."""
 SHORTEST: Final = 6
@@ -56,10 +58,43 @@ def configure(*, style: str, level: str, secrets: Sequence[str] = (), stream: Te
 
 def formatter(*, style: str, secrets: Sequence[str] = (), colours: bool = False) -> logging.Formatter:
     """Make a formatter for handlers of the standard library."""
+    blotted = _blotting(secrets)
     if style == "json":
-        return _Blotting(json.JSONEncoder(ensure_ascii=False, default=repr).encode, secrets)
+        return _Blotting(json.JSONEncoder(ensure_ascii=False, default=repr).encode, blotted)
     for_the_eye = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
-    return _Blotting(lambda event: for_the_eye(None, "", event), secrets)
+    return _Blotting(lambda event: for_the_eye(None, "", _shown(event, blotted)), blotted)
+
+
+def _visible(text: str) -> str:
+    """Escape what makes a line or commands a terminal."""
+    return _UNSEEN.sub(lambda one: one[0].encode("unicode_escape").decode(), text)
+
+
+def _shown(event: Mapping[str, Any], blotted: Callable[[str], str]) -> dict[str, Any]:
+    """Escape all that an event tells, before structlog quotes it; a traceback keeps its lines."""
+    texts = {name: blotted(value if isinstance(value, str) else repr(value)) for name, value in event.items()}
+    shown = {name: _visible(text) for name, text in texts.items()}
+    if "exception" in texts:
+        shown["exception"] = "\n".join(map(_visible, texts["exception"].split("\n")))
+    return shown
+
+
+def _blotting(secrets: Sequence[str]) -> Callable[[str], str]:
+    """Give what blots `secrets` and tokens out of a text."""
+    forms = sorted({form for one in secrets if len(one) >= SHORTEST for form in _forms(one)}, key=len, reverse=True)
+
+    def blotted(text: str) -> str:
+        for form in forms:
+            text = text.replace(form, "[secret]")
+        return _TOKEN.sub("[token]", text)
+
+    return blotted
+
+
+def _forms(secret: str) -> set[str]:
+    """Give a secret as it stands, and as it may stand in a line: by `repr` or as JSON, and that in JSON."""
+    plain = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]}
+    return plain | {json.dumps(one, ensure_ascii=False)[1:-1] for one in plain}
 
 
 class _Blotting(logging.Formatter):
@@ -68,10 +103,10 @@ class _Blotting(logging.Formatter):
     structlog's own formatter copies each record and runs a chain over it, for twice the time.
     """
 
-    def __init__(self, render: Callable[[dict[str, Any]], str], secrets: Sequence[str]) -> None:
+    def __init__(self, render: Callable[[dict[str, Any]], str], blotted: Callable[[str], str]) -> None:
         super().__init__()
         self._render: Final = render
-        self._secrets: Final = sorted((one for one in secrets if len(one) >= SHORTEST), key=len, reverse=True)
+        self._blotted: Final = blotted
 
     def format(self, record: logging.LogRecord) -> str:
         event = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
@@ -81,10 +116,7 @@ class _Blotting(logging.Formatter):
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             event["exception"] = "\n".join(_told(error))
-        line = self._render(event)
-        for secret in self._secrets:
-            line = line.replace(secret, "[secret]")
-        return _TOKEN.sub("[token]", line)
+        return self._blotted(self._render(event))
 
 
 def _add_context(event: dict[str, Any]) -> None:

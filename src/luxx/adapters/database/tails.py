@@ -1,17 +1,36 @@
 """The latest events of turns that this process writes, so that its own readers need no query."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from luxx.application.ports import LoggedEvent
+
+_KEPT_AFTER_END: Final = 10.0
+"""For so many seconds those who still follow find the last events here."""
+_TAIL: Final = 600
+_EVENT: Final = 400
+"""What a tail takes besides its events, and an event besides its text, in bytes."""
+_DELTAS: Final = frozenset({"text", "thinking"})
+
+
+def _held(logged: LoggedEvent) -> int:
+    """Give about how many bytes an event takes, which is twice that at most: with its text decoded and encoded.
+
+    Beyond ASCII a character takes up to four bytes, and Python keeps a second copy in UTF-8; what
+    is no delta was decoded into many small objects.
+    """
+    if logged.encoded is None:
+        return _EVENT
+    name, data = logged.encoded
+    return _EVENT + len(data) * (2 if name in _DELTAS and data.isascii() else 8)
 
 
 @dataclass(slots=True)
 class _Tail:
     events: list[LoggedEvent] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    size: int = 0
+    size: int = _TAIL
     ended: bool = False
     confirmed: float = 0.0
 
@@ -21,13 +40,15 @@ class _Tail:
             return
         dropped = 0
         while self.size > limit // 2 and dropped < len(self.events) - 1:
-            self.size -= self.sizes[dropped]
+            self.size -= _held(self.events[dropped])
             dropped += 1
-        del self.events[:dropped], self.sizes[:dropped]
+        del self.events[:dropped]
 
 
 class Tails:
-    """Committed events only, each turn's without gaps up to its last; bounded in all, in characters.
+    """Committed events only, each turn's without gaps up to its last; bounded in all, in bytes.
+
+    `each` is for a turn that is read from as it is written; of long ones the table has the rest.
 
     A tail speaks for the log for `fresh` seconds after a commit or heartbeat; then the table is
     asked, in case another process took the turn over and nobody told.
@@ -38,7 +59,7 @@ class Tails:
         clock: Callable[[], float],
         *,
         fresh: float,
-        each: int = 512 * 1024,
+        each: int = 1024 * 1024,
         total: int = 32 * 1024 * 1024,
     ) -> None:
         self._clock = clock
@@ -47,22 +68,28 @@ class Tails:
         self._total = total
         self._size = 0
         self._tails: OrderedDict[str, _Tail] = OrderedDict()
+        self._ended: deque[tuple[float, str]] = deque()
 
-    def add(self, message_id: str, events: Sequence[LoggedEvent], sizes: Sequence[int], *, ended: bool) -> None:
+    def add(self, message_id: str, events: Sequence[LoggedEvent], *, ended: bool) -> None:
         """Add what was just committed; what does not continue the tail replaces it."""
+        now = self._clock()
         tail = self._tails.get(message_id)
         if tail is None or tail.events[-1].seq + 1 != events[0].seq:
             self.drop((message_id,))
             tail = self._tails[message_id] = _Tail()
+            self._size += tail.size
         self._size -= tail.size
         tail.events += events
-        tail.sizes += sizes
-        tail.size += sum(sizes)
+        tail.size += sum(map(_held, events))
         tail.ended = ended
-        tail.confirmed = self._clock()
+        tail.confirmed = now
         tail.trim(self._each)
         self._size += tail.size
         self._tails.move_to_end(message_id)
+        if ended:
+            self._ended.append((now + _KEPT_AFTER_END, message_id))
+        while self._ended and self._ended[0][0] <= now:
+            self.drop((self._ended.popleft()[1],))
         while self._size > self._total and len(self._tails) > 1:
             self.drop((next(iter(self._tails)),))
 

@@ -386,9 +386,8 @@ class DatabaseTurnLog:
             first = turn.seq + 1
             turn.seq += len(share.events)
             logged = list(map(LoggedEvent, itertools.count(first), share.events, share.rows))
-            sizes = [len(data) for _, data in share.rows]
             if not turn.void:
-                self._tails.add(message_id, logged, sizes, ended=share.end is not None)
+                self._tails.add(message_id, logged, ended=share.end is not None)
             if share.end is not None:
                 self._close(turn)
         self._wakeups.wake(share.turn.lease.message_id for share in shares)
@@ -407,9 +406,9 @@ class DatabaseTurnLog:
 
     # --- what units of work and other processes tell ------------------------------------------------
 
-    def began(self, lease: Lease, started: Started, size: int) -> None:
+    def began(self, lease: Lease, started: Started, encoded: tuple[str, str]) -> None:
         """Take note of a turn that was begun here, once that is committed."""
-        self._tails.add(lease.message_id, [LoggedEvent(1, started)], [size], ended=False)
+        self._tails.add(lease.message_id, [LoggedEvent(1, started, encoded)], ended=False)
 
     def gone(self, message_ids: Iterable[str]) -> None:
         """Take note of turns that were deleted here, once that is committed."""

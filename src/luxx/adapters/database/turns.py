@@ -194,8 +194,8 @@ class DatabaseTurns:
     clock: Clock
     ending: Callable[[], None]
     """Called when a turn is begun, with which the unit ends."""
-    begun: Callable[[Lease, Started, int], None]
-    """Told what was begun, and the size of its first event, once it is committed."""
+    begun: Callable[[Lease, Started, tuple[str, str]], None]
+    """Told what was begun, and its first event as it is stored, once it is committed."""
 
     async def begin(self, turn: NewTurn) -> Begun:
         connection = self.connection
@@ -215,7 +215,7 @@ class DatabaseTurns:
             raise _busy(turn) from error
         await connection.close()
         lease = turn.lease()
-        self.begun(lease, started, len(values["event_name"]) + len(values["event_data"]))
+        self.begun(lease, started, (values["event_name"], values["event_data"]))
         return Begun(
             lease=lease,
             answer=turn.answer,

@@ -3,10 +3,11 @@
 import asyncio
 import random
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -443,6 +444,86 @@ async def test_recent_events_go_with_their_turn_and_with_its_log(on_sqlite: Data
     assert await _where(on_sqlite, ended[1]) == ([], [])
     recent, others = await _where(on_sqlite, running[1])
     assert sorted(recent + others) == [1, 2]
+
+
+def _leave_an_orphan(url: str) -> None:
+    """Leave a recent event without a turn, as whoever deletes turns in the shell of SQLite does."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as shell, shell:  # keeps no foreign keys
+        shell.execute("INSERT INTO recent_events (message_id, seq, name, data) VALUES ('gone', 2, 'text', '{}')")
+
+
+async def _recent(database: Database) -> int:
+    ((count,),) = await _ask(database, "SELECT count(*) FROM recent_events")
+    return int(count)
+
+
+async def test_a_recent_event_whose_turn_is_gone_goes_and_the_others_are_put_away(
+    on_sqlite: Database, sqlite_url: str
+) -> None:
+    ada = await stored_user(on_sqlite)
+    deleted, _ = await running_turn(on_sqlite, ada)
+    _, lease = await running_turn(on_sqlite, ada)
+    steps: list[Step] = [_SHORT, Thinking(delta="hm ")] * 1100
+    _leave_an_orphan(sqlite_url)
+    await _write(on_sqlite, lease, steps, upto=2201)
+    await _write(on_sqlite, lease, [_SHORT], upto=2202)
+    await on_sqlite.close()
+    await on_sqlite.open()
+    assert await _recent(on_sqlite) == 0
+    assert await _where(on_sqlite, lease) == ([], list(range(1, 2203)))
+    _leave_an_orphan(sqlite_url)
+    async with on_sqlite.new_unit() as unit:
+        await unit.conversations.delete(ada.id, deleted.conversation_id)
+        await unit.commit()
+    assert await _recent(on_sqlite) == 0
+    turn, ended = await running_turn(on_sqlite, ada)
+    await on_sqlite.log.end(ended, Done(message=turn.answer), turn.answer)
+    _leave_an_orphan(sqlite_url)
+    await on_sqlite.log.forget(ended_before=utc_now() + timedelta(hours=1), keys_made_before=moment())
+    assert await _recent(on_sqlite) == 0
+
+
+class _PutsNothingAway:
+    """A driver that cannot put recent events away; counts the tries."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.tries = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    async def run(self, script: Any, *, upkeep: bool = False) -> Any:
+        if script.__name__ == "put_away":
+            self.tries += 1
+            raise sqlite3.IntegrityError("of whatever kind")
+        return await self._driver.run(script, upkeep=upkeep)
+
+
+async def test_recent_events_that_cannot_be_put_away_are_tried_again_after_as_many_more(
+    on_sqlite: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, lease = await running_turn(on_sqlite, await stored_user(on_sqlite))
+    driver = on_sqlite.driver
+    on_sqlite.driver = failing = _PutsNothingAway(driver)
+    many: list[Step] = [_SHORT, Thinking(delta="hm ")] * 1030
+    await _write(on_sqlite, lease, many, upto=2061)
+    for upto in range(2062, 2072):
+        await _write(on_sqlite, lease, [_SHORT], upto=upto)
+    assert failing.tries == 1
+    await _write(on_sqlite, lease, many, upto=4131)
+    await _write(on_sqlite, lease, [_SHORT], upto=4132)
+    await on_sqlite.close()
+    assert failing.tries == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "Recent events could not be put with their turns' others; this is tried again when there are more."
+    ] * 2
+    on_sqlite.driver = driver
+    await on_sqlite.open()
+    await _write(on_sqlite, lease, many, upto=6192)
+    await _write(on_sqlite, lease, [_SHORT], upto=6193)
+    await on_sqlite.close()
+    assert await _where(on_sqlite, lease) == ([], list(range(1, 6194)))
 
 
 async def test_a_turn_of_the_schema_before_is_gone_on_with(on_sqlite: Database, sqlite_url: str) -> None:

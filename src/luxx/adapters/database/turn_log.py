@@ -147,6 +147,7 @@ class DatabaseTurnLog:
             self._notices = Notices(database.listening, committed=self._heard, cancelled=self._wakeups.cancel)
         self._tasks: list[asyncio.Task[None]] = []
         self._putting: asyncio.Task[None] | None = None
+        self._put_away_at = _RECENT_LIMIT
 
     def start(self) -> None:
         if self._tasks:
@@ -337,16 +338,24 @@ class DatabaseTurnLog:
         if not self._database.postgres:
             script = _commit_on_sqlite(shares, self._clock(), again=again)
             lost, recent = await self._database.driver.run(script, upkeep=True)
-            if recent >= _RECENT_LIMIT and (self._putting is None or self._putting.done()):
-                self._putting = asyncio.create_task(self._put_away(), name="turn log: recent events")
+            if recent >= self._put_away_at and (self._putting is None or self._putting.done()):
+                self._putting = asyncio.create_task(self._put_away(recent), name="turn log: recent events")
             return lost
         ids = [share.turn.lease.message_id for share in shares]
         return _lost(shares, await self._commit_at_once(ids, shares), again=again)
 
-    async def _put_away(self) -> None:
+    async def _put_away(self, recent: int) -> None:
         # Behind a commit and not within it: no token waits for this, unless the next commit comes at once.
-        with suppress(StorageUnavailable):  # then behind a later one
+        try:
             await self._database.driver.run(put_away(), upkeep=True)
+        except Exception as error:  # they are read where they are: neither a turn nor closing fails
+            _logger.warning(
+                "Recent events could not be put with their turns' others; this is tried again when there are more.",
+                exc_info=error,
+            )
+            self._put_away_at = recent + _RECENT_LIMIT
+        else:
+            self._put_away_at = _RECENT_LIMIT
 
     async def _commit_at_once(self, ids: Sequence[str], shares: Sequence[_Share]) -> Sequence[Row]:
         leases = [share.turn.lease for share in shares]

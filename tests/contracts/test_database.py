@@ -930,6 +930,55 @@ async def test_a_turn_is_let_on_where_the_database_is_away_and_where_the_log_is_
         await waiting
 
 
+class _Hangs:
+    """A driver whose commits are not answered until it is let go."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.let_go = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    async def fetch(self, statement: Statement, parameters: Any, *, writes: bool = False, upkeep: bool = False) -> Any:
+        if writes and upkeep:
+            await self.let_go.wait()
+        return await self._driver.fetch(statement, parameters, writes=writes, upkeep=upkeep)
+
+    async def run(self, script: Any, *, upkeep: bool = False) -> Any:
+        await self.let_go.wait()
+        return await self._driver.run(script, upkeep=upkeep)
+
+
+async def test_while_a_commit_hangs_a_turn_reads_on_until_there_is_no_room_and_nothing_is_lost(
+    database: Database,
+) -> None:
+    _, lease = await running_turn(database, await stored_user(database))
+    database.driver = hanging = _Hangs(database.driver)
+    log = DatabaseTurnLog(database, clock=moment, room=2_000, patience=0.05)
+    log.start()
+    given = ""
+
+    async def write() -> None:
+        nonlocal given
+        while True:
+            await log.append(lease, Text(delta=f"{len(given)} "))
+            given += f"{len(given)} "
+            await log.ready(lease)
+
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StorageUnavailable):
+            await write()
+        assert given
+        hanging.let_go.set()
+        await anext(following(log, lease.message_id, after=2))
+        await log.append(lease, Text(delta="last"))
+        await log.ready(lease)  # waits again
+    await log.close()
+    events = [logged.event for logged in await log.read(lease.message_id, after=1)]
+    assert "".join(event.delta for event in events if isinstance(event, Text)) == given + "last"
+
+
 async def test_a_lease_outlives_the_clock_of_its_process(postgres_url: str) -> None:
     """Replicas whose clocks disagree by an hour do not take each other's turns."""
     here = Database(postgres_url)

@@ -47,6 +47,8 @@ _FORGET_AT_ONCE: Final = 500
 _ROUNDS: Final = 32
 _OVERHEAD: Final = 100
 """What a step weighs besides its text, in characters."""
+_HANGING: Final = 1.0
+"""After so many seconds of a commit nobody waits for the next."""
 _RECENT_LIMIT: Final = 2048
 """So many recent events are put with their turns' others (SQLite); until then a reader looks through them all."""
 _RECENT_SIZE: Final = 1024
@@ -163,8 +165,7 @@ class DatabaseTurnLog:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         tasks, self._tasks = self._tasks, []
-        self._away = True
-        self._let_on()
+        self._read_on()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -201,6 +202,11 @@ class DatabaseTurnLog:
             if not one.done():
                 turn.let_on()
                 one.set_result(None)
+
+    def _read_on(self) -> None:
+        """Let nobody wait in `ready` until a commit was made: as much is read as there is room for."""
+        self._away = True
+        self._let_on()
 
     async def end(self, lease: Lease, end: End, answer: Message) -> None:
         turn = self._writing(lease)
@@ -276,9 +282,11 @@ class DatabaseTurnLog:
             began = time.monotonic()
             if self._waiting:
                 self._letting_on = True
-                self._let_on()
-                await asyncio.sleep(0)  # what they have to read is there: they append it at once
-                self._letting_on = False
+                try:
+                    self._let_on()
+                    await asyncio.sleep(0)  # what they have to read is there: they append it at once
+                finally:
+                    self._letting_on = False
             self._work.clear()
             dirty, self._dirty = list(self._dirty.values()), {}
             shares = [share for share in map(self._take, dirty) if share is not None]
@@ -311,12 +319,16 @@ class DatabaseTurnLog:
         pause = 0.02
         while True:
             began = time.monotonic()
+            hanging = asyncio.get_running_loop().call_later(_HANGING, self._read_on)
             try:
-                lost = await self._commit(shares, again=again)
+                try:
+                    lost = await self._commit(shares, again=again)
+                finally:
+                    hanging.cancel()
             except StorageUnavailable as away:
                 _logger.warning("Events of %d turns wait for the database: %s", len(shares), away.__cause__ or away)
-                again = self._away = True
-                self._let_on()
+                again = True
+                self._read_on()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
             except Exception as error:  # noqa: BLE001 - whatever one turn holds, the others go on

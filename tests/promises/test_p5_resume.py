@@ -9,10 +9,8 @@ from tests.support.live import Account, Event, Live, events_of
 PROMPT = 'so it goes [[think:3]] [[tool:calculate {"expression": "6*7"}]] [[words:12]] [[delay:0.02]]'
 
 
-async def _suffixes(account: Account, message_id: str, whole: list[Event], after: int) -> None:
-    """Resume at one place, live or not; `whole` may still grow while this reads."""
-    resumed = await account.resume(message_id, after=after)
-    assert resumed.events == whole[after:]
+async def _resumed(account: Account, message_id: str, after: int) -> tuple[int, list[Event]]:
+    return after, (await account.resume(message_id, after=after)).events
 
 
 async def test_a_stream_cut_at_every_event_goes_on_exactly_there_live_and_finished_on_either_process(
@@ -22,20 +20,21 @@ async def test_a_stream_cut_at_every_event_goes_on_exactly_there_live_and_finish
     there = elsewhere(here, pair[1].http)
     conversation_id = await here.new_conversation(thinking_enabled=True)
     whole: list[Event] = []
-    resuming: list[asyncio.Task[None]] = []
+    resuming: list[asyncio.Task[tuple[int, list[Event]]]] = []
     async with here.streaming(conversation_id, PROMPT) as response:
         async for event in events_of(response):
             whole.append(event)
             message_id = whole[0].data["message_id"]
             if event.name not in {"done", "error"}:
                 resuming += [
-                    asyncio.create_task(_suffixes(account, message_id, whole, len(whole))) for account in (here, there)
+                    asyncio.create_task(_resumed(account, message_id, len(whole))) for account in (here, there)
                 ]
-    await asyncio.gather(*resuming)
+    for after, events in await asyncio.gather(*resuming):
+        assert events == whole[after:]
     assert {event.name for event in whole} == {"start", "thinking", "text", "tool_call", "tool_result", "done"}
     for after in range(len(whole)):
         for account in (here, there):
-            await _suffixes(account, whole[0].data["message_id"], whole, after)
+            assert await _resumed(account, whole[0].data["message_id"], after) == (after, whole[after:])
 
 
 async def test_only_the_owner_may_resume(pair: tuple[Live, Live]) -> None:

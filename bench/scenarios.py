@@ -497,6 +497,17 @@ async def appending(bench: Bench) -> None:
                         figures = await _append(bench, (process, address), f"/append/{how}", one.few.id, left)
                         if number:  # the first round fills caches and prepares statements
                             bench.record.add("append", f"{name} {how}", figures)
+                    if one.url and not number:
+                        await _settled_plans(one.url)
+
+
+async def _settled_plans(url: str) -> None:
+    """Do what the server does by itself after a while: it drops the plans that it made while the tables were empty."""
+    import asyncpg  # noqa: PLC0415  # only where there is Postgres
+
+    connection = await asyncpg.connect(url)
+    await connection.execute("VACUUM ANALYZE")
+    await connection.close()
 
 
 async def _append(

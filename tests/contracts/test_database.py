@@ -20,13 +20,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from tests.support.databases import OpenDatabase
 
-from luxx.adapters.database import Database, SchemaState, migrate
+from luxx.adapters.database import Database, SchemaState, migrate, repositories
 from luxx.adapters.database.connection import Driver
 from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.repositories import page_of_conversations, page_of_messages
 from luxx.adapters.database.schema import metadata
 from luxx.adapters.database.statements import Statement
 from luxx.adapters.database.turn_log import DatabaseTurnLog
+from luxx.adapters.database.turns import _TOUCH_IT
 from luxx.adapters.system import utc_now
 from luxx.application.observer import Unobserved
 from luxx.application.ports import IdempotencyKey, Lease, LeaseLost, LoggedEvent
@@ -990,6 +991,25 @@ async def test_a_lease_outlives_the_clock_of_its_process(postgres_url: str) -> N
     assert await ahead.log.take_expired("ahead", LONG) == []
     await here.close()
     await ahead.close()
+
+
+async def test_one_conversation_is_found_by_its_id_however_many_its_owner_has(postgres_url: str) -> None:
+    """A plan that is made while the tables are small is kept: it must not go through all that the owner has."""
+    database = Database(postgres_url)
+    ada = await stored_user(database)
+    for _ in range(3):
+        await stored_conversation(database, ada)
+    connection = await database.listening()
+    values = {"owner": ada.id, "conversation": "conv_1", "message": "msg_1", "at": moment()}
+    mine = (repositories._GET_CONVERSATION, repositories._GET_MESSAGE, repositories._LOCK_CONVERSATION, _TOUCH_IT)
+    for statement in mine:
+        compiled = statement.on(postgres=True)
+        rows = await connection.fetch(f"EXPLAIN {compiled.text}", *compiled.arguments(values))
+        plan = "\n".join(row[0] for row in rows)
+        assert "ix_conversations" not in plan, plan
+        assert "pk_conversations" in plan, plan
+    await connection.close()
+    await database.close()
 
 
 @pytest.mark.parametrize("binaries", [system_binaries(), wheel_binaries()], ids=["system", "wheel"])

@@ -11,7 +11,7 @@ from luxx.domain.errors import NotFound, Overloaded
 from luxx.domain.message import Message, Part, Role, Status, TextPart, ThinkingPart, ToolCallPart
 from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent, fold
 
-BATCH: Final = 32 * 1024
+BATCH: Final = 16 * 1024
 """Characters that are read at once, about: many readers may hold a batch each that nobody takes from them."""
 
 BATCH_EVENTS: Final = 256

@@ -78,7 +78,7 @@ class ImpossibleStep(Exception):
     """An event that may not follow what came before it."""
 
 
-MERGED_LIMIT: Final = 8 * 1024
+MERGED_LIMIT: Final = 4 * 1024
 """Characters of a delta from which on it takes in no more: whoever reads events holds few of them at once."""
 
 

@@ -694,13 +694,17 @@ _ADD_EVENTS: Final = {
 
 
 def _read(postgres: bool) -> sa.Executable:
-    parts = [
-        sa.select(table.c.seq, table.c.name, table.c.data).where(
-            table.c.message_id == sa.bindparam("turn"), table.c.seq > sa.bindparam("after")
-        )
-        for table in ((turn_events,) if postgres else (turn_events, recent_events))
-    ]
-    return sa.union_all(*parts).order_by("seq").limit(sa.bindparam("limit", type_=sa.BigInteger()))
+    limit = sa.bindparam("limit", type_=sa.BigInteger())
+
+    def latest(table: sa.Table) -> sa.Select[Any]:
+        the_turns = (table.c.message_id == sa.bindparam("turn"), table.c.seq > sa.bindparam("after"))
+        return sa.select(table.c.seq, table.c.name, table.c.data).where(*the_turns).order_by(table.c.seq).limit(limit)
+
+    if postgres:
+        return latest(turn_events)
+    # Each limited by itself: SQLite would sort all recent events of the turn before it takes the first ones.
+    parts = [sa.select(latest(table).subquery()) for table in (turn_events, recent_events)]
+    return sa.union_all(*parts).order_by("seq").limit(limit)
 
 
 _READ: Final = Statement(_read)

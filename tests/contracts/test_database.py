@@ -1012,6 +1012,27 @@ async def test_one_conversation_is_found_by_its_id_however_many_its_owner_has(po
     await database.close()
 
 
+async def test_the_beginning_of_a_turn_is_not_planned_anew_each_time(postgres_url: str) -> None:
+    """Postgres plans a statement for its values, again and again, where it expects less work than for any others."""
+    database = Database(postgres_url, pool_size=1)
+    ada = await stored_user(database)
+    long, *others = [await stored_conversation(database, ada) for _ in range(12)]
+    connection = await database.listening()
+    await connection.execute(
+        "INSERT INTO messages (id, conversation_id, position, role, parts, status, created_at)"
+        f" SELECT 'msg_' || n, '{long.id}', n, 'user', '[]', 'complete', now() FROM generate_series(1, 20000) AS n"
+    )
+    await connection.execute("ANALYZE")
+    await connection.close()
+    for conversation in others:
+        async with database.new_unit() as unit:
+            await unit.turns.begin(replace(new_turn(conversation), history=1))
+    plans = "SELECT custom_plans FROM pg_prepared_statements WHERE statement LIKE 'WITH touched%'"
+    ((planned_anew,),) = await database.driver.fetch(Statement(sa.text(plans)), {})
+    await database.close()
+    assert planned_anew == 5  # so often Postgres tries it, whatever comes of it
+
+
 @pytest.mark.parametrize("binaries", [system_binaries(), wheel_binaries()], ids=["system", "wheel"])
 def test_a_throwaway_server_runs_and_leaves_nothing_behind(binaries: Path | None) -> None:
     if binaries is None:

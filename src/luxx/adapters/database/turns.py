@@ -86,13 +86,13 @@ _TOUCH: Final = (
     )
     .returning(*CONVERSATION, conversations.c.next_position, conversations.c.message_count)
 )
-_EARLIER: Final = (
-    sa.select(*MESSAGE)
-    .where(messages.c.conversation_id == sa.bindparam("conversation"))
-    .order_by(messages.c.position.desc())
-    .limit(sa.bindparam("earlier", type_=sa.BigInteger()))
-)
-"""The newest messages, newest first."""
+_LIMIT: Final = sa.bindparam("earlier", type_=sa.BigInteger())
+
+
+def _earlier(conversation: sa.ColumnElement[str], limit: sa.ColumnElement[int]) -> sa.Select[Any]:
+    """Give the newest messages, newest first."""
+    newest_first = messages.c.position.desc()
+    return sa.select(*MESSAGE).where(messages.c.conversation_id == conversation).order_by(newest_first).limit(limit)
 
 
 def _message_values(which: str, position: sa.ColumnElement[int]) -> dict[str, sa.ColumnElement[Any]]:
@@ -139,9 +139,12 @@ def _begin_at_once(*, keyed: bool) -> sa.Executable:
         added(turns, _turn_values(postgres=True), "begun"),
         added(turn_events, _event_values(), "told"),
     ]
-    seen, page = conversations.alias("seen"), _EARLIER.subquery("page")
+    # Neither names a parameter to the planner: where Postgres expects fewer rows of some values than of others it
+    # plans the statement anew for each, which takes longer than to run it.
+    page = _earlier(touched.c.id, sa.select(_LIMIT).scalar_subquery()).correlate(touched).subquery("page")
+    seen = conversations.alias("seen")
     unmoved = sa.and_(seen.c.next_position == position - _TWO, seen.c.message_count == touched.c.message_count - _TWO)
-    earlier = sa.select(*(sa.func.array_agg(column).label(column.name) for column in page.c)).subquery("earlier")
+    earlier = sa.select(*(sa.func.array_agg(column).label(column.name) for column in page.c)).lateral("earlier")
     return (
         sa.select(*(touched.c[column.name] for column in CONVERSATION), unmoved, *earlier.c)
         .select_from(touched.join(seen, seen.c.id == touched.c.id).join(earlier, sa.true()))
@@ -152,7 +155,7 @@ def _begin_at_once(*, keyed: bool) -> sa.Executable:
 _BEGIN: Final = {keyed: Statement(_begin_at_once(keyed=keyed)) for keyed in (False, True)}
 
 _TOUCH_IT: Final = Statement(_TOUCH)
-_READ_EARLIER: Final = Statement(_EARLIER)
+_READ_EARLIER: Final = Statement(_earlier(sa.bindparam("conversation"), _LIMIT))
 _KEEP_KEY: Final = Statement(sa.insert(idempotency_keys).values(_key_values()))
 _ADD_MESSAGES: Final = Statement(
     sa.insert(messages).values(

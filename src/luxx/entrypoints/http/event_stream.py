@@ -63,22 +63,19 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-        sending = asyncio.current_task()
-        assert sending is not None  # noqa: S101  # a coroutine runs in a task
-        cancels = sending.cancelling()
-        leaving = asyncio.ensure_future(_until_gone(receive, sending))
         body = _Body(send, self._heartbeat)
+        # In a task of its own: each of its many wake-ups would pass through the whole of server and framework here.
+        sending = asyncio.create_task(self._send_all(body))
+        leaving = asyncio.create_task(_until_gone(receive, sending))
         try:
-            await self._send_all(body)
-        except asyncio.CancelledError:
-            gone = leaving.done() and not leaving.cancelled()
-            if not gone or sending.uncancel() > cancels:
-                raise
+            await asyncio.wait([sending])
         finally:
-            tasks = [leaving, *body.close()]
+            tasks = [sending, leaving, *body.close()]
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+        if not sending.cancelled():
+            sending.result()
 
     async def _send_all(self, body: "_Body") -> None:
         try:

@@ -37,19 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case "upstream":
             return _upstream(given.port)
         case "raw":
-            from bench.raw import serve  # noqa: PLC0415
+            from bench.raw import serve  # noqa: PLC0415 - as above
 
             serve(given.port, given.database, given.secret)
             return 0
         case "report":
-            from bench.report import rewrite  # noqa: PLC0415
+            from bench.report import rewrite  # noqa: PLC0415 - as above
 
             return rewrite()
         case "peers":
             return int(importlib.import_module("bench.peers").main(quick=given.quick))
         case _:
-            from bench.run import Wanted  # noqa: PLC0415
-            from bench.run import main as run  # noqa: PLC0415
+            from bench.run import Wanted  # noqa: PLC0415 - as above
+            from bench.run import main as run  # noqa: PLC0415 - as above
 
             wanted = Wanted(
                 quick=given.quick,
@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _upstream(port: int) -> int:
-    import uvloop  # noqa: PLC0415
+    import uvloop  # noqa: PLC0415 - only what the command needs
 
-    from bench.upstream import serve  # noqa: PLC0415
+    from bench.upstream import serve  # noqa: PLC0415 - only what the command needs
 
     try:
         uvloop.run(serve(port))

@@ -848,7 +848,7 @@ async def test_a_step_after_silence_is_committed_at_once_and_those_of_many_turns
         await log.append(first, Text(delta="x"))
         assert await batches.get() == 1
         await log.append(second, Text(delta="x"))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # a part of the pause before the next commit
         await log.append(third, Text(delta="x"))
         assert await batches.get() == 2
     await log.close()

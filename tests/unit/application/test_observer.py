@@ -25,7 +25,7 @@ class Noting(Observers):
         finally:
             self.told.append(f"{what} ends")
 
-    def turn(self, record: TurnRecord) -> AbstractContextManager[None]:  # noqa: ARG002
+    def turn(self, record: TurnRecord) -> AbstractContextManager[None]:  # noqa: ARG002 - the port's
         return self._noted("turn")
 
     def login(self, outcome: str) -> None:
@@ -40,7 +40,7 @@ class Broken(Observers):
         self._late = late
 
     @contextmanager
-    def turn(self, record: TurnRecord) -> Iterator[None]:  # noqa: ARG002
+    def turn(self, record: TurnRecord) -> Iterator[None]:  # noqa: ARG002 - the port's
         if not self._late:
             raise OSError("no space left")
         yield

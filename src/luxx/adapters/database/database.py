@@ -57,8 +57,7 @@ class Database:
         self.clock: Final = clock
         self.driver: Driver
         if self.postgres and separator:
-            # An installation for SQLite has no such driver.
-            from luxx.adapters.database.postgres import Postgres  # noqa: PLC0415
+            from luxx.adapters.database.postgres import Postgres  # noqa: PLC0415 - SQLite alone brings no such driver
 
             self._place = f"postgresql://{rest}"
             self.driver = Postgres(self._place, pool_size=pool_size)
@@ -91,7 +90,7 @@ class Database:
 
     async def listening(self) -> Any:
         """Open a Postgres connection of asyncpg's that belongs to the caller."""
-        from luxx.adapters.database.postgres import open_connection  # noqa: PLC0415 - as above
+        from luxx.adapters.database.postgres import open_connection  # noqa: PLC0415 - see `__init__`
 
         return await open_connection(self._place, command_timeout=None)
 
@@ -133,8 +132,7 @@ class Database:
 
     async def _on_postgres(self, work: Callable[[sa.Connection], _Result]) -> _Result:
         # No limit to how long a statement may take: tables may be large.
-        # Imported only here: it brings the ORM, which nothing else needs.
-        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - brings the ORM: for this alone
 
         from luxx.adapters.database.postgres import translated  # noqa: PLC0415 - as above
 

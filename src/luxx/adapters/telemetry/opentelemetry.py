@@ -73,10 +73,11 @@ class OpenTelemetryTraces:
     """Observes as spans, sent in batches by a thread of the SDK's own. Close it to send the last ones."""
 
     def __init__(self, exporter: "SpanExporter", *, provider: str) -> None:
-        from opentelemetry import propagate, trace  # noqa: PLC0415  # an installation without traces has none
-        from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource  # noqa: PLC0415
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        # An installation without traces has none of these.
+        from opentelemetry import propagate, trace  # noqa: PLC0415 - as above
+        from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource  # noqa: PLC0415 - as above
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - as above
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - as above
 
         named = Resource.create({SERVICE_NAME: "luxx", "service.version": __version__})
         # Not the global provider: a process may hold several services, or one of its own.

@@ -100,8 +100,8 @@ def _address(command: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     # Imported late: no command waits for what only another one needs.
-    from luxx.domain.errors import LuxxError  # noqa: PLC0415
-    from luxx.settings import BadSettings, Settings  # noqa: PLC0415
+    from luxx.domain.errors import LuxxError  # noqa: PLC0415 - as above
+    from luxx.settings import BadSettings, Settings  # noqa: PLC0415 - as above
 
     if options.command == "chat":
         return _chat(options)  # another service's chat needs no settings of ours
@@ -116,21 +116,21 @@ def _run(options: argparse.Namespace) -> int:
     try:
         match options.command:
             case "serve":
-                from luxx.entrypoints.cli import launch  # noqa: PLC0415
+                from luxx.entrypoints.cli import launch  # noqa: PLC0415 - as above
 
                 return launch.run(
                     settings, host=options.host, port=options.port, workers=options.workers, local=options.local
                 )
             case "doctor":
-                from luxx.entrypoints.cli import doctor  # noqa: PLC0415
+                from luxx.entrypoints.cli import doctor  # noqa: PLC0415 - as above
 
                 return doctor.run(settings, host=options.host, port=options.port)
             case "user":
-                from luxx.entrypoints.cli import users  # noqa: PLC0415
+                from luxx.entrypoints.cli import users  # noqa: PLC0415 - as above
 
                 return users.run(settings, options)
             case _:
-                from luxx.entrypoints.cli import database  # noqa: PLC0415
+                from luxx.entrypoints.cli import database  # noqa: PLC0415 - as above
 
                 return database.run(settings, options)
     except BadSettings as error:

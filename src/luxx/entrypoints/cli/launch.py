@@ -37,7 +37,7 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1, local: Pa
     factory = None
     if workers == 1:
         # Imported late: what the parent of workers does not need, it should not wait for or carry.
-        from luxx.entrypoints.cli.serve import loop_factory, serve  # noqa: PLC0415
+        from luxx.entrypoints.cli.serve import loop_factory, serve  # noqa: PLC0415 - as above
 
         serving = functools.partial(serve, host=host, port=port)
         factory = loop_factory()

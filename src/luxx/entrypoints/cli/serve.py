@@ -18,6 +18,7 @@ from uvicorn.lifespan.on import LifespanOn
 from luxx.application.supervisor import TurnSupervisor
 from luxx.container import Container
 from luxx.domain.errors import LuxxError
+from luxx.entrypoints.cli.allocator import one_arena
 from luxx.entrypoints.cli.workers import Address, say_where
 from luxx.entrypoints.http.app import create_app
 from luxx.entrypoints.http.unreadable import EnvelopedHttp
@@ -120,6 +121,7 @@ class _ToldLifespan(LifespanOn):
 
 async def status_of(server: DrainingServer, sockets: list[socket.socket] | None = None) -> int:
     """Serve until the server stops; gives the exit status."""
+    one_arena()
     try:
         await server.serve(sockets)
     except SystemExit:

@@ -209,7 +209,7 @@ make bench                                                         # all of it, 
 make bench QUICK=1                                                 # a few minutes; ratios against bench/limits.toml
 .venv/bin/python -m bench run --only lists --rows 100000           # one scenario
 .venv/bin/python -m bench run --place /dev/shm                     # without a disk
-make bench-peers                                                   # LiteLLM and Open WebUI beside it
+make bench-peers                                                   # LiteLLM and Open WebUI beside it, and this page
 ```
 """
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import re
 import sqlite3
 import subprocess
 import sys
@@ -20,14 +19,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from tests.support.databases import OpenDatabase
 
-from luxx.adapters.database import Database, SchemaState, migrate, repositories
+from luxx.adapters.database import Database, SchemaState, migrate
 from luxx.adapters.database.connection import Driver
 from luxx.adapters.database.notices import Notices
-from luxx.adapters.database.repositories import page_of_conversations, page_of_messages
 from luxx.adapters.database.schema import metadata
 from luxx.adapters.database.statements import Statement
 from luxx.adapters.database.turn_log import DatabaseTurnLog
-from luxx.adapters.database.turns import _TOUCH_IT
 from luxx.adapters.system import utc_now
 from luxx.application.observer import Unobserved
 from luxx.application.ports import IdempotencyKey, Lease, LeaseLost, LoggedEvent
@@ -145,76 +142,6 @@ async def test_the_usual_spellings_of_a_postgres_url_are_understood(postgres_url
         database = Database(postgres_url.replace("postgresql", scheme, 1))
         assert await database.schema_state() is SchemaState.CURRENT
         await database.close()
-
-
-# --- plans ------------------------------------------------------------------------------------------
-
-
-async def _plan(database: Database, statement: Statement, parameters: dict[str, Any]) -> str:
-    compiled = statement.on(postgres=database.postgres)
-    arguments = tuple(compiled.arguments(parameters))
-
-    def explain(connection: sa.Connection) -> list[Any]:
-        if not database.postgres:
-            return list(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled.text}", arguments))
-        connection.exec_driver_sql("SET enable_seqscan = off")
-        connection.exec_driver_sql("SET enable_bitmapscan = off")
-        return list(connection.exec_driver_sql(f"EXPLAIN {compiled.text}", arguments))
-
-    return "\n".join(" ".join(map(str, row)) for row in await database.run_sync(explain))
-
-
-_PLACE: Final = {"updated_at": moment(5), "id": "conv_x"}
-_LIST: Final = {"owner": 1, "limit": 5, "offset": 50}
-_ONLY: Final = ("Index Only Scan", "COVERING INDEX", 1)
-_INDEX: Final = ("Index", "Index", 1)
-
-
-@pytest.mark.parametrize(
-    ("statement", "parameters", "index", "how"),
-    [
-        (
-            page_of_conversations(in_project=False, behind=False, skipping=True, deep=False),
-            {**_LIST, "scope": ""},
-            "by_activity",
-            _ONLY,
-        ),
-        (
-            page_of_conversations(in_project=True, behind=False, skipping=True, deep=True),
-            {**_LIST, "scope": "p"},
-            "in_project",
-            (*_ONLY[:2], 2),
-        ),
-        (
-            page_of_conversations(in_project=True, behind=True, skipping=False, deep=False),
-            {**_LIST, "scope": "p", **_PLACE},
-            "in_project",
-            _INDEX,
-        ),
-        (
-            page_of_conversations(in_project=False, behind=False, skipping=False, deep=False),
-            {**_LIST, "scope": ""},
-            "by_activity",
-            _INDEX,
-        ),
-        (
-            page_of_messages(before=False),
-            {"owner": 1, "conversation": "conv_x", "limit": 5, "before": None},
-            "messages",
-            _INDEX,
-        ),
-    ],
-)
-async def test_lists_and_histories_are_read_through_their_indexes_and_nothing_is_counted(
-    database: Database, statement: Statement, parameters: dict[str, Any], index: str, how: tuple[str, str, int]
-) -> None:
-    plan = await _plan(database, statement, parameters)
-    steps = [line for line in plan.splitlines() if index in line and "Index Cond" not in line]
-    kind = how[0] if database.postgres else how[1]
-    assert sum(kind.casefold() in step.casefold() for step in steps) >= how[2], plan
-    assert "Seq Scan" not in plan, plan
-    assert "Aggregate" not in plan, plan
-    assert not re.search(r"SCAN (conversations|messages)", plan), plan
 
 
 # --- what a turn begins with ------------------------------------------------------------------------
@@ -991,46 +918,6 @@ async def test_a_lease_outlives_the_clock_of_its_process(postgres_url: str) -> N
     assert await ahead.log.take_expired("ahead", LONG) == []
     await here.close()
     await ahead.close()
-
-
-async def test_one_conversation_is_found_by_its_id_however_many_its_owner_has(postgres_url: str) -> None:
-    """A plan that is made while the tables are small is kept: it must not go through all that the owner has."""
-    database = Database(postgres_url)
-    ada = await stored_user(database)
-    for _ in range(3):
-        await stored_conversation(database, ada)
-    connection = await database.listening()
-    values = {"owner": ada.id, "conversation": "conv_1", "message": "msg_1", "at": moment()}
-    mine = (repositories._GET_CONVERSATION, repositories._GET_MESSAGE, repositories._LOCK_CONVERSATION, _TOUCH_IT)
-    for statement in mine:
-        compiled = statement.on(postgres=True)
-        rows = await connection.fetch(f"EXPLAIN {compiled.text}", *compiled.arguments(values))
-        plan = "\n".join(row[0] for row in rows)
-        assert "ix_conversations" not in plan, plan
-        assert "pk_conversations" in plan, plan
-    await connection.close()
-    await database.close()
-
-
-async def test_the_beginning_of_a_turn_is_not_planned_anew_each_time(postgres_url: str) -> None:
-    """Postgres plans a statement for its values, again and again, where it expects less work than for any others."""
-    database = Database(postgres_url, pool_size=1)
-    ada = await stored_user(database)
-    long, *others = [await stored_conversation(database, ada) for _ in range(12)]
-    connection = await database.listening()
-    await connection.execute(
-        "INSERT INTO messages (id, conversation_id, position, role, parts, status, created_at)"
-        f" SELECT 'msg_' || n, '{long.id}', n, 'user', '[]', 'complete', now() FROM generate_series(1, 20000) AS n"
-    )
-    await connection.execute("ANALYZE")
-    await connection.close()
-    for conversation in others:
-        async with database.new_unit() as unit:
-            await unit.turns.begin(replace(new_turn(conversation), history=1))
-    plans = "SELECT custom_plans FROM pg_prepared_statements WHERE statement LIKE 'WITH touched%'"
-    ((planned_anew,),) = await database.driver.fetch(Statement(sa.text(plans)), {})
-    await database.close()
-    assert planned_anew == 5  # so often Postgres tries it, whatever comes of it
 
 
 @pytest.mark.parametrize("binaries", [system_binaries(), wheel_binaries()], ids=["system", "wheel"])

@@ -22,6 +22,7 @@ from tests.support.databases import OpenDatabase
 from luxx.adapters.database import Database, SchemaState, migrate
 from luxx.adapters.database.connection import Driver
 from luxx.adapters.database.notices import Notices
+from luxx.adapters.database.pace import Pace
 from luxx.adapters.database.schema import metadata
 from luxx.adapters.database.statements import Statement
 from luxx.adapters.database.turn_log import DatabaseTurnLog
@@ -769,7 +770,7 @@ async def test_a_step_after_silence_is_committed_at_once_and_those_of_many_turns
 
     ada = await stored_user(database)
     first, second, third = [(await running_turn(database, ada))[1] for _ in range(3)]
-    log = DatabaseTurnLog(database, clock=moment, gather=0.5, gather_limit=0.5, observer=Batches())
+    log = DatabaseTurnLog(database, clock=moment, pace=Pace(gather=0.5, limit=0.5), observer=Batches())
     log.start()
     async with asyncio.timeout(PATIENCE):
         await log.append(first, Text(delta="x"))
@@ -781,10 +782,21 @@ async def test_a_step_after_silence_is_committed_at_once_and_those_of_many_turns
     await log.close()
 
 
+async def test_how_long_commits_take_is_told_to_the_pace(database: Database) -> None:
+    _, lease = await running_turn(database, await stored_user(database))
+    pace = Pace(limit=60.0)
+    log = DatabaseTurnLog(database, clock=moment, pace=pace)
+    log.start()
+    async with asyncio.timeout(PATIENCE):
+        await log.append(lease, Text(delta="x"))
+        await log.close()
+    assert pace.apart(1_000_000) < 60.0
+
+
 async def test_what_a_turn_adds_when_it_is_let_on_is_committed_with_what_it_waited_with(database: Database) -> None:
     ada = await stored_user(database)
     leases = [(await running_turn(database, ada))[1] for _ in range(2)]
-    log = DatabaseTurnLog(database, clock=moment, gather=0.05, gather_limit=0.05)
+    log = DatabaseTurnLog(database, clock=moment, pace=Pace(gather=0.05, limit=0.05))
     log.start()
 
     async def write(lease: Lease) -> None:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from luxx.adapters.database.notices import CHANNEL, Notices
+from luxx.adapters.database.pace import Pace
 from luxx.adapters.database.recent import EVENT, put_away
 from luxx.adapters.database.repositories import answer_values
 from luxx.adapters.database.schema import (
@@ -103,10 +104,9 @@ class _Share:
 class DatabaseTurnLog:
     """Satisfies `luxx.application.ports.TurnLog` on any `Database`.
 
-    Commits begin `gather` seconds apart for each turn that is being written, and at most `gather_limit` in all:
-    the steps of one turn are committed at once, those of many together, because a commit costs more than all
-    that it stores. So does each read from a model and each write to a reader: turns that wait in `ready` are let
-    on just before a commit.
+    `pace` tells how far apart commits begin: the steps of one turn are committed at once, those of many together,
+    because a commit costs more than all that it stores. So does each read from a model and each write to a reader:
+    turns that wait in `ready` are let on just before a commit.
     `room` is how much of a turn, in characters, may wait for a commit before `append` waits too.
     While the database is away commits are tried again and again; `append` and `end` raise
     `StorageUnavailable` once they have waited `patience` seconds. What was taken is stored
@@ -120,13 +120,11 @@ class DatabaseTurnLog:
         clock: Clock,
         room: int = 256 * 1024,
         patience: float = 20.0,
-        gather: float = 0.001,
-        gather_limit: float = 0.033,
+        pace: Pace | None = None,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._database = database
-        self._apart = gather
-        self._apart_limit = gather_limit
+        self._pace = pace or Pace()
         self._observer = observer
         self._clock = clock
         self._room = room
@@ -276,7 +274,7 @@ class DatabaseTurnLog:
         began = float("-inf")
         while True:
             await self._work.wait()
-            pause = began + min(self._apart * len(self._turns), self._apart_limit) - time.monotonic()
+            pause = began + self._pace.apart(len(self._turns)) - time.monotonic()
             if pause > 0:
                 await asyncio.sleep(pause)
             began = time.monotonic()
@@ -292,6 +290,7 @@ class DatabaseTurnLog:
             shares = [share for share in map(self._take, dirty) if share is not None]
             if shares:
                 await self._store(shares)
+                self._pace.took(time.monotonic() - began)
             if self._waiting:
                 self._work.set()  # what they waited with is taken: they read on at the next commit, made or not
             if not self._dirty:

@@ -24,6 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     raw.add_argument("--port", type=int, default=9001)
     raw.add_argument("--database", required=True)
     raw.add_argument("--secret", default="0" * 48)
+    raw.add_argument("--upstream", default="http://127.0.0.1:9000", help="the provider, for streams")
     peers = commands.add_parser("peers", help="put LiteLLM and Open WebUI beside the service")
     peers.add_argument("--quick", action="store_true")
     return parser
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case "raw":
             from bench.raw import serve  # noqa: PLC0415 - as above
 
-            serve(given.port, given.database, given.secret)
+            serve(given.port, given.database, given.secret, given.upstream)
             return 0
         case "report":
             from bench.report import rewrite  # noqa: PLC0415 - as above

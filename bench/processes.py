@@ -236,6 +236,17 @@ class Luxx(Served):
             return list(await asyncio.gather(*map(new, range(streams))))
 
 
+class Bare(Served):
+    """The bare handlers on the database of a service, which is asked to make the conversations."""
+
+    beside: Luxx | None = None
+
+    async def jobs(self, answer: Answer, streams: int, *, over: float = 0.0) -> list[Job]:
+        assert self.beside is not None
+        found = await self.beside.jobs(answer, streams, over=over)
+        return [msgspec.structs.replace(job, address=self.address) for job in found]
+
+
 def luxx_process(
     name: str, *, place: Path, cores: Cores, settings: Mapping[str, str], port: int, number: int = 0
 ) -> Process:
@@ -298,6 +309,40 @@ def luxx(
     finally:
         for process in processes:
             process.stop()
+
+
+@contextmanager
+def bare(
+    name: str, *, place: Path, cores: Cores, database: str, upstream: Address
+) -> Iterator[tuple[Process, Address]]:
+    """Run the bare handlers on a database."""
+    address = Address(port=free_port())
+    command = [sys.executable, "-m", "bench", "raw", "--port", str(address.port), "--database", database]
+    process = Process(
+        [*command, "--upstream", upstream.url], log=place / f"{name}.log", cores=cores.measured, directory=root()
+    )
+    process.start()
+    try:
+        process.wait_for(address, "/health")
+        yield process, address
+    finally:
+        process.stop()
+
+
+@contextmanager
+def bare_beside(served: Luxx, *, place: Path, cores: Cores, upstream: Address) -> Iterator[Bare]:
+    """Run the bare handlers on the database of a service."""
+    database = served.settings.get("LUXX_DATABASE_URL") or f"sqlite:///{served.settings['LUXX_DATA_DIR']}/luxx.db"
+    name = f"bare {served.name}"
+    with bare(name, place=place, cores=cores, database=database, upstream=upstream) as (process, address):
+        yield Bare(
+            name=name,
+            address=address,
+            processes=[process],
+            settings={},
+            database_pid=served.database_pid,
+            beside=served,
+        )
 
 
 _NGINX_CONFIGURATION: Final = """

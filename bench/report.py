@@ -194,7 +194,10 @@ _METHOD: Final = """\
   driver. The list, in two statements: check the token, read session and user, then 20 rows with the kept count, and
   encode the same JSON (compared before anything is measured). `no reset` leaves out what asyncpg's pool does on
   release by itself. The append: one statement on Postgres that stores both messages, the turn and its first event;
-  on SQLite four in one transaction, in one thread. Beside it stands Luxx's own `SendMessage`, up to its commit.
+  on SQLite four in one transaction, in one thread. Beside it stands Luxx's own `SendMessage`, up to its commit. The
+  stream (`bare sqlite`, `bare postgres`): read session and user, store the messages, ask the provider over the same
+  client, store what came at once in one statement, send it. No history, no tools, no deadlines, nobody who follows or
+  cancels: it is what storing before sending costs in this server at least.
 - **Rows**: 1 000 users, of whom one has a tenth of all conversations, and a conversation of 10 000 messages.
 - **A stalled reader** asks for an answer of 4 MB and never reads. What is told is the memory of the service that
   each of them adds (PSS).

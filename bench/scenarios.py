@@ -10,10 +10,9 @@ import json
 import os
 import socket
 import sqlite3
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ from bench.answers import Answer, fast, paced, wide
 from bench.figures import Histogram
 from bench.load import Address, Caller, Faulty, Wave, closed_loop, every, one_by_one, request, wave
 from bench.proc import Cores, cpu_of, foreign, machine, pss_of, stolen
-from bench.processes import PASSWORD, Account, Direct, Luxx, Process, Served, free_port, luxx, root
+from bench.processes import PASSWORD, Account, Bare, Direct, Luxx, Process, Served, bare, bare_beside, luxx
 from bench.record import Record, Steal
 from bench.rows import Rows, fill_postgres, fill_sqlite
 from luxx.testing.postgres import ThrowawayPostgres
@@ -186,13 +185,21 @@ async def growing(bench: Bench, services: Sequence[Luxx]) -> None:
 
 async def first_token(bench: Bench, services: Sequence[Luxx]) -> None:
     """One stream at a time: how long until its first token."""
-    for _ in range(bench.scale.rounds):
-        for served in _beside(bench, services):
-            jobs = await served.jobs(fast(10), bench.scale.sends)
-            with bench.measured("first token"):
-                times = await one_by_one(jobs)
-            figures = {"first_p50_ms": times.percentile(50) * 1e3, "first_p99_ms": times.percentile(99) * 1e3}
-            bench.record.add("first token", served.name, figures)
+    with bare_streams(bench, services) as bares:
+        for one in bares:  # what is loaded with the first answers is loaded now
+            await one_by_one(await one.jobs(fast(10), 10))
+        for _ in range(bench.scale.rounds):
+            for served in [*_beside(bench, services), *bares]:
+                await one_first_token(bench, served)
+
+
+async def one_first_token(bench: Bench, served: Served) -> None:
+    """Measure one round of it."""
+    jobs = await served.jobs(fast(10), bench.scale.sends)
+    with bench.measured("first token"):
+        times = await one_by_one(jobs)
+    figures = {"first_p50_ms": times.percentile(50) * 1e3, "first_p99_ms": times.percentile(99) * 1e3}
+    bench.record.add("first token", served.name, figures)
 
 
 async def hurried(bench: Bench, services: Sequence[Luxx]) -> None:
@@ -352,18 +359,21 @@ async def processes(bench: Bench, services: Sequence[Luxx]) -> None:
 # --- rows ---------------------------------------------------------------------------------------------
 
 
+def raw_handlers(bench: Bench, name: str, url: str) -> Any:
+    """Run the bare handlers on a database (a context manager)."""
+    return bare(name, place=bench.place, cores=bench.cores, database=url, upstream=bench.upstream_address)
+
+
 @contextmanager
-def raw_handlers(bench: Bench, name: str, url: str) -> Iterator[tuple[Process, Address]]:
-    """Run the bare handlers on a database."""
-    address = Address(port=free_port())
-    command = [sys.executable, "-m", "bench", "raw", "--port", str(address.port), "--database", url]
-    process = Process(command, log=bench.place / f"{name}.log", cores=bench.cores.measured, directory=root())
-    process.start()
-    try:
-        process.wait_for(address, "/health")
-        yield process, address
-    finally:
-        process.stop()
+def bare_streams(bench: Bench, services: Sequence[Luxx]) -> Iterator[list[Bare]]:
+    """Run the bare handlers on the database of each service."""
+    with ExitStack() as running:
+        yield [
+            running.enter_context(
+                bare_beside(served, place=bench.place, cores=bench.cores, upstream=bench.upstream_address)
+            )
+            for served in services
+        ]
 
 
 class Filled(msgspec.Struct):
@@ -551,8 +561,8 @@ async def _new_conversations(one: Filled, url: str, number: int) -> list[str]:
                 numbers=f"generate_series(0, {number - 1}) AS n",
             )
         )
-        await connection.execute("VACUUM ANALYZE")
         await connection.close()
+        await _settled_plans(one.url)
     else:
         with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=60)) as file:
             series = f"WITH RECURSIVE c(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM c WHERE n < {number - 1})"

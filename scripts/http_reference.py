@@ -51,6 +51,7 @@ see the [guide](http-guide.md), for the events of a stream [the stream](streamin
 - Every answer carries `X-Request-ID`, the client's own if it sent a sane one. 401 carries `WWW-Authenticate`, 429 and
   503 carry `Retry-After` in seconds.
 - Collections answer with and without a trailing slash. Times are RFC 3339 in UTC.
+- `HEAD` is answered wherever `GET` is, without the body; `OPTIONS` names the methods in `Allow`.
 
 {failures}
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from litestar import Request, get, post
+from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
@@ -11,6 +11,7 @@ from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.forms import LoginBody, LoginData, LoginUserData, MeData, RegisterBody, RegisteredData
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import read_body
+from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import peer, uses
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from litestar import Request, delete, get, post, put
+from litestar import Request, delete, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.types import ASGIApp
@@ -19,6 +19,7 @@ from luxx.entrypoints.http.forms import (
 )
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, read_body, read_query
+from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import uses
 
 ABSENT = "conversation_not_found"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from litestar import Request, delete, get, post
+from litestar import Request, delete, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.types import ASGIApp
@@ -20,6 +20,7 @@ from luxx.entrypoints.http.account_forms import (
 from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, read_body
+from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import peer, uses
 
 ABSENT = "not_found"

@@ -63,6 +63,10 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        if scope.get("method") == "HEAD":
+            await self._batches.aclose()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         body = _Body(send, self._heartbeat)
         # In a task of its own: each of its many wake-ups would pass through the whole of server and framework here.
         sending = asyncio.create_task(self._send_all(body))

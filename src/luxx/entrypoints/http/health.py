@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from litestar import Request, get
+from litestar import Request
 from litestar.types import ASGIApp
 
 from luxx.entrypoints.http.answers import Answer
 from luxx.entrypoints.http.forms import HealthData
 from luxx.entrypoints.http.openapi import described
+from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import uses
 
 

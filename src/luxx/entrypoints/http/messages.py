@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from litestar import Request, delete, get, post
+from litestar import Request, delete, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.types import ASGIApp
@@ -18,6 +18,7 @@ from luxx.entrypoints.http.event_stream import EventStream
 from luxx.entrypoints.http.forms import MessagesData, MessagesQuery, SendBody, SentData, StreamQuery
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, last_seen, only_header, read_body, read_query
+from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.text import Language, problem_text
 from luxx.entrypoints.http.uses import uses
 

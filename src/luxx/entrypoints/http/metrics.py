@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from litestar import Request, Response, get
+from litestar import Request, Response
 
+from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import uses
 
 

@@ -114,7 +114,7 @@ def openapi_document(handlers: Iterable[HTTPRouteHandler]) -> dict[str, Any]:
     for handler, operation in described_handlers:
         for path in handler.paths:
             entry = paths.setdefault(re.sub(r":\w+}", "}", path), {})
-            for method in handler.http_methods:
+            for method in handler.http_methods - {"HEAD"}:  # which is GET without a body, here and everywhere
                 entry[_word(method)] = _operation(handler, path, operation)
     return {
         "openapi": "3.1.0",

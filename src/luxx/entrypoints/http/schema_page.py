@@ -3,13 +3,14 @@
 from importlib.resources import files
 from typing import Any, Final
 
-from litestar import Request, Response, get
+from litestar import Request, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from luxx.entrypoints.http.answers import Answer
 from luxx.entrypoints.http.asgi import prefix_of
 from luxx.entrypoints.http.openapi import openapi_document
+from luxx.entrypoints.http.reads import get
 
 
 def schema_handlers(handlers: tuple[HTTPRouteHandler, ...]) -> tuple[HTTPRouteHandler, ...]:

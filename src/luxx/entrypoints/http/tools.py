@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from litestar import Request, get, post
+from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.types import ASGIApp
@@ -13,6 +13,7 @@ from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.forms import ExecutedData, ToolData, ToolsData, ToolsQuery
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import read_json, read_query
+from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import uses
 
 

@@ -1,17 +1,18 @@
 """The whole service inside another command, on a free port of loopback, for as long as the command runs."""
 
 import asyncio
-import json
 import logging
 import os
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -27,6 +28,7 @@ from luxx.entrypoints.cli.serve import DrainingServer, server_of
 from luxx.settings import Settings
 
 _log = logging.getLogger("luxx")
+_WRITTEN_SECONDS: Final = 1.0
 
 
 class NotStarted(LuxxError):
@@ -139,21 +141,18 @@ class LocalAccount:
 def log_in_here(client: Client, path: Path) -> None:
     """Log in with the account kept in `path` (mode 0600), made where there is none, so that its conversations stay.
 
-    In another database than before it is made again. Raises `LuxxClientError`, OSError.
+    In another database than before it is made again. Of several that begin at once, one's account is kept.
+    Raises `LuxxClientError`, OSError.
     """
-    account = _kept(path)
-    if account is None:
-        account = _new(path)
-        _register(client, account)
+    account = _kept(path) or _made(client, path)
     try:
         client.login(account.username, account.password)
     except Unauthenticated:
         try:
             _register(client, account)
         except Conflict:  # its password was changed by somebody else
-            path.unlink()
-            account = _new(path)
-            _register(client, account)
+            path.unlink(missing_ok=True)
+            account = _made(client, path)
         client.login(account.username, account.password)
 
 
@@ -163,17 +162,28 @@ def _register(client: Client, account: LocalAccount) -> None:
 
 def _kept(path: Path) -> LocalAccount | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=LocalAccount)
+        kept = path.read_bytes()
+        deadline = time.monotonic() + _WRITTEN_SECONDS
+        while not kept and time.monotonic() < deadline:  # somebody has made it, and is about to write
+            time.sleep(0.01)
+            kept = path.read_bytes()
+        return msgspec.json.decode(kept, type=LocalAccount)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError:
         raise OSError(f"{path} cannot be read: delete it to chat with a new account") from None
 
 
-def _new(path: Path) -> LocalAccount:
+def _made(client: Client, path: Path) -> LocalAccount:
+    """Make an account and keep it, or give the one that somebody else has kept meanwhile."""
     account = LocalAccount(f"chat-{secrets.token_hex(4)}", secrets.token_urlsafe(24))
-    with open(path, "x", encoding="utf-8", opener=_private) as file:
-        json.dump({"username": account.username, "password": account.password}, file)
+    # Before it is kept: whoever finds it there can log in.
+    _register(client, account)
+    try:
+        with open(path, "xb", opener=_private) as file:
+            file.write(msgspec.json.encode(account))
+    except FileExistsError:
+        return _kept(path) or account
     return account
 
 

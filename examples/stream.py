@@ -65,6 +65,8 @@ def ask(http: httpx.Client, conversation_id: str, content: str) -> Iterator[tupl
                 if response.status_code not in {200, 429, 502, 503, 504}:
                     response.read()
                     raise SystemExit(f"refused: {response.status_code} {response.text}")
+                # Whoever is asked too often says when it will answer again.
+                pause = max(pause, float(response.headers.get("Retry-After", 0)))
                 if response.status_code == 200:
                     for identity, name, data in events(response):
                         if identity is None:

@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -70,6 +72,25 @@ async def test_an_answer_may_take_longer_than_the_example_waits_for_a_server_tha
                 return [name for name, _ in module.ask(http, "conv_1", "?")]
 
         assert await asyncio.to_thread(asked) == ["start", "text", "done"]
+
+
+async def test_the_example_asks_again_when_it_is_told_to() -> None:
+    module: Any = example("stream")
+    pauses: list[float] = []
+    module.time = SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append)
+    busy = Answer(json.dumps({"success": False}), status=429, headers={"Retry-After": "7"})
+    well = Answer(told(START, DONE), headers=STREAM)
+    answers = iter([busy, well])
+
+    async with web_server() as web:
+        web.pages |= {"/api/messages/stream": lambda _: next(answers)}
+
+        def asked() -> list[str]:
+            with httpx.Client(base_url=web.url(), trust_env=False) as http:
+                return [name for name, _ in module.ask(http, "conv_1", "?")]
+
+        assert await asyncio.to_thread(asked) == ["start", "done"]
+    assert pauses == [7.0]
 
 
 async def test_the_example_says_so_where_an_answer_is_told_anew() -> None:

@@ -139,6 +139,33 @@ async def test_a_server_that_stops_a_stream_is_obeyed_whether_the_client_goes_or
     assert reading.closed
 
 
+async def test_a_send_that_fails_while_the_server_stops_the_stream_is_nobodys_error() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    client, reading = Client(), Reading()
+
+    async def send(sent: dict[str, Any]) -> None:
+        await client.send(sent)
+        if b"event" in sent.get("body", b""):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise OSError("The connection is closed.")
+
+    stream = stream_of(reading)
+    running = asyncio.create_task(stream({"type": "http"}, client.receive, send))
+    await asyncio.wait_for(reading.waits.wait(), PATIENCE)
+    client.wrote.clear()
+    reading.coming.put_nowait([LoggedEvent(1, Text(delta="a"))])
+    await asyncio.wait_for(client.wrote.wait(), PATIENCE)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, PATIENCE)
+    del running, stream
+    gc.collect()
+    assert told == []
+
+
 async def test_an_error_of_ours_is_raised_once_all_is_closed() -> None:
     async def broken() -> AsyncGenerator[Sequence[LoggedEvent], None]:
         yield [LoggedEvent(1, Text(delta="a"))]

@@ -77,7 +77,8 @@ class EventStream:
             tasks = [sending, leaving, *body.close()]
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            # What they end with is taken note of here, in case that nobody asks below: this may be cancelled, too.
+            await asyncio.gather(*tasks, return_exceptions=True)
         if not sending.cancelled():
             sending.result()
 

@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     raw = commands.add_parser("raw", help="run the bare handlers alone")
     raw.add_argument("--port", type=int, default=9001)
     raw.add_argument("--database", required=True)
-    raw.add_argument("--secret", default="0" * 48)
+    raw.add_argument("--secret", default="0" * 48, help="of the service whose tokens it reads")
     raw.add_argument("--upstream", default="http://127.0.0.1:9000", help="the provider, for streams")
     peers = commands.add_parser("peers", help="put LiteLLM and Open WebUI beside the service")
     peers.add_argument("--quick", action="store_true")

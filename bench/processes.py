@@ -1,6 +1,7 @@
 """What is measured, and what it is measured with, as processes."""
 
 import asyncio
+import itertools
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from bench.load import LUXX, OPENAI, Address, Format, Job, completion_request, l
 from bench.proc import Cores, cpu_of, on
 
 NGINX: Final = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+SECRET: Final = "0" * 48
 PASSWORD: Final = "correct horse battery staple"  # of accounts that live for one run
 _START_SECONDS: Final = 60.0
 
@@ -236,13 +238,12 @@ class Luxx(Served):
             return list(await asyncio.gather(*map(new, range(streams))))
 
 
-class Bare(Served):
+class Bare(Served, kw_only=True):
     """The bare handlers on the database of a service, which is asked to make the conversations."""
 
-    beside: Luxx | None = None
+    beside: Luxx
 
     async def jobs(self, answer: Answer, streams: int, *, over: float = 0.0) -> list[Job]:
-        assert self.beside is not None
         found = await self.beside.jobs(answer, streams, over=over)
         return [msgspec.structs.replace(job, address=self.address) for job in found]
 
@@ -281,7 +282,7 @@ def luxx(
     """Run the service `count` times on SQLite, or on the Postgres database whose URL is given."""
     settings = {
         "LUXX_DATA_DIR": str(place / name),
-        "LUXX_JWT_SECRET": "0" * 48,
+        "LUXX_JWT_SECRET": SECRET,
         "LUXX_LLM_BASE_URL": f"{upstream.url}/v1",
         "LUXX_LLM_THINKING": "none",
     }
@@ -317,9 +318,14 @@ def bare(
 ) -> Iterator[tuple[Process, Address]]:
     """Run the bare handlers on a database."""
     address = Address(port=free_port())
-    command = [sys.executable, "-m", "bench", "raw", "--port", str(address.port), "--database", database]
+    python, *_ = environment.command()
+    told = {"--port": str(address.port), "--database": database, "--secret": SECRET, "--upstream": upstream.url}
     process = Process(
-        [*command, "--upstream", upstream.url], log=place / f"{name}.log", cores=cores.measured, directory=root()
+        [python, "-m", "bench", "raw", *itertools.chain(*told.items())],
+        log=place / f"{name}.log",
+        cores=cores.measured,
+        environ=_environ({"PYTHONPATH": os.pathsep.join([str(root()), environment.variables()["PYTHONPATH"]])}),
+        directory=place,
     )
     process.start()
     try:

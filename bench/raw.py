@@ -4,6 +4,7 @@
 answer and nothing besides: no checks of what is sent, no errors to tell, no layers.
 """
 
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any, Final, cast
@@ -72,7 +73,7 @@ def _json(content: object) -> Response[bytes]:
 
 
 class RawStream:
-    """An ASGI app that asks the provider, stores what came at once in one statement, and sends it then.
+    """An ASGI app that asks the provider, stores what came at once in one transaction, and sends it then.
 
     No turn's storing waits for another's: this is the shortest way to a first token, and not the cheapest to many.
     """
@@ -149,6 +150,10 @@ def app(url: str, secret: str, upstream: str) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        # As `luxx serve` does when it starts.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
         # The database is not opened: its log would listen to the service, and take time from it on the same core.
         await raw.open()
         yield
@@ -208,4 +213,5 @@ def serve(port: int, url: str, secret: str, upstream: str) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
     )

@@ -196,8 +196,8 @@ _METHOD: Final = """\
   release by itself. The append: one statement on Postgres that stores both messages, the turn and its first event;
   on SQLite four in one transaction, in one thread. Beside it stands Luxx's own `SendMessage`, up to its commit. The
   stream (`bare sqlite`, `bare postgres`): read session and user, store the messages, ask the provider over the same
-  client, store what came at once in one statement, send it. No history, no tools, no deadlines, nobody who follows or
-  cancels: it is what storing before sending costs in this server at least.
+  client, store what came at once (in one statement, on SQLite in two), send it. No history, no tools, no deadlines,
+  nobody who follows or cancels: it is about the least that storing before sending costs in this server.
 - **Rows**: 1 000 users, of whom one has a tenth of all conversations, and a conversation of 10 000 messages.
 - **A stalled reader** asks for an answer of 4 MB and never reads. What is told is the memory of the service that
   each of them adds (PSS).

@@ -65,8 +65,9 @@ def ask(http: httpx.Client, conversation_id: str, content: str) -> Iterator[tupl
                 if response.status_code not in {200, 429, 502, 503, 504}:
                     response.read()
                     raise SystemExit(f"refused: {response.status_code} {response.text}")
-                # Whoever is asked too often says when it will answer again.
-                pause = max(pause, float(response.headers.get("Retry-After", 0)))
+                # Whoever is asked too often says when it will answer again; a proxy may say so with a date.
+                after = response.headers.get("Retry-After", "")
+                pause = max(pause, int(after) if after.isascii() and after.isdigit() else 0)
                 if response.status_code == 200:
                     for identity, name, data in events(response):
                         if identity is None:
@@ -79,7 +80,7 @@ def ask(http: httpx.Client, conversation_id: str, content: str) -> Iterator[tupl
                             return
         except httpx.TransportError:
             pass  # cut off: go on behind what was seen
-        if time.monotonic() > deadline:
+        if time.monotonic() + pause > deadline:
             raise SystemExit("the server cannot be reached")
         time.sleep(pause)
         pause = min(pause * 2, 5.0)

@@ -8,11 +8,14 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from bench.answers import fast, paced
 from bench.load import LUXX, Address, Faulty, Job, luxx_request, one_by_one, wave
 from bench.proc import Cores, cpu_of, pss_of, tree
 from bench.processes import Direct, Luxx, Process, bare_beside, luxx, upstream
+
+from luxx.testing.postgres import ThrowawayPostgres
 
 CORES = Cores(measured=frozenset(), others=frozenset())
 
@@ -58,25 +61,44 @@ async def test_a_fast_answer_is_whole_too(service: Luxx) -> None:
     assert times.count == 2
 
 
+_STORED = (
+    "SELECT m.status, m.parts, t.running, t.last_seq, (SELECT count(*) FROM turn_events e WHERE e.message_id = m.id)"
+    " FROM messages m JOIN turns t ON t.message_id = m.id"
+)
+
+
 async def test_a_stream_of_the_bare_handlers_is_whole_and_stored(
-    service: Luxx, provider: tuple[Process, Address], tmp_path: Path
+    provider: tuple[Process, Address], tmp_path: Path
 ) -> None:
-    with bare_beside(service, place=tmp_path, cores=CORES, upstream=provider[1]) as served:
+    with (
+        luxx("one", place=tmp_path, cores=CORES, upstream=provider[1]) as service,
+        bare_beside(service, place=tmp_path, cores=CORES, upstream=provider[1]) as served,
+    ):
         (job,) = await served.jobs(fast(500), 1)
         assert job.address == served.address
-        found = await wave([job], within=30)
-    assert found.tokens == 500
-    with contextlib.closing(sqlite3.connect(f"{service.settings['LUXX_DATA_DIR']}/luxx.db")) as file:
-        conversation = json.loads(job.request.partition(b"\r\n\r\n")[2])["conversation_id"]
-        told = file.execute(
-            "SELECT m.status, m.parts, t.running, t.last_seq, (SELECT count(*) FROM turn_events e"
-            " WHERE e.message_id = m.id) FROM messages m JOIN turns t ON t.message_id = m.id"
-            " WHERE m.conversation_id = ?",
-            (conversation,),
-        ).fetchall()
-    ((status, parts, running, last_seq, events),) = told
-    assert (status, running, last_seq) == ("complete", 0, events)
+        assert (await wave([job], within=30)).tokens == 500
+    with contextlib.closing(sqlite3.connect(tmp_path / "one" / "luxx.db")) as file:
+        ((status, parts, running, last_seq, events),) = file.execute(_STORED).fetchall()
+    assert (status, bool(running), last_seq) == ("complete", False, events)
     assert json.loads(parts) == [{"type": "text", "text": fast(500).text}]
+
+
+async def test_a_stream_of_the_bare_handlers_is_stored_on_postgres(
+    provider: tuple[Process, Address], tmp_path: Path, postgres: ThrowawayPostgres
+) -> None:
+    url = postgres.url(postgres.create_database())
+    with (
+        luxx("one", place=tmp_path, cores=CORES, upstream=provider[1], database=url) as service,
+        bare_beside(service, place=tmp_path, cores=CORES, upstream=provider[1]) as served,
+    ):
+        assert (await one_by_one(await served.jobs(fast(500), 2))).count == 2
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch(_STORED)
+    await connection.close()
+    assert len(rows) == 2
+    for status, parts, running, last_seq, events in rows:
+        assert (status, running, last_seq) == ("complete", False, events)
+        assert json.loads(parts) == [{"type": "text", "text": fast(500).text}]
 
 
 async def test_a_refused_stream_makes_a_run_a_failure(service: Luxx) -> None:

@@ -10,7 +10,7 @@ from luxx.adapters.models.scripted import ScriptedChatModel, spoken
 from luxx.entrypoints.http.app import HANDLERS
 
 OF_THE_MOMENT = {"date", "x-request-id", "transfer-encoding"}
-"""The last one belongs to a body that is made while it is sent."""
+"""Headers of one answer alone, and the one that says how a body is sent."""
 
 
 async def test_head_has_the_status_and_the_headers_of_get(

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import pytest
 
 from luxx.testing.fault_proxy import FaultProxy
 from luxx.testing.upstream import ScriptedUpstream, echo
@@ -79,8 +80,9 @@ async def test_the_example_asks_again_when_it_is_told_to() -> None:
     pauses: list[float] = []
     module.time = SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append)
     busy = Answer(json.dumps({"success": False}), status=429, headers={"Retry-After": "7"})
+    away = Answer("", status=503, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})
     well = Answer(told(START, DONE), headers=STREAM)
-    answers = iter([busy, well])
+    answers = iter([away, busy, well])
 
     async with web_server() as web:
         web.pages |= {"/api/messages/stream": lambda _: next(answers)}
@@ -90,7 +92,20 @@ async def test_the_example_asks_again_when_it_is_told_to() -> None:
                 return [name for name, _ in module.ask(http, "conv_1", "?")]
 
         assert await asyncio.to_thread(asked) == ["start", "done"]
-    assert pauses == [7.0]
+    assert pauses == [0.2, 7]
+
+
+async def test_the_example_does_not_wait_for_longer_than_it_has_patience() -> None:
+    module: Any = example("stream")
+    async with web_server() as web:
+        web.pages["/api/messages/stream"] = Answer("", status=503, headers={"Retry-After": "86400"})
+
+        def asked() -> list[str]:
+            with httpx.Client(base_url=web.url(), trust_env=False) as http:
+                return [name for name, _ in module.ask(http, "conv_1", "?")]
+
+        with pytest.raises(SystemExit, match="cannot be reached"):
+            await asyncio.to_thread(asked)
 
 
 async def test_the_example_says_so_where_an_answer_is_told_anew() -> None:

@@ -12,7 +12,7 @@ from luxx.entrypoints.cli.embedded import log_in_here
 
 
 class Accounts:
-    """What the service knows; `meanwhile` is done once, just before the next account is registered."""
+    """What the service knows; `meanwhile` is done once, just before an account is registered."""
 
     def __init__(self) -> None:
         self.passwords: dict[str, str] = {}
@@ -49,15 +49,21 @@ def test_it_is_made_once_and_for_nobody_else_to_read(service: Accounts, tmp_path
     log_in(service, path)
     assert service.logins == [*service.passwords] * 2
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_that_begin_at_once_keep_one(service: Accounts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["nothing", "another database", "another password"])
+def test_of_two_that_begin_at_once_one_account_is_kept(service: Accounts, tmp_path: Path, before: str) -> None:
     path = tmp_path / "chat.json"
+    if before != "nothing":
+        log_in(Accounts() if before == "another database" else service, path)
+    for username in service.passwords:
+        service.passwords[username] = "changed"
+    service.logins.clear()
     service.meanwhile = lambda: log_in(service, path)
     log_in(service, path)
-    assert len(service.logins) == 2
-    assert len(set(service.logins)) == 1
     log_in(service, path)
+    assert len(service.logins) == 3
     assert len(set(service.logins)) == 1
 
 

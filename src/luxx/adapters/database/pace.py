@@ -5,13 +5,14 @@ from typing import Final
 _LONGEST_SHARE: Final = 1 / 3
 """Of the limit, that a commit counts for at most: where it takes longer, to commit more often would not help."""
 _WEIGHT: Final = 1 / 8
+"""Of the latest commit among all before it."""
 
 
 class Pace:
     """How far apart commits begin: `gather` seconds for each turn that is being written, up to a limit.
 
-    What comes just after a commit began waits for the next one, and until that is made. So that it waits no longer
-    than `limit` seconds in all, what commits have taken of late is taken off.
+    What comes just after a commit began waits for the next one, and until that is made: for about `limit` seconds,
+    because what commits have taken of late is taken off. Where they take more than a third of it, for longer.
     """
 
     __slots__ = ("_gather", "_limit", "_takes")

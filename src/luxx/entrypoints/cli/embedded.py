@@ -6,13 +6,12 @@ import os
 import secrets
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from tempfile import NamedTemporaryFile
 
 import msgspec
 
@@ -28,7 +27,6 @@ from luxx.entrypoints.cli.serve import DrainingServer, server_of
 from luxx.settings import Settings
 
 _log = logging.getLogger("luxx")
-_WRITTEN_SECONDS: Final = 1.0
 
 
 class NotStarted(LuxxError):
@@ -144,47 +142,39 @@ def log_in_here(client: Client, path: Path) -> None:
     In another database than before it is made again. Of several that begin at once, one's account is kept.
     Raises `LuxxClientError`, OSError.
     """
-    account = _kept(path) or _made(client, path)
+    account = _kept(path)
+    try:
+        _log_in(client, account)
+    except Unauthenticated:  # its password was changed by somebody else
+        if _kept(path) == account:
+            path.unlink(missing_ok=True)
+        _log_in(client, _kept(path))
+
+
+def _log_in(client: Client, account: LocalAccount) -> None:
+    """Log in; where there is no such account, register it first."""
     try:
         client.login(account.username, account.password)
     except Unauthenticated:
-        try:
-            _register(client, account)
-        except Conflict:  # its password was changed by somebody else
-            path.unlink(missing_ok=True)
-            account = _made(client, path)
+        with suppress(Conflict):  # it is there: somebody has just made it, or its password is another
+            client.register(account.username, f"{account.username}@chat.invalid", account.password)  # RFC 2606
         client.login(account.username, account.password)
 
 
-def _register(client: Client, account: LocalAccount) -> None:
-    client.register(account.username, f"{account.username}@chat.invalid", account.password)  # a name of RFC 2606
-
-
-def _kept(path: Path) -> LocalAccount | None:
-    try:
-        kept = path.read_bytes()
-        deadline = time.monotonic() + _WRITTEN_SECONDS
-        while not kept and time.monotonic() < deadline:  # somebody has made it, and is about to write
-            time.sleep(0.01)
-            kept = path.read_bytes()
-        return msgspec.json.decode(kept, type=LocalAccount)
-    except FileNotFoundError:
-        return None
-    except msgspec.MsgspecError:
-        raise OSError(f"{path} cannot be read: delete it to chat with a new account") from None
-
-
-def _made(client: Client, path: Path) -> LocalAccount:
-    """Make an account and keep it, or give the one that somebody else has kept meanwhile."""
-    account = LocalAccount(f"chat-{secrets.token_hex(4)}", secrets.token_urlsafe(24))
-    # Before it is kept: whoever finds it there can log in.
-    _register(client, account)
-    try:
-        with open(path, "xb", opener=_private) as file:
+def _kept(path: Path) -> LocalAccount:
+    """Read the account that is kept there; where there is none, invent and keep one."""
+    while True:
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=LocalAccount)
+        except FileNotFoundError:
+            account = LocalAccount(f"chat-{secrets.token_hex(4)}", secrets.token_urlsafe(24))
+        except msgspec.MsgspecError:
+            raise OSError(f"{path} cannot be read: delete it to chat with a new account") from None
+        # Written elsewhere, for its owner alone, and put there whole: nobody reads half of it.
+        with NamedTemporaryFile(dir=path.parent, prefix=".chat-") as file, suppress(FileExistsError):
             file.write(msgspec.json.encode(account))
-    except FileExistsError:
-        return _kept(path) or account
-    return account
+            file.flush()
+            os.link(file.name, path)
 
 
 def _private(path: str, flags: int) -> int:

@@ -64,7 +64,6 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
         if scope.get("method") == "HEAD":
-            await self._batches.aclose()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         body = _Body(send, self._heartbeat)
@@ -77,8 +76,10 @@ class EventStream:
             tasks = [sending, leaving, *body.close()]
             for task in tasks:
                 task.cancel()
-            # What they end with is taken note of here, in case that nobody asks below: this may be cancelled, too.
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(tasks)
+            if not sending.cancelled() and (error := sending.exception()) is not None:
+                # Where this is cancelled, nobody asks for it below.
+                _log.debug("the stream of %s failed", self._message_id, exc_info=error)
         if not sending.cancelled():
             sending.result()
 

@@ -114,7 +114,7 @@ def openapi_document(handlers: Iterable[HTTPRouteHandler]) -> dict[str, Any]:
     for handler, operation in described_handlers:
         for path in handler.paths:
             entry = paths.setdefault(re.sub(r":\w+}", "}", path), {})
-            for method in handler.http_methods - {"HEAD"}:  # which is GET without a body, here and everywhere
+            for method in handler.http_methods - {"HEAD"}:  # not described: it is GET without a body
                 entry[_word(method)] = _operation(handler, path, operation)
     return {
         "openapi": "3.1.0",

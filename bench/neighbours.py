@@ -141,12 +141,8 @@ def litellm(*, place: Path, cores: Cores, upstream: Address, models: Sequence[st
         environ=_environ(home, {**settings, "LITELLM_MASTER_KEY": _KEY}),
         directory=home,
     )
-    process.start()
-    try:
-        process.wait_for(address, "/health/liveliness", within=_START_SECONDS)
+    with process.running(address, "/health/liveliness", within=_START_SECONDS):
         yield WithKey(name="litellm", address=address, processes=[process], settings=settings, keys=[_KEY])
-    finally:
-        process.stop()
 
 
 # --- Open WebUI -----------------------------------------------------------------------------------------
@@ -259,9 +255,7 @@ def open_webui(*, place: Path, cores: Cores, upstream: Address, people: int = 10
         environ=_environ(home, {**_OPEN_WEBUI_SETTINGS, **private}),
         directory=home,
     )
-    process.start()
-    try:
-        process.wait_for(address, "/health", within=_START_SECONDS)
+    with process.running(address, "/health", within=_START_SECONDS):
         try:
             tokens = asyncio.run(_people(address, people))
         except (httpx.HTTPError, KeyError) as error:
@@ -284,5 +278,3 @@ def open_webui(*, place: Path, cores: Cores, upstream: Address, people: int = 10
                 tokens=tokens,
             ),
         )
-    finally:
-        process.stop()

@@ -21,7 +21,7 @@ from bench.goals import peer_goals
 from bench.load import Address, Faulty, wave
 from bench.neighbours import NotInstalled, Pages, litellm, open_webui, pins
 from bench.proc import Cores, on, share_out
-from bench.processes import NotStarted, Served, nginx, nginx_version, root, upstream, workplace
+from bench.processes import Bare, NotStarted, Served, nginx, nginx_version, root, upstream, workplace
 from bench.record import Record, surroundings, write
 from bench.scenarios import FULL, QUICK, Bench, bare_streams, both, one_first_token
 from luxx.testing.postgres import ThrowawayPostgres
@@ -134,7 +134,7 @@ async def _all(bench: Bench, peers: Sequence[Served], *, rounds: int) -> None:
             for number in range(rounds):
                 for scenario, measure in _SCENARIOS.items():
                     for served in everybody:
-                        if served in bares and scenario != "first token":
+                        if isinstance(served, Bare) and scenario != "first token":
                             continue  # they store each turn by itself, which is no way to serve many
                         began = time.monotonic()
                         if await _or_left_out(bench, served, scenario, measure):

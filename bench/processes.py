@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import httpx
 import msgspec
@@ -90,6 +90,16 @@ class Process:
         self.ready = time.perf_counter() - self.began
         return self.ready
 
+    @contextmanager
+    def running(self, address: Address, path: str, *, within: float = _START_SECONDS) -> Iterator[Self]:
+        """Start it, wait for it, and end it with the block."""
+        self.start()
+        try:
+            self.wait_for(address, path, within=within)
+            yield self
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         """End it and its children: politely, and after a while not."""
         if self._process is None:
@@ -126,12 +136,8 @@ def upstream(place: Path, cores: Cores) -> Iterator[tuple[Process, Address]]:
     address = Address(port=free_port())
     command = [sys.executable, "-m", "bench", "upstream", "--port", str(address.port)]
     process = Process(command, log=place / "upstream.log", cores=cores.others, directory=root())
-    process.start()
-    try:
-        process.wait_for(address, "/v1/models")
+    with process.running(address, "/v1/models"):
         yield process, address
-    finally:
-        process.stop()
 
 
 def root() -> Path:
@@ -327,12 +333,8 @@ def bare(
         environ=_environ({"PYTHONPATH": os.pathsep.join([str(root()), environment.variables()["PYTHONPATH"]])}),
         directory=place,
     )
-    process.start()
-    try:
-        process.wait_for(address, "/health")
+    with process.running(address, "/health"):
         yield process, address
-    finally:
-        process.stop()
 
 
 @contextmanager
@@ -396,12 +398,8 @@ def nginx(*, place: Path, cores: Cores, upstream: Address) -> Iterator[Direct | 
         log=place / "nginx.log",
         cores=cores.measured,
     )
-    process.start()
-    try:
-        process.wait_for(address, "/v1/models")
+    with process.running(address, "/v1/models"):
         yield Direct(name="nginx", address=address, processes=[process], settings={"proxy_buffering": "off"})
-    finally:
-        process.stop()
 
 
 @contextmanager

@@ -359,11 +359,6 @@ async def processes(bench: Bench, services: Sequence[Luxx]) -> None:
 # --- rows ---------------------------------------------------------------------------------------------
 
 
-def raw_handlers(bench: Bench, name: str, url: str) -> Any:
-    """Run the bare handlers on a database (a context manager)."""
-    return bare(name, place=bench.place, cores=bench.cores, database=url, upstream=bench.upstream_address)
-
-
 @contextmanager
 def bare_streams(bench: Bench, services: Sequence[Luxx]) -> Iterator[list[Bare]]:
     """Run the bare handlers on the database of each service."""
@@ -433,7 +428,10 @@ async def lists(bench: Bench) -> None:
 
 async def _beside_bare(bench: Bench, large: Filled) -> None:
     token = large.few.token
-    with raw_handlers(bench, "raw", large.url) as (process, address):
+    with bare("raw", place=bench.place, cores=bench.cores, database=large.url, upstream=bench.upstream_address) as (
+        process,
+        address,
+    ):
         ours = request("GET", "/api/conversations/", token=token)
         cases: list[tuple[str, Address, bytes, list[int]]] = [
             ("luxx", large.served.address, ours, [one.pid for one in large.served.processes]),
@@ -501,7 +499,13 @@ async def appending(bench: Bench) -> None:
             left = iter(identities)
             for process in one.served.processes:
                 process.stop()  # it would take the turns for those of a process that died
-            with raw_handlers(bench, f"append-raw-{name}", url) as (process, address):
+            with bare(
+                f"append-raw-{name}",
+                place=bench.place,
+                cores=bench.cores,
+                database=url,
+                upstream=bench.upstream_address,
+            ) as (process, address):
                 for number in range(bench.scale.rounds + 1):
                     for how in ("luxx", "raw"):
                         figures = await _append(bench, (process, address), f"/append/{how}", one.few.id, left)

@@ -93,3 +93,10 @@ def test_a_file_that_cannot_be_read_is_told_with_what_to_do(service: Accounts, t
     with pytest.raises(OSError, match="delete it"):
         log_in(service, path)
     assert path.read_text() == text
+
+
+def test_a_link_to_nothing_is_an_error_and_no_endless_search(service: Accounts, tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    path.symlink_to(tmp_path / "nowhere" / "chat.json")
+    with pytest.raises(FileNotFoundError):
+        log_in(service, path)

@@ -163,18 +163,23 @@ def _log_in(client: Client, account: LocalAccount) -> None:
 
 def _kept(path: Path) -> LocalAccount:
     """Read the account that is kept there; where there is none, invent and keep one."""
-    while True:
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=LocalAccount)
-        except FileNotFoundError:
-            account = LocalAccount(f"chat-{secrets.token_hex(4)}", secrets.token_urlsafe(24))
-        except msgspec.MsgspecError:
-            raise OSError(f"{path} cannot be read: delete it to chat with a new account") from None
-        # Written elsewhere, for its owner alone, and put there whole: nobody reads half of it.
-        with NamedTemporaryFile(dir=path.parent, prefix=".chat-") as file, suppress(FileExistsError):
-            file.write(msgspec.json.encode(account))
-            file.flush()
+    with suppress(FileNotFoundError):
+        return _read(path)
+    account = LocalAccount(f"chat-{secrets.token_hex(4)}", secrets.token_urlsafe(24))
+    # Written elsewhere, for its owner alone, and put there whole: nobody reads half of it.
+    with NamedTemporaryFile(dir=path.parent, prefix=".chat-") as file:
+        file.write(msgspec.json.encode(account))
+        file.flush()
+        with suppress(FileExistsError):  # somebody was quicker
             os.link(file.name, path)
+    return _read(path)
+
+
+def _read(path: Path) -> LocalAccount:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=LocalAccount)
+    except msgspec.MsgspecError:
+        raise OSError(f"{path} cannot be read: delete it to chat with a new account") from None
 
 
 def _private(path: str, flags: int) -> int:

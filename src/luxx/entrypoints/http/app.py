@@ -1,20 +1,20 @@
 """The Litestar application: handlers, what they are given, and what becomes of errors."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import HttpMethod, Litestar, Request, Response, route
+from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.handlers import HTTPRouteHandler
 
 from luxx.application.accounts import Caller
 from luxx.container import Container, running
 from luxx.domain.errors import LuxxError
 from luxx.entrypoints.http import auth, conversations, credentials, health, messages, metrics, tools
 from luxx.entrypoints.http.answers import broken, failed, refused
+from luxx.entrypoints.http.methods import options_of
 from luxx.entrypoints.http.observed import ObservedLitestar, note_user
 from luxx.entrypoints.http.reading import BODY_LIMIT, bearer_token
 from luxx.entrypoints.http.schema_page import schema_handlers
@@ -40,23 +40,6 @@ async def authenticated(request: Request[Any, Any, Any]) -> Caller:
     return caller
 
 
-def _options_of(handlers: Sequence[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
-    """Make handlers of OPTIONS: Litestar's own name only the methods of the first handler of a path."""
-    methods: dict[str, set[str]] = {}
-    for handler in handlers:
-        for path in handler.paths:
-            methods.setdefault(path, {"OPTIONS"}).update(handler.http_methods)
-    return [_options(path, ", ".join(sorted(found))) for path, found in methods.items()]
-
-
-def _options(path: str, allowed: str) -> HTTPRouteHandler:
-    @route(path, http_method=[HttpMethod.OPTIONS], status_code=204)
-    async def options(request: Request[Any, Any, Any]) -> Response[None]:
-        return Response(None, status_code=204, headers={"Allow": allowed})
-
-    return options
-
-
 def create_app(container: Container) -> Litestar:
     """Make the application of a container; the application's lifespan opens and closes what the container holds."""
 
@@ -67,7 +50,7 @@ def create_app(container: Container) -> Litestar:
 
     handlers = [*HANDLERS, *schema_handlers(HANDLERS)]
     app = ObservedLitestar(
-        route_handlers=[*_options_of(handlers), *handlers],
+        route_handlers=[*options_of(handlers), *handlers],
         dependencies={"caller": Provide(authenticated)},
         state=State(state_of(container)),
         exception_handlers={LuxxError: failed, HTTPException: refused, Exception: broken},

@@ -9,9 +9,9 @@ from litestar.types import ASGIApp
 from luxx.application.accounts import Caller
 from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.forms import LoginBody, LoginData, LoginUserData, MeData, RegisterBody, RegisteredData
+from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import read_body
-from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import peer, uses
 
 

@@ -17,9 +17,9 @@ from luxx.entrypoints.http.forms import (
     NewConversationBody,
     given,
 )
+from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, read_body, read_query
-from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import uses
 
 ABSENT = "conversation_not_found"

@@ -18,9 +18,9 @@ from luxx.entrypoints.http.account_forms import (
     SessionsData,
 )
 from luxx.entrypoints.http.answers import ok
+from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, read_body
-from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import peer, uses
 
 ABSENT = "not_found"

@@ -77,11 +77,10 @@ class EventStream:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            if not sending.cancelled() and (error := sending.exception()) is not None:
-                # Where this is cancelled, nobody asks for it below.
-                _log.debug("the stream of %s failed", self._message_id, exc_info=error)
-        if not sending.cancelled():
-            sending.result()
+            # Asked for where this is cancelled, too: else it would be told as an error that nobody looked at.
+            failure = None if sending.cancelled() else sending.exception()
+        if failure is not None:
+            raise failure
 
     async def _send_all(self, body: "_Body") -> None:
         try:

@@ -7,8 +7,8 @@ from litestar.types import ASGIApp
 
 from luxx.entrypoints.http.answers import Answer
 from luxx.entrypoints.http.forms import HealthData
+from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import described
-from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import uses
 
 

@@ -16,9 +16,9 @@ from luxx.domain.turn import Done
 from luxx.entrypoints.http.answers import language, ok
 from luxx.entrypoints.http.event_stream import EventStream
 from luxx.entrypoints.http.forms import MessagesData, MessagesQuery, SendBody, SentData, StreamQuery
+from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, last_seen, only_header, read_body, read_query
-from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.text import Language, problem_text
 from luxx.entrypoints.http.uses import uses
 

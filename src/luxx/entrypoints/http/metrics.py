@@ -4,7 +4,7 @@ from typing import Any
 
 from litestar import Request, Response
 
-from luxx.entrypoints.http.reads import get
+from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.uses import uses
 
 

@@ -9,8 +9,8 @@ from litestar.types import ASGIApp
 
 from luxx.entrypoints.http.answers import Answer
 from luxx.entrypoints.http.asgi import prefix_of
+from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import openapi_document
-from luxx.entrypoints.http.reads import get
 
 
 def schema_handlers(handlers: tuple[HTTPRouteHandler, ...]) -> tuple[HTTPRouteHandler, ...]:

@@ -11,9 +11,9 @@ from luxx.application.accounts import Caller
 from luxx.domain.errors import Fault, InvalidInput
 from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.forms import ExecutedData, ToolData, ToolsData, ToolsQuery
+from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import read_json, read_query
-from luxx.entrypoints.http.reads import get
 from luxx.entrypoints.http.uses import uses
 
 

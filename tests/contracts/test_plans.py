@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 from tests.support.databases import OpenDatabase
 
-from luxx.adapters.database import Database, repositories
-from luxx.adapters.database.repositories import page_of_conversations, page_of_messages
+from luxx.adapters.database import Database, conversations, messages
+from luxx.adapters.database.conversations import page_of_conversations
+from luxx.adapters.database.messages import page_of_messages
 from luxx.adapters.database.statements import Statement
 from luxx.adapters.database.turns import _TOUCH_IT
 from luxx.testing.contracts.storage_samples import moment, new_turn, stored_conversation, stored_user
@@ -95,7 +96,7 @@ async def test_one_conversation_is_found_by_its_id_however_many_its_owner_has(po
         await stored_conversation(database, ada)
     connection = await database.listening()
     values = {"owner": ada.id, "conversation": "conv_1", "message": "msg_1", "at": moment()}
-    mine = (repositories._GET_CONVERSATION, repositories._GET_MESSAGE, repositories._LOCK_CONVERSATION, _TOUCH_IT)
+    mine = (conversations._GET_CONVERSATION, messages._GET_MESSAGE, messages._LOCK_CONVERSATION, _TOUCH_IT)
     for statement in mine:
         compiled = statement.on(postgres=True)
         rows = await connection.fetch(f"EXPLAIN {compiled.text}", *compiled.arguments(values))

@@ -9,17 +9,13 @@ from typing import Any, Final, Self, TypeVar
 import sqlalchemy as sa
 
 from luxx.adapters.database import migrate
+from luxx.adapters.database.accounts import DatabaseApiKeys, DatabaseSessions, DatabaseUsers
 from luxx.adapters.database.connection import Connection, Driver, OneRead, undisturbed
+from luxx.adapters.database.conversations import DatabaseConversations
 from luxx.adapters.database.errors import unavailable
+from luxx.adapters.database.messages import DatabaseMessages
 from luxx.adapters.database.migrate import SchemaState
-from luxx.adapters.database.repositories import (
-    DatabaseApiKeys,
-    DatabaseConversations,
-    DatabaseMessages,
-    DatabasePasswordTries,
-    DatabaseSessions,
-    DatabaseUsers,
-)
+from luxx.adapters.database.password_tries import DatabasePasswordTries
 from luxx.adapters.database.sqlite import SQLite, connect
 from luxx.adapters.database.turn_log import DatabaseTurnLog
 from luxx.adapters.database.turns import DatabaseTurns

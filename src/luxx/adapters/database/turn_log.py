@@ -7,36 +7,27 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
-from luxx.adapters.database.notices import CHANNEL, Notices
+from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.pace import Pace
-from luxx.adapters.database.recent import EVENT, put_away
-from luxx.adapters.database.repositories import answer_values
-from luxx.adapters.database.schema import (
-    Names,
-    idempotency_keys,
-    messages,
-    recent_events,
-    sessions,
-    turn_events,
-    turns,
-)
-from luxx.adapters.database.statements import Row, Script, Statement
+from luxx.adapters.database.recent import put_away
+from luxx.adapters.database.schema import idempotency_keys, recent_events, sessions, turn_events, turns
+from luxx.adapters.database.statements import Script, Statement
 from luxx.adapters.database.tails import Tails
+from luxx.adapters.database.turn_commit import among, commit_at_once, commit_on_sqlite, lost_of, notify
+from luxx.adapters.database.turn_writing import Share, Writing
 from luxx.adapters.database.turns import lease_end, now_on
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
-from luxx.adapters.wire import decode_event, encode, encode_event
+from luxx.adapters.wire import decode_event, encode_event
 from luxx.application.observer import UNOBSERVED, Observer
 from luxx.application.ports import Clock, Lease, LeaseLost, LoggedEvent, Renewal
 from luxx.domain.errors import InternalError, StorageUnavailable
 from luxx.domain.message import Message
-from luxx.domain.turn import End, Started, Step, Text, Thinking, TurnEvent, merged
+from luxx.domain.turn import End, Started, Step, Text, Thinking, merged
 
 if TYPE_CHECKING:
     from luxx.adapters.database.database import Database
@@ -45,60 +36,12 @@ _logger = logging.getLogger(__name__)
 
 _VOID_LIMIT: Final = 4096
 _FORGET_AT_ONCE: Final = 500
-_ROUNDS: Final = 32
 _OVERHEAD: Final = 100
 """What a step weighs besides its text, in characters."""
 _HANGING: Final = 1.0
 """After so many seconds of a commit nobody waits for the next."""
 _RECENT_LIMIT: Final = 2048
 """So many recent events are put with their turns' others (SQLite); until then a reader looks through them all."""
-_RECENT_SIZE: Final = 1024
-"""How long the data of a recent event may be, in characters: of longer ones few share a page."""
-
-
-@dataclass(slots=True, eq=False)
-class _Writing:
-    """A turn that is being written under one lease: what has gathered since the last commit."""
-
-    lease: Lease
-    seq: int
-    """The last committed `seq`."""
-    pending: list[Step] = field(default_factory=list)
-    weight: int = 0
-    end: tuple[End, Message] | None = None
-    void: bool = False
-    failure: Exception | None = None
-    room: asyncio.Event = field(default_factory=asyncio.Event)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the end is committed, or never will be."""
-    rounds: int = 1
-    """For how many times more it is let read on until it has nothing more at hand."""
-    drains: bool = False
-    steps_at_once: int = 0
-    """How many steps it added when it was let on last."""
-
-    def let_on(self) -> None:
-        """Let it read on: once, where all that has come is one step; until it has nothing more, where it is several.
-
-        A model that gives its words one by one would fall behind otherwise. To find that there is no more costs as
-        much again as to read what there was: who had no more is let look only now and then.
-        """
-        self.rounds = _ROUNDS if self.steps_at_once > 1 else self.rounds - 1
-        self.drains = self.rounds >= 0 or self.rounds % _ROUNDS == 0
-        self.steps_at_once = 0
-
-
-_Event: TypeAlias = tuple[str, int, str, str]
-
-
-@dataclass(slots=True, eq=False)
-class _Share:
-    """What one turn contributes to a commit."""
-
-    turn: _Writing
-    events: list[TurnEvent]
-    rows: list[tuple[str, str]]
-    end: tuple[End, Message] | None
 
 
 class DatabaseTurnLog:
@@ -129,16 +72,16 @@ class DatabaseTurnLog:
         self._clock = clock
         self._room = room
         self._patience = patience
-        self._turns: dict[str, _Writing] = {}
+        self._turns: dict[str, Writing] = {}
         self._void: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self._dirty: dict[str, _Writing] = {}
+        self._dirty: dict[str, Writing] = {}
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._away = False
         """Whether there is no telling when the next commit will be."""
         self._letting_on = False
-        self._waiting: list[tuple[_Writing, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Writing, asyncio.Future[None]]] = []
         # On Postgres other processes tell what they commit.
         self._tails = Tails(time.monotonic, fresh=5.0 if database.postgres else 1.0)
         self._wakeups = Wakeups()
@@ -214,26 +157,26 @@ class DatabaseTurnLog:
         await self._patiently(turn.settled)
         self._check(turn)
 
-    def _writing(self, lease: Lease) -> _Writing:
+    def _writing(self, lease: Lease) -> Writing:
         turn = self._turns.get(lease.message_id)
         if turn is None or turn.lease.fence < lease.fence:
             if (lease.message_id, lease.fence) in self._void:
                 raise LeaseLost(lease.message_id)
             if turn is not None:
                 self._lose(turn)
-            turn = self._turns[lease.message_id] = _Writing(lease, lease.seq)
+            turn = self._turns[lease.message_id] = Writing(lease, lease.seq)
         elif turn.lease.fence > lease.fence:
             raise LeaseLost(lease.message_id)
         self._check(turn)
         return turn
 
-    def _check(self, turn: _Writing) -> None:
+    def _check(self, turn: Writing) -> None:
         if turn.failure is not None:
             raise InternalError("A step of the answer could not be stored.") from turn.failure
         if turn.void:
             raise LeaseLost(turn.lease.message_id)
 
-    async def _room_in(self, turn: _Writing) -> None:
+    async def _room_in(self, turn: Writing) -> None:
         while turn.weight >= self._room:
             turn.room.clear()
             await self._patiently(turn.room)
@@ -246,12 +189,12 @@ class DatabaseTurnLog:
         except TimeoutError:
             raise StorageUnavailable("The database has not been reached for a while. Try again later.") from None
 
-    def _mark(self, turn: _Writing) -> None:
+    def _mark(self, turn: Writing) -> None:
         self._dirty[turn.lease.message_id] = turn
         self._idle.clear()
         self._work.set()
 
-    def _close(self, turn: _Writing) -> None:
+    def _close(self, turn: Writing) -> None:
         """Take a turn off the books: it ended, or its lease is void."""
         turn.pending.clear()
         turn.weight = 0
@@ -265,7 +208,7 @@ class DatabaseTurnLog:
             if books.get(turn.lease.message_id) is turn:
                 del books[turn.lease.message_id]
 
-    def _lose(self, turn: _Writing) -> None:
+    def _lose(self, turn: Writing) -> None:
         turn.void = True
         self._tails.drop((turn.lease.message_id,))
         self._close(turn)
@@ -296,24 +239,24 @@ class DatabaseTurnLog:
             if not self._dirty:
                 self._idle.set()
 
-    def _take(self, turn: _Writing) -> _Share | None:
+    def _take(self, turn: Writing) -> Share | None:
         events = merged(turn.pending)
         end, turn.pending, turn.weight = turn.end, [], 0
         turn.room.set()
         if end is not None:
             events.append(end[0])
         try:
-            return _Share(turn, events, list(map(encode_event, events)), end)
+            return Share(turn, events, list(map(encode_event, events)), end)
         except Exception as error:  # noqa: BLE001 - whatever one turn holds, the others go on
             self._fail(turn, error)
             return None
 
-    def _fail(self, turn: _Writing, error: Exception) -> None:
+    def _fail(self, turn: Writing, error: Exception) -> None:
         _logger.error("An event of the turn %s cannot be stored.", turn.lease.message_id, exc_info=error)
         turn.failure = error
         self._close(turn)
 
-    async def _store(self, shares: Sequence[_Share], *, again: bool = False) -> None:
+    async def _store(self, shares: Sequence[Share], *, again: bool = False) -> None:
         """Commit, however long the database is away; a turn that cannot be stored is taken out of the rest."""
         pause = 0.02
         while True:
@@ -344,16 +287,18 @@ class DatabaseTurnLog:
                 self._observer.committed(turns=len(shares), events=events, seconds=time.monotonic() - began)
                 return
 
-    async def _commit(self, shares: Sequence[_Share], *, again: bool) -> set[_Writing]:
+    async def _commit(self, shares: Sequence[Share], *, again: bool) -> set[Writing]:
         """Store the shares of all turns whose lease is good, in one transaction; give the others' turns."""
+        driver, now = self._database.driver, self._clock()
         if not self._database.postgres:
-            script = _commit_on_sqlite(shares, self._clock(), again=again)
-            lost, recent = await self._database.driver.run(script, upkeep=True)
+            lost, recent = await driver.run(commit_on_sqlite(shares, now, again=again), upkeep=True)
             if recent >= self._put_away_at and (self._putting is None or self._putting.done()):
                 self._putting = asyncio.create_task(self._put_away(recent), name="turn log: recent events")
             return lost
         ids = [share.turn.lease.message_id for share in shares]
-        return _lost(shares, await self._commit_at_once(ids, shares), again=again)
+        payload = "" if self._notices is None else self._notices.committed_payload(ids)
+        statement, values = commit_at_once(shares, now=now, payload=payload)
+        return lost_of(shares, await driver.fetch(statement, values, writes=True, upkeep=True), again=again)
 
     async def _put_away(self, recent: int) -> None:
         # Behind a commit and not within it: no token waits for this, unless the next commit comes at once.
@@ -368,35 +313,7 @@ class DatabaseTurnLog:
         else:
             self._put_away_at = _RECENT_LIMIT
 
-    async def _commit_at_once(self, ids: Sequence[str], shares: Sequence[_Share]) -> Sequence[Row]:
-        leases = [share.turn.lease for share in shares]
-        seqs = [share.turn.seq for share in shares]
-        ended = [share for share in shares if share.end is not None]
-        values: dict[str, Any] = {
-            "turn": ids,
-            "fence": [lease.fence for lease in leases],
-            "seq": seqs,
-            "upto": [share.turn.seq + len(share.rows) for share in shares],
-            "of": [message_id for message_id, share in zip(ids, shares, strict=True) for _ in share.rows],
-            "at": [
-                seq + place for seq, share in zip(seqs, shares, strict=True) for place in range(1, len(share.rows) + 1)
-            ],
-            "name": [name for share in shares for name, _ in share.rows],
-            "data": [data for share in shares for _, data in share.rows],
-            "payload": "" if self._notices is None else self._notices.committed_payload(ids),
-        }
-        if ended:
-            answers = [answer_values(share.end[1]) for share in ended if share.end is not None]
-            values |= {name: [answer[name] for answer in answers] for name in _ANSWER}
-            values |= {
-                "ending": [share.end is not None for share in shares],
-                "now": self._clock(),
-                "answer": [share.turn.lease.message_id for share in ended],
-            }
-        statement = _COMMIT_ENDS if ended else _COMMIT
-        return await self._database.driver.fetch(statement, values, writes=True, upkeep=True)
-
-    def _settle(self, shares: Sequence[_Share], lost: set[_Writing]) -> None:
+    def _settle(self, shares: Sequence[Share], lost: set[Writing]) -> None:
         for share in shares:
             turn = share.turn
             message_id = turn.lease.message_id
@@ -498,65 +415,6 @@ class DatabaseTurnLog:
         return total
 
 
-def _stored(share: _Share, row: Row | None, again: bool) -> bool:
-    """Tell from a turn's row as it was before the commit whether the commit has stored the share."""
-    if row is None:
-        return False
-    _, fence, running, seq, *_ = row
-    if fence != share.turn.lease.fence:
-        return False
-    if again and seq == share.turn.seq + len(share.rows):
-        return True  # the last try did commit; only its answer was lost
-    return bool(running) and seq == share.turn.seq
-
-
-def _lost(shares: Sequence[_Share], rows: Sequence[Row], *, again: bool) -> set[_Writing]:
-    found = {row[0]: row for row in rows}
-    return {share.turn for share in shares if not _stored(share, found.get(share.turn.lease.message_id), again)}
-
-
-def _commit_on_sqlite(shares: Sequence[_Share], now: datetime, *, again: bool) -> Script[tuple[set[_Writing], int]]:
-    """Store what the fences let through; give the turns that they do not, and how many recent events there were.
-
-    One statement does one thing for all of them, and gives one row or none: for each that it is given or
-    gives, the driver takes Python's lock anew, and waits for it as long as whatever else this process does.
-    """
-    good, lost = shares, set[_Writing]()
-    went, recent = yield from _go_on_all(good)
-    if went < len(good):
-        # To be undone, so that the turns are seen as they were.
-        yield _ROLLBACK, {}
-        yield _BEGIN, {}
-        rows = yield _STANDING, {"turn": [share.turn.lease.message_id for share in shares]}
-        lost = _lost(shares, rows, again=again)
-        stale = _lost(shares, rows, again=False)
-        good = [share for share in shares if share.turn not in stale]
-        yield from _go_on_all(good)
-    events = {recent_events: list[_Event](), turn_events: list[_Event]()}
-    ending, answers = [], []
-    for share in good:
-        message_id = share.turn.lease.message_id
-        for seq, (name, data) in enumerate(share.rows, share.turn.seq + 1):
-            table = recent_events if len(data) <= _RECENT_SIZE else turn_events
-            events[table].append((message_id, seq, name, data))
-        if share.end is not None:
-            ending.append({"turn": message_id, "now": now})
-            answers.append({"answer": message_id, **answer_values(share.end[1])})
-    for table, added in events.items():
-        if added:
-            yield _ADD_EVENTS[table], {"events": encode(added).decode()}
-    yield from ((statement, each) for statement, each in ((_END, ending), (_STORE_ANSWER, answers)) if each)
-    return lost, recent
-
-
-def _go_on_all(shares: Sequence[_Share]) -> Script[tuple[int, int]]:
-    """Set how far these turns are, where the lease is good; give how many they were, and how many events are recent."""
-    given = [(t.lease.message_id, t.lease.fence, t.seq, t.seq + len(s.rows)) for s in shares for t in (s.turn,)]
-    yield _GO_ON, {"given": encode(given).decode()}
-    ((went, recent),) = yield _WENT_ON, {}
-    return went, recent or 0
-
-
 def _forget(ended_before: datetime, *, postgres: bool) -> Script[Sequence[str]]:
     rows = yield _ENDED, {"before": ended_before}
     ids = [message_id for (message_id,) in rows]
@@ -575,121 +433,6 @@ def _weight(step: Step) -> int:
 
 
 # --- statements -------------------------------------------------------------------------------------
-
-_ANSWER: Final = ("parts", "status", "model", "usage", "error")
-
-
-def _among(column: sa.ColumnElement[str], name: str, postgres: bool) -> sa.ColumnElement[bool]:
-    """Tell whether a column is among the values of a parameter, in one statement for any number of them."""
-    if postgres:
-        return column == sa.any_(sa.bindparam(name, type_=postgresql.ARRAY(sa.Text())))
-    # As one value too: SQLite takes no more than 32 766 of them.
-    listed = sa.func.json_each(sa.bindparam(name, type_=Names())).table_valued("value")
-    return column.in_(sa.select(listed.c.value))
-
-
-def _unnested(alias: str, /, **columns: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
-    """Give arrays of one length, named as the columns, as a table."""
-    arrays = (sa.bindparam(column, type_=postgresql.ARRAY(kind)) for column, kind in columns.items())
-    named = (sa.column(column, kind) for column, kind in columns.items())
-    return sa.func.unnest(*arrays).table_valued(*named).render_derived(alias)
-
-
-def _commit_of(*, ends: bool) -> sa.Executable:
-    """Check the fences and store what they let through, in one statement and one round trip.
-
-    The row lock is the fence: until the commit nobody can take these turns over. They are locked in
-    one order everywhere, so that nobody deadlocks; then `good` sees the rows as they are by now, and
-    all that is written follows from it. The rows as they were are the result.
-    """
-    text, number = sa.Text(), sa.BigInteger()
-    flag: dict[str, sa.types.TypeEngine[Any]] = {"ending": sa.Boolean()} if ends else {}
-    given = _unnested("given", turn=text, fence=number, seq=number, upto=number, **flag)
-    locked = (
-        sa.select(turns.c.message_id, turns.c.fence, turns.c.running, turns.c.last_seq)
-        .where(_among(turns.c.message_id, "turn", postgres=True))
-        .order_by(turns.c.message_id)
-        .with_for_update()
-        .cte("locked")
-    )
-    good = (
-        sa.select(*given.c)
-        .join(locked, locked.c.message_id == given.c.turn)
-        .where(locked.c.fence == given.c.fence, locked.c.running, locked.c.last_seq == given.c.seq)
-        .cte("good")
-    )
-    changes: dict[str, Any] = {"last_seq": good.c.upto}
-    if ends:
-        now = sa.bindparam("now", type_=turns.c.ended_at.type)
-        changes |= {"running": sa.not_(good.c.ending), "ended_at": sa.case((good.c.ending, now))}
-    moved = sa.update(turns).where(turns.c.message_id == good.c.turn).values(changes).cte("moved")
-    event = _unnested("event", of=text, at=number, name=text, data=text)
-    added = (
-        sa.insert(turn_events)
-        .from_select(["message_id", "seq", "name", "data"], sa.select(*event.c).join(good, good.c.turn == event.c.of))
-        .cte("added")
-    )
-    parts = [moved, added]
-    if ends:
-        answer = _unnested("answer", answer=text, **dict.fromkeys(_ANSWER, text))
-        parts.append(
-            sa.update(messages)
-            .where(messages.c.id == answer.c.answer, answer.c.answer == good.c.turn)
-            .values({name: answer.c[name] for name in _ANSWER})
-            .cte("answered")
-        )
-    told = sa.select(_notify()).scalar_subquery()
-    return sa.select(locked.c.message_id, locked.c.fence, locked.c.running, locked.c.last_seq, told).add_cte(*parts)
-
-
-def _notify() -> sa.ColumnElement[Any]:
-    return sa.func.pg_notify(CHANNEL, sa.bindparam("payload", type_=sa.Text()))
-
-
-_COMMIT: Final = Statement(lambda _: _commit_of(ends=False))
-_COMMIT_ENDS: Final = Statement(lambda _: _commit_of(ends=True))
-_NOTIFY: Final = Statement(sa.select(_notify()))
-_STANDING: Final = Statement(
-    lambda postgres: sa.select(turns.c.message_id, turns.c.fence, turns.c.running, turns.c.last_seq).where(
-        _among(turns.c.message_id, "turn", postgres)
-    )
-)
-_THE_TURN: Final = turns.c.message_id == sa.bindparam("turn")
-_END: Final = Statement(sa.update(turns).where(_THE_TURN).values(running=False, ended_at=sa.bindparam("now")))
-_STORE_ANSWER: Final = Statement(
-    sa.update(messages)
-    .where(messages.c.id == sa.bindparam("answer"))
-    .values({name: sa.bindparam(name) for name in _ANSWER})
-)
-
-
-def _listed(name: str, width: int) -> Sequence[sa.ColumnElement[Any]]:
-    """Give a parameter, a JSON array of arrays, as the columns of a table (SQLite)."""
-    each = sa.func.json_each(sa.bindparam(name, type_=sa.Text())).table_valued("value", name=name)
-    return [sa.func.json_extract(each.c.value, sa.literal_column(f"'$[{place}]'")) for place in range(width)]
-
-
-def _go_on() -> sa.Executable:
-    message_id, fence, seq, upto = _listed("given", 4)
-    here = turns.c.message_id == message_id
-    return (
-        sa.update(turns)
-        .where(here, turns.c.fence == fence, turns.c.running, turns.c.last_seq == seq)
-        .values(last_seq=upto)
-    )
-
-
-_ROLLBACK: Final = Statement(sa.text("ROLLBACK"))
-_BEGIN: Final = Statement(sa.text("BEGIN IMMEDIATE"))
-_GO_ON: Final = Statement(_go_on())
-_WENT_ON: Final = Statement(
-    # Numbered from 1 whenever it was emptied: the last number is how many there are, or were.
-    sa.select(sa.func.changes(), sa.select(sa.func.max(recent_events.c.id)).scalar_subquery())
-)
-_ADD_EVENTS: Final = {
-    table: Statement(sa.insert(table).from_select(EVENT, sa.select(*_listed("events", 4))))
-    for table in (recent_events, turn_events)
-}
 
 
 def _read(postgres: bool) -> sa.Executable:
@@ -712,7 +455,7 @@ _READ: Final = Statement(_read)
 def _renew(postgres: bool) -> sa.Executable:
     mine = (
         sa.select(turns.c.message_id)
-        .where(_among(turns.c.message_id, "turns", postgres), turns.c.holder == sa.bindparam("holder"), turns.c.running)
+        .where(among(turns.c.message_id, "turns", postgres), turns.c.holder == sa.bindparam("holder"), turns.c.running)
         .order_by(turns.c.message_id)
         .with_for_update()
         .cte("mine")
@@ -742,6 +485,7 @@ def _take_expired(postgres: bool) -> sa.Executable:
     )
 
 
+_NOTIFY: Final = Statement(sa.select(notify()))
 _RENEW: Final = Statement(_renew)
 _TAKE_EXPIRED: Final = Statement(_take_expired)
 _ENDED: Final = Statement(
@@ -751,10 +495,10 @@ _ENDED: Final = Statement(
     .with_for_update(skip_locked=True)
 )
 _DELETE_EVENTS: Final = Statement(
-    lambda postgres: sa.delete(turn_events).where(_among(turn_events.c.message_id, "turns", postgres))
+    lambda postgres: sa.delete(turn_events).where(among(turn_events.c.message_id, "turns", postgres))
 )
 _LOG_GONE: Final = Statement(
-    lambda postgres: sa.update(turns).where(_among(turns.c.message_id, "turns", postgres)).values(log_kept=False)
+    lambda postgres: sa.update(turns).where(among(turns.c.message_id, "turns", postgres)).values(log_kept=False)
 )
 
 

@@ -8,19 +8,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from luxx.adapters.database.connection import Connection, Driver
+from luxx.adapters.database.conversations import CONVERSATION, THE_CONVERSATION, conversation_of, no_conversation
 from luxx.adapters.database.errors import NotUnique
-from luxx.adapters.database.repositories import (
-    CONVERSATION,
-    MESSAGE,
-    THE_CONVERSATION,
-    answer_values,
-    conversation_of,
-    message_of,
-    messages_of,
-    names_of,
-    no_conversation,
-    page_of_messages,
-)
+from luxx.adapters.database.messages import MESSAGE, answer_values, message_of, messages_of, page_of_messages
+from luxx.adapters.database.rows import names_of
 from luxx.adapters.database.schema import (
     Duration,
     UtcTime,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from luxx.application.ports import (
     NewTurn,
     Storage,
     TurnLog,
+    UnitOfWork,
 )
 from luxx.domain.conversation import Conversation
 from luxx.domain.message import Message, Role, Status, TextPart
@@ -29,6 +31,8 @@ EXPIRED: Final = timedelta(seconds=-1)
 
 PATIENCE: Final = 20.0
 """Seconds until a test that waits for something gives up."""
+
+ODD_TEXT: Final = "naïve 🦉 e\u0301 \u202e\ufeff 'quote\" \\ % _ \r\n\t"
 
 new_id: Final = SortableIds()
 
@@ -154,3 +158,28 @@ async def following(
                         return
                 if not events:
                     await wakeup.wait(0.25)
+
+
+async def count_of(unit: UnitOfWork, owner: User, project_id: str | None) -> int:
+    """Tell how many conversations there are, in all or in a project."""
+    return (await unit.conversations.page(owner.id, project_id=project_id, limit=1)).total
+
+
+async def size_of(unit: UnitOfWork, conversation: Conversation) -> int:
+    """Tell how many messages a conversation has."""
+    return (await unit.messages.page(conversation.user_id, conversation.id, limit=1)).total
+
+
+async def history_of(storage: Storage, conversation: Conversation) -> list[Message]:
+    """Give all messages of a conversation, oldest first."""
+    async with storage.new_unit(read_only=True) as unit:
+        return list(await unit.messages.newest(conversation.user_id, conversation.id, limit=1000))
+
+
+async def ended_turn(storage: Storage, conversation: Conversation, *, text: str = "Hello?", at: float = 60) -> str:
+    """Begin a turn and end it at once; gives the id of the answer."""
+    turn = new_turn(conversation, text=text, at=moment(at))
+    lease = await begun(storage, turn)
+    answer = replace(turn.answer, status=Status.COMPLETE)
+    await storage.log.end(lease, Done(message=answer), answer)
+    return answer.id

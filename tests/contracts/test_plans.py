@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
-from tests.support.databases import OpenDatabase
 
 from luxx.adapters.database import Database, conversations, messages
 from luxx.adapters.database.conversations import page_of_conversations
@@ -14,11 +13,6 @@ from luxx.adapters.database.messages import page_of_messages
 from luxx.adapters.database.statements import Statement
 from luxx.adapters.database.turns import _TOUCH_IT
 from luxx.testing.contracts.storage_samples import moment, new_turn, stored_conversation, stored_user
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-async def database(request: pytest.FixtureRequest, open_database: OpenDatabase) -> Database:
-    return await open_database(request.getfixturevalue(f"{request.param}_url"))
 
 
 async def _plan(database: Database, statement: Statement, parameters: dict[str, Any]) -> str:

@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from luxx.adapters.database import Database
+from luxx.adapters.database.statements import Statement
 from luxx.adapters.memory import MemoryStorage
 from luxx.testing.postgres import NoPostgres, ThrowawayPostgres
 
@@ -89,3 +92,8 @@ async def any_storage(
         yield MemoryStorage()
     else:
         yield await open_database(request.getfixturevalue(f"{request.param}_url"))
+
+
+async def ask(database: Database, text: str, *, writes: bool = False) -> list[Any]:
+    """Ask a database in words of SQL."""
+    return list(await database.driver.fetch(Statement(sa.text(text)), {}, writes=writes))

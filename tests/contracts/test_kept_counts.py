@@ -1,0 +1,99 @@
+"""Totals that are kept and not counted, and what is forgotten with the logs."""
+
+import asyncio
+import random
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from tests.support.databases import ask
+
+from luxx.adapters.database import Database
+from luxx.domain.errors import Conflict, NotFound
+from luxx.domain.user import Session
+from luxx.testing.contracts.storage_samples import (
+    begun,
+    moment,
+    new_conversation,
+    new_turn,
+    stored_conversation,
+    stored_user,
+)
+
+
+async def test_kept_counts_are_what_the_database_counts(database: Database) -> None:
+    """After writers that come at once, are undone, and delete whole conversations with their messages."""
+    owners = [await stored_user(database, name) for name in ("ada", "bob")]
+    dice = random.Random(3)
+    stored = [await stored_conversation(database, dice.choice(owners), project_id=dice.choice("pq")) for _ in range(8)]
+
+    async def disturb() -> None:
+        one = dice.choice(stored)
+        with suppress(NotFound, Conflict):
+            async with database.new_unit() as unit:
+                match dice.randrange(5):
+                    case 0:
+                        await unit.conversations.add(new_conversation(dice.choice(owners), project_id="p"))
+                    case 1:
+                        await unit.conversations.update(replace(one, project_id=dice.choice(("p", "q", None))))
+                    case 2:
+                        await unit.conversations.delete(one.user_id, one.id)
+                    case 3:
+                        begun_turn = await unit.turns.begin(new_turn(one))
+                        assert begun_turn.lease.owner == one.user_id
+                        return
+                    case _:
+                        for message in await unit.messages.newest(one.user_id, one.id, limit=1):
+                            await unit.messages.delete(one.user_id, message.id)
+                await unit.commit()
+
+    await asyncio.gather(*(disturb() for _ in range(60)))
+    assert await ask(database, _WRONG_COUNTS) == []
+    assert await ask(database, "SELECT id FROM conversations WHERE message_count <> (" + _REAL_SIZE + ")") == []
+
+
+_REAL_SIZE: Final = "SELECT count(*) FROM messages WHERE conversation_id = conversations.id"
+_WRONG_COUNTS: Final = """
+    SELECT * FROM conversation_counts AS kept WHERE total <> (
+        SELECT count(*) FROM conversations
+        WHERE user_id = kept.user_id AND (kept.scope = '' OR project_id = kept.scope)
+    )
+"""
+
+
+async def test_the_migration_counts_what_is_there(database: Database) -> None:
+    ada, bob = await stored_user(database), await stored_user(database, "bob")
+    for owner, project_id in ((ada, None), (ada, "p"), (ada, "p"), (ada, "q"), (bob, "p")):
+        await begun(database, new_turn(await stored_conversation(database, owner, project_id=project_id)))
+    await stored_conversation(database, ada)
+    await ask(database, "DROP INDEX ix_sessions_expires_at", writes=True)
+    await ask(database, "DROP TABLE IF EXISTS recent_events", writes=True)
+    await ask(database, "DROP TABLE conversation_counts", writes=True)
+    await ask(database, "ALTER TABLE conversations DROP COLUMN message_count", writes=True)
+    await ask(database, "UPDATE alembic_version SET version_num = '0004'", writes=True)
+    await database.close()
+    await database.upgrade()
+    found = await ask(database, "SELECT user_id, scope, total FROM conversation_counts ORDER BY user_id, scope")
+    assert [tuple(row) for row in found] == [
+        (ada.id, "", 5),
+        (ada.id, "p", 2),
+        (ada.id, "q", 1),
+        (bob.id, "", 1),
+        (bob.id, "p", 1),
+    ]
+    assert await ask(database, "SELECT id FROM conversations WHERE message_count <> (" + _REAL_SIZE + ")") == []
+
+
+async def test_old_sessions_are_forgotten_with_the_logs(database: Database) -> None:
+    ada = await stored_user(database)
+    async with database.new_unit() as unit:
+        for number in range(3):
+            await unit.sessions.add(
+                Session(id=f"sess_{number}", user_id=ada.id, created_at=moment(), expires_at=moment(number))
+            )
+        await unit.commit()
+    await database.log.forget(ended_before=moment(), keys_made_before=moment(1))
+    assert [tuple(row) for row in await ask(database, "SELECT id FROM sessions ORDER BY id")] == [
+        ("sess_1",),
+        ("sess_2",),
+    ]

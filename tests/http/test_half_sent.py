@@ -1,19 +1,23 @@
 """Clients that send half a request, slowly, or without end: over raw sockets."""
 
 import asyncio
+import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from tests.http.conftest import SECRET, container_of
 from tests.support.live import Live, live
 from tests.support.raw import Wire, request_bytes, wire
+from tests.support.until import until
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models.scripted import ScriptedChatModel, spoken
-from luxx.entrypoints.http.unreadable import FIELDS_LIMIT, HEADERS_LIMIT, URL_LIMIT
+from luxx.entrypoints.http.unreadable import FIELDS_LIMIT, HEADERS_LIMIT, PIPELINE_LIMIT, URL_LIMIT
 from luxx.settings import Settings
 
 SECONDS = 0.4
@@ -142,19 +146,30 @@ async def test_headers_are_read_up_to_a_size_and_a_number(served: Live) -> None:
                 assert (answer.code, answer.headers["connection"]) == ("payload_too_large", "close")
 
 
+_TRAILED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+
+
 @pytest.mark.parametrize(
-    ("start", "status"),
-    [(b"GET / HTTP/1.1\r\nX-A: ", 431), (b"GET /", 414)],
-    ids=["a header", "an address"],
+    ("start", "more", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nX-A: ", b"x", 431),
+        (b"GET /", b"x", 414),
+        (_TRAILED + b"X-A: ", b"x", 431),
+        (_TRAILED, b"a: b\r\n", 431),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;", b"x", 431),
+    ],
+    ids=["a header", "an address", "a trailer", "trailers", "a chunk's extension"],
 )
-async def test_what_has_no_end_is_refused_before_it_has_come_far(served: Live, start: bytes, status: int) -> None:
+async def test_what_has_no_end_is_refused_before_it_has_come_far(
+    served: Live, start: bytes, more: bytes, status: int
+) -> None:
     async with wire(served.url) as connection:
         await connection.send(start)
         sent = 0
         answering = asyncio.create_task(connection.answer())
         while not answering.done() and sent < 64 * 1024 * 1024:
             try:
-                await connection.send(b"x" * 16_384)
+                await connection.send(more * (16_384 // len(more)))
             except ConnectionError:
                 break
             sent += 16_384
@@ -162,6 +177,45 @@ async def test_what_has_no_end_is_refused_before_it_has_come_far(served: Live, s
         with suppress(ConnectionError, asyncio.IncompleteReadError):  # reset while we were sending: refused too
             assert (await answering).status == status
     assert sent < 8 * (URL_LIMIT + HEADERS_LIMIT)
+
+
+async def test_a_trailer_is_no_header(served: Live) -> None:
+    """A proxy in front says in the head whom it speaks for; what follows the body is the client's."""
+    async with wire(served.url) as connection:
+        await connection.send(_TRAILED + b"Accept-Language: en\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n")
+        trailed = await connection.answer()
+        plain = await connection.ask(
+            "POST", "/api/auth/login", headers=[("Content-Type", "application/json")], body=b"{}"
+        )
+    assert trailed.status == plain.status == 422
+    assert json.loads(trailed.body)["message"] == json.loads(plain.body)["message"]
+
+
+async def test_requests_are_answered_in_order_and_no_more_may_wait_than_so_many(served: Live) -> None:
+    targets = ["/health/live", "/api/nothing"] * PIPELINE_LIMIT
+    async with wire(served.url) as connection:
+        await connection.send(b"".join(request_bytes("GET", target) for target in targets[:PIPELINE_LIMIT]))
+        statuses = [(await connection.answer()).status for _ in range(PIPELINE_LIMIT)]
+    assert statuses == [200, 404] * (PIPELINE_LIMIT // 2)
+    async with wire(served.url) as connection:
+        answers = b""
+        with suppress(ConnectionError):
+            await connection.send(b"".join(request_bytes("GET", target) for target in targets * 100))
+            answers = await rest(connection)
+    assert answers.count(b"HTTP/1.1 ") <= PIPELINE_LIMIT
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such deadline")
+async def test_who_takes_nothing_of_an_answer_is_hung_up_on(hasty: Live) -> None:
+    request = request_bytes("GET", "/schema/openapi.json")
+    address = urlsplit(hasty.url)
+    with socket.socket() as narrow:
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        narrow.connect((address.hostname, address.port))
+        narrow.sendall(request * (PIPELINE_LIMIT - 1))
+        connections = hasty.server.server_state.connections
+        await until(lambda: bool(connections))
+        await until(lambda: not connections)
 
 
 async def test_two_lengths_are_refused(served: Live) -> None:

@@ -5,6 +5,7 @@ import functools
 import gc
 import importlib.util
 import logging
+import os
 import signal
 import socket
 import sys
@@ -27,6 +28,9 @@ from luxx.settings import Settings
 CLOSING_SECONDS: Final = 5
 """How long streams may take to send their end after the last answer has ended."""
 
+UNREAD_TIMES: Final = 5
+"""A client that takes nothing of an answer is hung up on after so many times the seconds it has for a request."""
+
 _log = logging.getLogger("luxx")
 
 
@@ -34,13 +38,21 @@ class DrainingServer(uvicorn.Server):
     """Goes on answering while the turns of this process end: SIGTERM must not cut a stream.
 
     On the first signal new sends are refused and running turns get `grace` seconds; then it stops.
-    A second signal stops it at once. `listening` is told where it listens, once it does.
+    A second signal stops it at once. `listening` is told where it listens, once it does. A client that
+    takes nothing of its answer for `unread` seconds is hung up on.
     """
 
     def __init__(
-        self, config: uvicorn.Config, supervisor: TurnSupervisor, *, grace: float, listening: Callable[[Address], None]
+        self,
+        config: uvicorn.Config,
+        supervisor: TurnSupervisor,
+        *,
+        grace: float,
+        unread: float,
+        listening: Callable[[Address], None],
     ) -> None:
         super().__init__(config)
+        self._unread: Final = unread
         self._supervisor: Final = supervisor
         self._grace: Final = grace
         self._listening: Final = listening
@@ -57,6 +69,7 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         for server in self.servers:
             for listening in server.sockets:
+                _hang_up_on_who_reads_nothing(listening.fileno(), self._unread)
                 self._listening(listening.getsockname())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
@@ -85,6 +98,17 @@ class DrainingServer(uvicorn.Server):
     async def _drain(self, grace: float) -> None:
         await self._supervisor.drain(grace=grace)
         self.should_exit = True
+
+
+def _hang_up_on_who_reads_nothing(listening: int, seconds: float) -> None:
+    """Let the kernel end connections from this socket whose peer has taken nothing for so long (RFC 5482, tcp(7)).
+
+    Who is connected inherits it, while an answer is written and after it was closed. Only Linux has it.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        with socket.socket(fileno=os.dup(listening)) as ours:
+            if ours.family in {socket.AF_INET, socket.AF_INET6}:
+                ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -150,4 +174,11 @@ def server_of(
     )
     config.load()
     config.lifespan_class = _ToldLifespan
-    return DrainingServer(config, container.supervisor(), grace=container.settings().grace_seconds, listening=listening)
+    settings = container.settings()
+    return DrainingServer(
+        config,
+        container.supervisor(),
+        grace=settings.grace_seconds,
+        unread=UNREAD_TIMES * settings.request_seconds,
+        listening=listening,
+    )

@@ -19,9 +19,16 @@ HEADERS_LIMIT: Final = 64 * 1024
 FIELDS_LIMIT: Final = 256
 """Header fields of a request, at most."""
 
+PIPELINE_LIMIT: Final = 16
+"""Requests that may wait on one connection behind the one that is being answered."""
+
 
 class _TooLarge(Exception):
     """The header section is larger than it may be."""
+
+
+class _TooMany(Exception):
+    """More requests wait on the connection than may."""
 
 
 class EnvelopedHttp(HttpToolsProtocol):
@@ -29,7 +36,8 @@ class EnvelopedHttp(HttpToolsProtocol):
 
     A client has `seconds` for the head of a request, from its first byte or from connecting, and as
     many again for its body; uvicorn by itself has a deadline only for the pause between two requests.
-    Sizes are bounded while they come, before anything is known of the request.
+    Sizes are bounded while they come, before anything is known of the request. Trailer fields (RFC 9112,
+    7.1.2) are read over: what comes after a body must not pass for what a proxy has said in the head.
     """
 
     def __init__(self, *args: Any, seconds: float = 60.0, **options: Any) -> None:
@@ -37,8 +45,11 @@ class EnvelopedHttp(HttpToolsProtocol):
         self._seconds: Final = seconds
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = False
+        self._in_body = False
         self._just_begun = False
+        self._body_came = False
         self._head_bytes = 0
+        self._framing_bytes = 0
 
     # --- deadlines ----------------------------------------------------------------------------------
 
@@ -49,6 +60,7 @@ class EnvelopedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
+        self.pipeline.clear()  # nobody is left to answer; each holds this connection
 
     def _arm(self) -> None:
         self._disarm()
@@ -74,13 +86,18 @@ class EnvelopedHttp(HttpToolsProtocol):
     # --- the parser's callbacks ---------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        self._just_begun = False
+        self._just_begun = self._body_came = False
         super().data_received(data)
         if self.transport.is_closing():
             return
         if self._in_head and not self._just_begun:
             self._head_bytes += len(data)
             if self._head_bytes > URL_LIMIT + HEADERS_LIMIT:
+                self._refuse_head()
+        elif self._in_body and not self._body_came:
+            # Chunk sizes and trailers: nothing that the application reads, and the parser would take any amount.
+            self._framing_bytes += len(data)
+            if self._framing_bytes > HEADERS_LIMIT:
                 self._refuse_head()
         cycle: RequestResponseCycle | None = self.cycle
         idle = cycle is None or cycle.response_complete
@@ -93,11 +110,19 @@ class EnvelopedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._arm()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._in_body = True
+        self._framing_bytes = 0
         size = sum(len(name) + len(value) for name, value in self.headers)
         if size > HEADERS_LIMIT or len(self.headers) > FIELDS_LIMIT:
             raise _TooLarge
+        if len(self.pipeline) >= PIPELINE_LIMIT:
+            raise _TooMany
         super().on_headers_complete()
         if self.pipeline:
             # Its body is not read before the request in front of it is answered.
@@ -105,12 +130,19 @@ class EnvelopedHttp(HttpToolsProtocol):
         else:
             self._arm()
 
+    def on_body(self, body: bytes) -> None:
+        self._body_came = True
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._in_body = False
         super().on_message_complete()
         self._disarm()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # uvicorn reads on after each answer, however many requests wait
         if self.cycle.more_body and not self.cycle.response_complete:
             self._arm()
 
@@ -118,6 +150,9 @@ class EnvelopedHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # the client gets our words
         """Refuse what is no HTTP, and close: where a next request would begin is not known."""
+        if len(self.pipeline) >= PIPELINE_LIMIT:
+            self.transport.abort()  # a refusal would be taken for the answer to the first that waits
+            return
         too_large = len(self.headers or ()) > FIELDS_LIMIT or (
             sum(len(name) + len(value) for name, value in self.headers or ()) > HEADERS_LIMIT
         )

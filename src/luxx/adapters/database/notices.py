@@ -28,10 +28,12 @@ class Notices:
         *,
         committed: Callable[[Sequence[str] | None], None],
         cancelled: Callable[[str], None],
+        answer_seconds: float = 5.0,
     ) -> None:
         self._connect = connect
         self._committed = committed
         self._cancelled = cancelled
+        self._answer_seconds = answer_seconds
         self._sender = secrets.token_hex(6)
         self.listening: Final = asyncio.Event()
 
@@ -64,7 +66,8 @@ class Notices:
         try:
             broken = asyncio.Event()
             connection.add_termination_listener(lambda _connection: broken.set())
-            await connection.add_listener(CHANNEL, self._hear)
+            async with asyncio.timeout(self._answer_seconds):
+                await connection.add_listener(CHANNEL, self._hear)
             self.listening.set()
             self._committed(None)
             while not connection.is_closed():
@@ -73,7 +76,7 @@ class Notices:
                         await broken.wait()
                 except TimeoutError:
                     # A connection that a network forgot looks idle: only asking tells.
-                    await connection.execute("SELECT 1", timeout=5)
+                    await connection.execute("SELECT 1", timeout=self._answer_seconds)
         finally:
             self.listening.clear()
             connection.terminate()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
@@ -16,7 +16,9 @@ from luxx.adapters.database.statements import Parameters, Row, Script, Statement
 _Result = TypeVar("_Result")
 
 _CONNECT_SECONDS: Final = 10.0
-_QUERY_SECONDS: Final = 20.0
+_QUERY_SECONDS: Final = 10.0
+_UPKEEP_SECONDS: Final = 4.0
+"""For commits of the log and heartbeats: three tries, the last on a new connection, fit into a lease of 15 s."""
 _POOL_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 2.0
 _UPKEEP_SIZE: Final = 2
@@ -59,7 +61,7 @@ def translated() -> Iterator[None]:
         raise _told(error) from error
 
 
-async def open_connection(dsn: str, *, command_timeout: float | None = _QUERY_SECONDS) -> Any:
+async def open_connection(dsn: str, *, command_timeout: float | None) -> Any:
     """Open a connection of asyncpg's, which belongs to the caller; raises `StorageUnavailable`."""
     try:
         return await asyncpg.connect(
@@ -70,8 +72,8 @@ async def open_connection(dsn: str, *, command_timeout: float | None = _QUERY_SE
                 "application_name": "luxx",
                 # A process that was stopped in mid-transaction must not keep its row locks: whoever
                 # takes its turns over would pass them by for as long as it hangs.
-                "idle_in_transaction_session_timeout": "10s",
-                "lock_timeout": "15s",
+                "idle_in_transaction_session_timeout": "4s",
+                "lock_timeout": "8s",
                 "tcp_keepalives_idle": "15",
                 "tcp_keepalives_interval": "5",
                 "tcp_keepalives_count": "3",
@@ -116,12 +118,7 @@ class PostgresConnection:
         compiled = statement.on(postgres=True)
         arguments = compiled.arguments(parameters)
         inner = self._inner() if alone else await self._started()  # alone it is a transaction by itself
-        try:
-            rows = await undisturbed(inner.fetch(compiled.text, *arguments))
-        except _RAISED as error:
-            if isinstance(error, TimeoutError):
-                inner.terminate()
-            raise _told(error) from error
+        rows: Sequence[Row] = await _answered(inner, inner.fetch(compiled.text, *arguments))
         return compiled.decoded(rows)
 
     async def run(self, script: Script[_Result], *, last: bool = False) -> _Result:
@@ -148,15 +145,15 @@ class PostgresConnection:
     async def commit(self) -> None:
         if not self.begun:
             return
-        with translated():
-            await undisturbed(self._inner().execute("COMMIT"))
+        inner = self._inner()
+        await _answered(inner, inner.execute("COMMIT"))
 
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is None:
             return
         try:
-            if session.inner.is_in_transaction():
+            if not session.inner.is_closed() and session.inner.is_in_transaction():
                 with suppress(*_RAISED):  # the transaction is lost anyway, and the session is not lent again
                     await undisturbed(session.inner.execute("ROLLBACK"))
         finally:
@@ -171,29 +168,50 @@ class PostgresConnection:
         inner = self._inner()
         if not self.begun:
             self.begun = True
-            with translated():
-                await undisturbed(inner.execute(self._begin))
+            await _answered(inner, inner.execute(self._begin))
         return inner
 
     async def _many(self, statement: Statement, each: Sequence[Parameters]) -> None:
         compiled = statement.on(postgres=True)
         inner = await self._started()
-        with translated():
-            await undisturbed(inner.executemany(compiled.text, list(map(compiled.arguments, each))))
+        await _answered(inner, inner.executemany(compiled.text, list(map(compiled.arguments, each))))
+
+
+async def _answered(inner: Any, asked: Awaitable[_Result]) -> _Result:
+    """Wait for the answer to what a connection was asked, and drop the connection where none comes in time.
+
+    What it was asked may still be done: a late BEGIN would put the next one's statements into a
+    transaction that nobody commits.
+    """
+    try:
+        return await undisturbed(asked)
+    except _RAISED as error:
+        if isinstance(error, TimeoutError):
+            inner.terminate()
+        raise _told(error) from error
 
 
 class Postgres:
-    """Satisfies `luxx.adapters.database.connection.Driver`: a pool for requests, and one for the log and its leases."""
+    """Satisfies `luxx.adapters.database.connection.Driver`: a pool for requests, and one for the log and its leases.
+
+    An answer is waited for so many `seconds`, by the log and its leases `upkeep_seconds`; then the connection is
+    dropped, and `StorageUnavailable` raised.
+    """
 
     postgres: Final = True
 
-    def __init__(self, dsn: str, *, pool_size: int) -> None:
-        async def open_one() -> _Session:
-            return _Session(await open_connection(dsn))
+    def __init__(
+        self, dsn: str, *, pool_size: int, seconds: float = _QUERY_SECONDS, upkeep_seconds: float = _UPKEEP_SECONDS
+    ) -> None:
+        async def for_requests() -> _Session:
+            return _Session(await open_connection(dsn, command_timeout=seconds))
 
-        self._requests = Pool(open_one, size=pool_size, seconds=_POOL_SECONDS)
+        async def for_upkeep() -> _Session:
+            return _Session(await open_connection(dsn, command_timeout=upkeep_seconds))
+
+        self._requests = Pool(for_requests, size=pool_size, seconds=_POOL_SECONDS)
         # Requests must not keep the log waiting: a lease that is renewed too late is lost.
-        self._upkeep = Pool(open_one, size=_UPKEEP_SIZE, seconds=_POOL_SECONDS)
+        self._upkeep = Pool(for_upkeep, size=_UPKEEP_SIZE, seconds=_POOL_SECONDS)
 
     @property
     def lent(self) -> int:

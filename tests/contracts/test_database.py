@@ -266,7 +266,7 @@ async def test_a_writer_that_froze_within_a_commit_does_not_keep_its_turn_for_ev
         await frozen.fetch(Statement(sa.text("SELECT 1")), {})
     await frozen.close()
     assert [found.message_id for found in taken] == [lease.message_id]
-    assert [tuple(row) for row in await ask(on_postgres, "SHOW idle_in_transaction_session_timeout")] == [("10s",)]
+    assert [tuple(row) for row in await ask(on_postgres, "SHOW idle_in_transaction_session_timeout")] == [("4s",)]
 
 
 async def test_a_lease_outlives_the_clock_of_its_process(postgres_url: str) -> None:
@@ -349,5 +349,32 @@ async def test_the_listener_connects_again_whatever_broke_its_connection() -> No
         for _ in range(3):
             await tries.acquire()
     assert not listening.done()
+    listening.cancel()
+    await asyncio.wait({listening})
+
+
+async def test_the_listener_does_not_wait_for_ever_to_be_told_that_it_listens() -> None:
+    """The network fell silent between connecting and the answer to LISTEN."""
+    tries = asyncio.Semaphore(0)
+
+    class Silent:
+        def add_termination_listener(self, _: object) -> None:
+            pass
+
+        async def add_listener(self, *_: object) -> None:
+            tries.release()
+            await asyncio.Event().wait()
+
+        def terminate(self) -> None:
+            pass
+
+    async def connect() -> Any:
+        return Silent()
+
+    notices = Notices(connect, committed=lambda _: None, cancelled=lambda _: None, answer_seconds=0.01)
+    listening = asyncio.ensure_future(notices.listen())
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            await tries.acquire()
     listening.cancel()
     await asyncio.wait({listening})

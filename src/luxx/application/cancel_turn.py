@@ -1,6 +1,7 @@
 """Stop a running turn, wherever it runs."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -27,21 +28,18 @@ class CancelTurn:
     patience: float = PATIENCE
 
     async def __call__(self, *, user_id: int, message_id: str) -> Message:
-        async with self.new_unit() as unit:
-            message = await unit.messages.get(user_id, message_id)
+        async with self.new_unit(once=True) as unit:
             turn = await unit.turns.get(user_id, message_id)
-            if turn is None:
-                raise NotFound(f"There is no turn that writes the message {message_id!r}.", code="message_not_found")
-            if not turn.running:
-                return message
-            await unit.turns.request_cancel(user_id, message_id)
-            await unit.commit()
-        await self.log.announce_cancel(message_id)
-        try:
-            async with asyncio.timeout(self.patience):
-                await self.follow_turn.to_end(user_id=user_id, message_id=message_id)
-        except TimeoutError:
-            pass
+        if turn is None:
+            raise NotFound(f"There is no turn that writes the message {message_id!r}.", code="message_not_found")
+        if turn.running:
+            async with self.new_unit() as unit:
+                await unit.turns.request_cancel(user_id, message_id)
+            await self.log.announce_cancel(message_id)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.patience):
+                    await self.follow_turn.to_end(user_id=user_id, message_id=message_id)
+        # Read last: as it was before the turn ended it would be told as empty.
         async with self.new_unit(once=True) as unit:
             message = await unit.messages.get(user_id, message_id)
         if message.status is Status.STREAMING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from luxx.application.ports import LoggedEvent, NewUnit, Turn, TurnLog
-from luxx.domain.errors import NotFound, Overloaded
+from luxx.domain.errors import NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Message, Part, Role, Status, TextPart, ThinkingPart, ToolCallPart
 from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent, fold
 
@@ -99,10 +99,10 @@ class FollowTurn:
 
     async def _follow(self, owner: int, message_id: str, after: int) -> AsyncGenerator[Sequence[LoggedEvent], None]:
         with self.log.watch(message_id) as wakeup:
-            asked, woken = float("-inf"), False
+            asked, woken, afresh = float("-inf"), False, False
             limit = 8
             while True:
-                events = await self.log.read(message_id, after=after, limit=limit)
+                events = await self._read(message_id, after, limit, afresh)
                 if events:
                     yield events
                     last = events[-1]
@@ -118,10 +118,12 @@ class FollowTurn:
                 else:
                     if woken or time.monotonic() - asked >= self.ask:
                         asked = time.monotonic()  # woken for nothing: the turn may be gone
-                        if not await self._runs(owner, message_id):
-                            # The end may have been committed between the read and the question.
-                            if await self.log.read(message_id, after=after, limit=1):
-                                continue
+                        ended, last_seq = await self._standing(owner, message_id)
+                        # Committed since the read, or unknown to this process: the answer to a commit can be lost.
+                        afresh = ended and after < last_seq
+                        if afresh:
+                            continue
+                        if ended:
                             yield (await self._last(owner, message_id, after),)
                             return
                     if self.leaving():
@@ -131,23 +133,30 @@ class FollowTurn:
                         raise Overloaded("This server is about to stop: follow the answer at another one.")
                 woken = await wakeup.wait(self.poll)
 
-    async def _runs(self, owner: int, message_id: str) -> bool:
+    async def _read(self, message_id: str, after: int, limit: int, afresh: bool) -> Sequence[LoggedEvent]:
+        events = await self.log.read(message_id, after=after, limit=limit, afresh=afresh)
+        if afresh and not events:
+            raise StorageUnavailable("The log of this answer is no longer kept: follow the answer again.")
+        return events
+
+    async def _standing(self, owner: int, message_id: str) -> tuple[bool, int]:
+        """Tell whether a turn has ended or is gone, and what its last event is."""
         async with self.new_unit(once=True) as unit:
             turn = await unit.turns.get(owner, message_id)
-        return turn is not None and turn.running
+        return (True, 0) if turn is None else (not turn.running, turn.last_seq)
 
     async def _last(self, owner: int, message_id: str, after: int) -> LoggedEvent:
         """Give the end to a reader that has seen it, or stands where no log is: every stream has its end."""
         async with self.new_unit(read_only=True) as unit:
             turn = await unit.turns.get(owner, message_id)
             answer = None if turn is None else await unit.messages.get(owner, message_id)
-        if answer is None and after == 0:
+        if turn is not None and answer is not None:
+            return LoggedEvent(turn.last_seq, end_of(answer))
+        if after == 0:
             # Deleted before anything of it was told: no stream begins with its end.
             raise NotFound(f"The message {message_id!r} was deleted.", code="message_not_found")
-        if answer is None:
-            gone = Failed(code="message_not_found", message="The message was deleted.", message_id=message_id)
-            return LoggedEvent(after + 1, gone)
-        return LoggedEvent(after, end_of(answer))
+        gone = Failed(code="message_not_found", message="The message was deleted.", message_id=message_id)
+        return LoggedEvent(after + 1, gone)
 
 
 def _next_limit(events: Sequence[LoggedEvent], limit: int) -> int:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import Final, Generic, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
@@ -272,6 +272,9 @@ class Messages(Protocol):
 
 # --- turns ------------------------------------------------------------------------------------------
 
+ABSURD_LEASE: Final = timedelta(hours=2)
+"""A lease that lasts longer, and twice as long as any, was given by a clock that has been set back since."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
@@ -357,6 +360,8 @@ class Turn:
     conversation_id: str
     running: bool
     cancel_requested: bool
+    last_seq: int
+    """The `seq` of the last event that is committed, whether or not the log is still kept."""
 
 
 class Turns(Protocol):
@@ -388,7 +393,11 @@ class Turns(Protocol):
         ...
 
     async def request_cancel(self, owner: int, message_id: str) -> None:
-        """Mark a running turn as to be cancelled; does nothing to one that has ended."""
+        """Mark a running turn as to be cancelled; does nothing to one that has ended.
+
+        The unit ends with this, as with `begin`: whoever writes the turn must not wait for a transaction
+        whose process was stopped in the middle of it.
+        """
         ...
 
 
@@ -498,8 +507,14 @@ class TurnLog(Protocol):
         """
         ...
 
-    async def read(self, message_id: str, *, after: int = 0, limit: int = 256) -> Sequence[LoggedEvent]:
-        """Read committed events with a `seq` above `after`, in order, at most `limit`. Empty where there is none."""
+    async def read(
+        self, message_id: str, *, after: int = 0, limit: int = 256, afresh: bool = False
+    ) -> Sequence[LoggedEvent]:
+        """Read committed events with a `seq` above `after`, in order, at most `limit`. Empty where there is none.
+
+        With `afresh` it is what is stored now, past what this process remembers: that may be behind for
+        a while where the answer to a commit was lost.
+        """
         ...
 
     def watch(self, message_id: str) -> AbstractContextManager["Wakeup"]:
@@ -519,7 +534,8 @@ class TurnLog(Protocol):
     async def take_expired(self, holder: str, lease_for: timedelta, *, limit: int = 32) -> Sequence[Lease]:
         """Take over turns whose lease ran out, as `holder`; the old leases are void from here on.
 
-        Of processes that try at once, one gets a turn.
+        So are those of which the lease lasts absurdly long (see `ABSURD_LEASE`): they would keep their conversation
+        for as long as the clock was set back. Of processes that try at once, one gets a turn.
         """
         ...
 

@@ -12,6 +12,7 @@ from luxx.application.ports import (
     Clock,
     IdempotencyKey,
     KeyTaken,
+    LeaseLost,
     NewId,
     NewTurn,
     NewUnit,
@@ -93,7 +94,10 @@ class SendMessage:
             except StorageUnavailable:
                 # The commit may have been made, and only its answer lost: then there is a turn to run.
                 if reached and begun is None:
-                    begun = await self._begun_all_the_same(turn)
+                    try:
+                        begun = await self._begun_all_the_same(turn)
+                    except LeaseLost:
+                        return turn.answer.id
                 if begun is None:
                     raise
             except KeyTaken:
@@ -104,13 +108,19 @@ class SendMessage:
             return turn.answer.id
 
     async def _begun_all_the_same(self, turn: NewTurn) -> Begun | None:
-        """Look what is stored of a turn; while the database is away, for as long as its lease leaves time to run it."""
+        """Look what is stored of a turn; while the database is away, for as long as its lease leaves time to run it.
+
+        Raises `LeaseLost` where that took so long that somebody else has ended it.
+        """
         deadline = time.monotonic() + self.supervisor.lease_for.total_seconds() / 2
         while True:
             try:
                 async with self.new_unit(read_only=True) as unit:
-                    if await unit.turns.get(turn.owner, turn.answer.id) is None:
+                    stored = await unit.turns.get(turn.owner, turn.answer.id)
+                    if stored is None:
                         return None
+                    if not stored.running:
+                        raise LeaseLost(turn.answer.id)
                     return Begun(
                         lease=turn.lease(),
                         answer=turn.answer,

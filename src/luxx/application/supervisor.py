@@ -73,11 +73,12 @@ class TurnSupervisor:
         self._out_of_time = False
         self._changed: Final = asyncio.Event()
         self._well_since = 0.0
+        self._beaten = 0.0
         self._upkeep: tuple[asyncio.Task[None], ...] = ()
         log.on_cancel(self._cancel_announced)
 
     async def __aenter__(self) -> Self:
-        self._well_since = time.monotonic()
+        self._well_since = self._beaten = time.monotonic()
         self._upkeep = (
             asyncio.create_task(self._beat(), name="luxx heartbeat"),
             asyncio.create_task(self._tidy(), name="luxx reaper"),
@@ -173,10 +174,13 @@ class TurnSupervisor:
 
     async def _beat(self) -> None:
         while True:
-            began = time.monotonic()
             renewed = await self._attempt(self._renew(), "a heartbeat")
-            if not renewed or time.monotonic() - began > self._reap_seconds:
-                self._well_since = time.monotonic()
+            now = time.monotonic()
+            # Late by so much, this process was stopped or the storage slow: others may have been as well.
+            if not renewed or now - self._beaten > self._reap_seconds:
+                self._well_since = now
+            if renewed:
+                self._beaten = now
             await asyncio.sleep(self._beat_seconds)
 
     async def _tidy(self) -> None:
@@ -184,9 +188,13 @@ class TurnSupervisor:
         while True:
             await asyncio.sleep(self._reap_seconds)
             now = time.monotonic()
-            if now - self._well_since < self._reap_seconds:
+            if now - self._well_since < self._reap_seconds or now - self._beaten > self._reap_seconds:
                 continue  # storage was away: others live as this process does, and could not renew either
-            if await self._attempt(self.reap(), "looking for dead turns") and now - forgotten >= self._forget_seconds:
+            # A clock that jumped, or a machine that slept, must not cost this process's own turns.
+            renewed = await self._attempt(self._renew(), "a heartbeat")
+            if not renewed or not await self._attempt(self.reap(), "looking for dead turns"):
+                continue
+            if now - forgotten >= self._forget_seconds:
                 forgotten = now
                 await self._attempt(self._forget(), "forgetting logs")
 

@@ -67,8 +67,8 @@ class LateLog(OverLog):
         super().__init__(log)
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
-    async def read(self, message_id: str, *, after: int = 0, limit: int = 256) -> Sequence[LoggedEvent]:
-        found: Sequence[LoggedEvent] = await self.log.read(message_id, after=after, limit=limit)
+    async def read(self, message_id: str, **how: Any) -> Sequence[LoggedEvent]:
+        found: Sequence[LoggedEvent] = await self.log.read(message_id, **how)
         if not found and self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()

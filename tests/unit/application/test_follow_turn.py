@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.unit.application.house import OWNER, PATIENCE, FunctionTool, Gate, House, echo, failing, opened
@@ -13,7 +14,7 @@ from tests.unit.application.logs import LateLog, OverLog
 from luxx.adapters.models.scripted import calling, spoken
 from luxx.application.follow_turn import FollowTurn, events_of
 from luxx.application.ports import LoggedEvent, ModelEnd, ModelText, ModelThinking, UnitOfWork
-from luxx.domain.errors import NotFound, Overloaded
+from luxx.domain.errors import NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Status
 from luxx.domain.turn import Done, Failed, Started, Text, fold
 
@@ -30,7 +31,7 @@ async def test_a_finished_turn_gives_from_every_place_exactly_what_is_missing() 
         assert everything[-1].event == Done(message=answer)
         for after in range(len(everything) + 2):
             # A reader that has seen the end gets it again: every stream has one.
-            missing = everything[after:] or [LoggedEvent(after, everything[-1].event)]
+            missing = everything[after:] or everything[-1:]
             assert await house.read(answer.id, after) == missing
 
 
@@ -53,7 +54,7 @@ async def test_many_readers_of_a_running_turn_each_get_exactly_what_they_miss() 
         assert len(everything) == 8
         for group in (readers, late):
             for after, reader in group.items():
-                assert await reader == (everything[after:] or [LoggedEvent(after, everything[-1].event)]), after
+                assert await reader == (everything[after:] or everything[-1:]), after
         assert fold(logged.event for logged in everything).parts == (await house.stored(message_id)).parts
 
 
@@ -248,12 +249,49 @@ class DeletingLog(OverLog):
 
     delete: Callable[[], Awaitable[None]] | None = None
 
-    async def read(self, message_id: str, *, after: int = 0, limit: int = 256) -> Sequence[LoggedEvent]:
+    async def read(self, message_id: str, **how: Any) -> Sequence[LoggedEvent]:
         if self.delete is not None:
             delete, self.delete = self.delete, None
             await delete()
-        found: Sequence[LoggedEvent] = await self.log.read(message_id, after=after, limit=limit)
+        found: Sequence[LoggedEvent] = await self.log.read(message_id, **how)
         return found
+
+
+class BehindLog(OverLog):
+    """Knows of no event behind `known` unless it is asked for what is stored."""
+
+    known = 2
+
+    async def read(self, message_id: str, *, afresh: bool = False, **how: Any) -> Sequence[LoggedEvent]:
+        found: Sequence[LoggedEvent] = await self.log.read(message_id, **how)
+        return found if afresh else [logged for logged in found if logged.seq <= self.known]
+
+
+@pytest.mark.parametrize("after", [0, 2, 3])
+async def test_what_is_stored_is_told_where_this_process_knows_only_the_beginning(after: int) -> None:
+    """The answer to the commit of the last words was lost: they are there, and the memory of the log ends before."""
+    async with opened(log=BehindLog) as house:
+        house.model.then([*map(ModelText, ("one ", "two ", "three")), ModelEnd("stop")])
+        message_id = await house.send(await house.conversation())
+        await house.idle()
+        stored = await house.storage.log.read(message_id)
+        assert await house.read(message_id, after) == stored[after:]
+
+
+async def test_a_log_that_is_forgotten_while_it_is_read_breaks_off_and_is_told_anew() -> None:
+    async with opened() as house:
+        house.model.then(
+            [*map(ModelText, ("many", "words", "that", "are", "not", "all", "read", "at once")), ModelEnd("stop")]
+        )
+        answer = await house.answer()
+        whole = [logged.event for logged in await house.read(answer.id)]
+        reader = await house.follow_turn.batches(user_id=OWNER, message_id=answer.id)
+        assert len(await anext(reader)) < len(whole)
+        house.clock.advance(10)
+        assert await house.log.forget(ended_before=house.clock(), keys_made_before=house.clock()) == 1
+        with pytest.raises(StorageUnavailable):
+            await anext(reader)
+        assert fold(await house.events(answer.id)).parts == answer.parts
 
 
 def late(logs: list[LateLog], log: object) -> LateLog:

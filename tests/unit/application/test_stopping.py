@@ -1,16 +1,19 @@
 """Turns that end before their answer does."""
 
 import asyncio
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.support.until import until
-from tests.unit.application.house import OWNER, FunctionTool, Gate, House, opened, steps_in
-from tests.unit.application.logs import FullLog, UnendingLog
+from tests.unit.application.house import OWNER, PATIENCE, FunctionTool, Gate, House, opened, steps_in
+from tests.unit.application.logs import FullLog, OverLog, UnendingLog
 
 from luxx.adapters.models.scripted import Cue, calling, spoken
-from luxx.application.ports import ModelEnd, ModelText
+from luxx.application.ports import ModelEnd, ModelText, Renewal
 from luxx.application.run_turn import Stop
 from luxx.domain.errors import ModelUnavailable, NotFound, Overloaded
 from luxx.domain.message import Json, Problem, Status, TextPart, ToolCallPart
@@ -205,7 +208,6 @@ async def test_the_heartbeat_finds_a_cancel_whose_announcement_was_lost() -> Non
         await gate.wait_reached()
         async with house.storage.new_unit() as unit:
             await unit.turns.request_cancel(OWNER, message_id)
-            await unit.commit()
         answer = await house.ended(message_id)
         assert (answer.status, answer.content) == (Status.CANCELLED, "Half")
 
@@ -347,3 +349,58 @@ async def test_an_event_is_seen_once_by_a_reader_of_a_cancelled_turn(house: Hous
     events = await house.events(message_id)
     assert len(steps_in(events, Done)) == 1
     assert len(steps_in(events, Text)) == 1
+
+
+async def test_a_cancel_that_meets_the_end_gives_the_answer_as_it_ended(house: House) -> None:
+    gate = Gate()
+    house.model.then([ModelText("All of it"), gate, ModelEnd("stop")])
+    message_id = await house.send(await house.conversation())
+    await gate.wait_reached()
+
+    class Meanwhile:
+        """Units of work between which, and between whose reads, the turn may end."""
+
+        def __init__(self, unit: Any) -> None:
+            self._unit = unit
+
+        async def __aenter__(self) -> Any:
+            inner = await self._unit.__aenter__()
+            gate.opened.set()
+            await house.idle()
+            return inner
+
+        async def __aexit__(self, *raised: object) -> None:
+            await self._unit.__aexit__(*raised)
+
+    cancel = replace(house.cancel_turn, new_unit=lambda **how: Meanwhile(house.storage.new_unit(**how)))  # type: ignore[arg-type]  # over one
+    async with asyncio.timeout(PATIENCE):
+        answer = await cancel(user_id=OWNER, message_id=message_id)
+    assert (answer.status, answer.content) == (Status.COMPLETE, "All of it")
+
+
+class SlowRenewals(OverLog):
+    """Takes longer for a heartbeat than for a take-over, once it is `slow`."""
+
+    slow = False
+
+    async def renew(self, *given: Any) -> Renewal:
+        if self.slow:
+            await asyncio.sleep(0.02)
+        renewal: Renewal = await self.log.renew(*given)
+        return renewal
+
+
+async def test_a_process_that_was_stopped_for_longer_than_a_lease_takes_over_nothing_that_lives() -> None:
+    gate = Gate()
+    async with opened(lease_for=timedelta(seconds=0.3), log=SlowRenewals) as house:
+        house.model.then([ModelText("Still "), gate, ModelText("here"), ModelEnd("stop")])
+        message_id = await house.send(await house.conversation())
+        await gate.wait_reached()
+        assert isinstance(house.log, SlowRenewals)
+        house.log.slow = True
+        time.sleep(0.45)  # noqa: ASYNC251  # as if the whole process were stopped
+        house.clock.advance(0.45)
+        await asyncio.sleep(0.3)
+        gate.opened.set()
+        answer = await house.ended(message_id)
+    assert (answer.status, answer.content) == (Status.COMPLETE, "Still here")

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.pace import Pace
 from luxx.adapters.database.recent import put_away
-from luxx.adapters.database.schema import idempotency_keys, recent_events, sessions, turn_events, turns
+from luxx.adapters.database.schema import Duration, idempotency_keys, recent_events, sessions, turn_events, turns
 from luxx.adapters.database.statements import Script, Statement
 from luxx.adapters.database.tails import Tails
 from luxx.adapters.database.turn_commit import among, commit_at_once, commit_on_sqlite, lost_of, notify
@@ -24,7 +24,7 @@ from luxx.adapters.database.turns import lease_end, now_on
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
 from luxx.adapters.wire import decode_event, encode_event
 from luxx.application.observer import UNOBSERVED, Observer
-from luxx.application.ports import Clock, Lease, LeaseLost, LoggedEvent, Renewal
+from luxx.application.ports import ABSURD_LEASE, Clock, Lease, LeaseLost, LoggedEvent, Renewal
 from luxx.domain.errors import InternalError, StorageUnavailable
 from luxx.domain.message import Message
 from luxx.domain.turn import End, Started, Step, Text, Thinking, merged
@@ -331,8 +331,10 @@ class DatabaseTurnLog:
 
     # --- reading ------------------------------------------------------------------------------------
 
-    async def read(self, message_id: str, *, after: int = 0, limit: int = 256) -> Sequence[LoggedEvent]:
-        found = self._tails.read(message_id, after, limit)
+    async def read(
+        self, message_id: str, *, after: int = 0, limit: int = 256, afresh: bool = False
+    ) -> Sequence[LoggedEvent]:
+        found = None if afresh else self._tails.read(message_id, after, limit)
         if found is not None:
             return found
         rows = await self._database.driver.fetch(_READ, {"turn": message_id, "after": after, "limit": limit})
@@ -382,7 +384,13 @@ class DatabaseTurnLog:
     async def take_expired(self, holder: str, lease_for: timedelta, *, limit: int = 32) -> Sequence[Lease]:
         rows = await self._database.driver.fetch(
             _TAKE_EXPIRED,
-            {"holder": holder, "now": self._clock(), "lease_for": lease_for, "limit": limit},
+            {
+                "holder": holder,
+                "now": self._clock(),
+                "lease_for": lease_for,
+                "absurd": max(2 * lease_for, ABSURD_LEASE),
+                "limit": limit,
+            },
             writes=True,
             upkeep=True,
         )
@@ -469,9 +477,10 @@ def _renew(postgres: bool) -> sa.Executable:
 
 
 def _take_expired(postgres: bool) -> sa.Executable:
+    now, absurd = now_on(postgres), sa.bindparam("absurd", type_=Duration())
     expired = (
         sa.select(turns.c.message_id)
-        .where(turns.c.running, turns.c.lease_until <= now_on(postgres))
+        .where(turns.c.running, sa.or_(turns.c.lease_until <= now, turns.c.lease_until > now + absurd))
         .order_by(turns.c.lease_until)
         .limit(sa.bindparam("limit", type_=sa.BigInteger()))
         .with_for_update(skip_locked=True)

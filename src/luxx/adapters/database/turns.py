@@ -187,7 +187,7 @@ class DatabaseTurns:
     driver: Driver
     clock: Clock
     ending: Callable[[], None]
-    """Called when a turn is begun, with which the unit ends."""
+    """Called when a turn is begun or asked to end, with which the unit ends."""
     begun: Callable[[Lease, Started, tuple[str, str]], None]
     """Told what was begun, and its first event as it is stored, once it is committed."""
 
@@ -249,7 +249,13 @@ class DatabaseTurns:
         return None
 
     async def request_cancel(self, owner: int, message_id: str) -> None:
-        await self.connection.fetch(_REQUEST_CANCEL, {"owner": owner, "message": message_id})
+        connection, parameters = self.connection, {"owner": owner, "message": message_id}
+        self.ending()
+        if self.driver.postgres and not connection.begun:
+            await connection.fetch(_REQUEST_CANCEL, parameters, alone=True)
+        else:
+            await connection.run(_request_cancel(parameters), last=True)
+        await connection.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +327,10 @@ def _begin_on_sqlite(turn: NewTurn, values: Parameters) -> Script[_Told]:
     yield _ADD_TURN, values
     yield _ADD_EVENT, values
     return _Told(conversation, earlier)
+
+
+def _request_cancel(parameters: Parameters) -> Script[None]:
+    yield _REQUEST_CANCEL, parameters
 
 
 def _busy(turn: NewTurn) -> Conflict:

@@ -249,7 +249,7 @@ class MemoryTurns:
     publish: Callable[[Tables], None]
     """Commits the unit."""
     ending: Callable[[], None]
-    """Called when a turn is begun, with which the unit ends."""
+    """Called when a turn is begun or asked to end, with which the unit ends."""
 
     async def begin(self, turn: NewTurn) -> Begun:
         self.ending()
@@ -296,7 +296,9 @@ class MemoryTurns:
 
     async def get(self, owner: int, message_id: str) -> Turn | None:
         row = self.tables.turns.get(message_id)
-        return row.turn() if row is not None and row.owner == owner else None
+        if row is None or row.owner != owner:
+            return None
+        return row.turn(len(self.tables.events[message_id]) if row.running else row.last_seq)
 
     async def running_in(self, owner: int, conversation_id: str) -> Turn | None:
         message_id = self.tables.running.get(conversation_id)
@@ -309,6 +311,8 @@ class MemoryTurns:
         return self.tables.keys.get((owner, key))
 
     async def request_cancel(self, owner: int, message_id: str) -> None:
+        self.ending()
         row = self.tables.turns.get(message_id)
         if row is not None and row.owner == owner and row.running:
             self.tables.turns[message_id] = replace(row, cancel_requested=True)
+        self.publish(self.tables)

@@ -58,12 +58,13 @@ class MemoryUnit:
         self._read_only = read_only or once
         self._reads_left = 1 if once else None
         self._open: Tables | None = None
+        self._writes = False
 
     async def __aenter__(self) -> Self:
         if self._read_only:
             self._open = self._storage.committed
         else:
-            await self._storage.writing.acquire()
+            self._writes = await self._storage.writing.acquire()
             self._open = self._storage.committed.draft()
         return self
 
@@ -71,8 +72,7 @@ class MemoryUnit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = None
-        if not self._read_only:
-            self._storage.writing.release()
+        self._let_others_write()
 
     async def commit(self) -> None:
         if self._read_only:
@@ -82,6 +82,12 @@ class MemoryUnit:
 
     def _publish(self, tables: Tables) -> None:
         self._storage.publish(tables)
+        self._let_others_write()
+
+    def _let_others_write(self) -> None:
+        if self._writes:
+            self._writes = False
+            self._storage.writing.release()
 
     def _end(self) -> None:
         self._open = None

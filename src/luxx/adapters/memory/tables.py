@@ -24,14 +24,17 @@ class TurnRow:
     running: bool = True
     cancel_requested: bool = False
     ended_at: datetime | None = None
+    last_seq: int = 1
+    """Set when it ends; until then the log tells."""
 
-    def turn(self) -> Turn:
+    def turn(self, last_seq: int) -> Turn:
         return Turn(
             message_id=self.message_id,
             user_message_id=self.user_message_id,
             conversation_id=self.conversation_id,
             running=self.running,
             cancel_requested=self.cancel_requested,
+            last_seq=last_seq,
         )
 
 
@@ -75,5 +78,5 @@ class Tables:
 
     def end_turn(self, message_id: str, at: datetime) -> None:
         row = self.turns[message_id]
-        self.turns[message_id] = replace(row, running=False, ended_at=at)
+        self.turns[message_id] = replace(row, running=False, ended_at=at, last_seq=len(self.events[message_id]))
         del self.running[row.conversation_id]

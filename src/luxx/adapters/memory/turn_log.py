@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from luxx.adapters.memory.tables import Tables
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
-from luxx.application.ports import Lease, LeaseLost, LoggedEvent, Renewal
+from luxx.application.ports import ABSURD_LEASE, Lease, LeaseLost, LoggedEvent, Renewal
 from luxx.domain.message import Message
 from luxx.domain.turn import End, Step, TurnEvent
 
@@ -39,7 +39,14 @@ class MemoryTurnLog:
             self._storage.publish(tables)
         self.wakeups.wake((lease.message_id,))
 
-    async def read(self, message_id: str, *, after: int = 0, limit: int = 256) -> Sequence[LoggedEvent]:
+    async def read(
+        self,
+        message_id: str,
+        *,
+        after: int = 0,
+        limit: int = 256,
+        afresh: bool = False,  # noqa: ARG002  # nothing is stored elsewhere
+    ) -> Sequence[LoggedEvent]:
         return self._storage.committed.events.get(message_id, [])[after : after + limit]
 
     def watch(self, message_id: str) -> AbstractContextManager[LocalWakeup]:
@@ -63,7 +70,9 @@ class MemoryTurnLog:
         async with self._storage.writing:
             tables = self._storage.committed.draft()
             now = self._storage.clock()
-            expired = [row for row in tables.turns.values() if row.running and row.lease_until <= now]
+            absurd = now + max(2 * lease_for, ABSURD_LEASE)
+            running = (row for row in tables.turns.values() if row.running)
+            expired = [row for row in running if row.lease_until <= now or row.lease_until > absurd]
             expired.sort(key=lambda row: row.lease_until)
             taken = [
                 replace(row, holder=holder, fence=row.fence + 1, lease_until=now + lease_for) for row in expired[:limit]

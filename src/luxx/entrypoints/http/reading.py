@@ -90,9 +90,15 @@ def bearer_token(request: Request[Any, Any, Any]) -> str:
 
 
 def last_seen(request: Request[Any, Any, Any], after: int | None) -> int:
-    """Give the event after which a reader goes on: `?after=`, else the header Last-Event-ID, else 0."""
-    given = only_header(request, "Last-Event-ID") or "0"
+    """Give the event after which a reader goes on: the header Last-Event-ID, else `?after=`, else 0.
+
+    The header goes first: an EventSource that connects again asks for the same URL, and only the header says
+    what it has seen since (HTML, 9.2.3).
+    """
+    given = only_header(request, "Last-Event-ID")
+    if given is None:
+        return after or 0
     if not re.fullmatch(r"[0-9]{1,15}", given):
         reason = "it must be the id of an event"
         raise InvalidInput(Fault(field="Last-Event-ID", rule="invalid", parameters={"reason": reason}))
-    return int(given) if after is None else after
+    return int(given)

@@ -140,7 +140,6 @@ class ConversationsContract:
                 assert await unit.turns.get(owner, message_id) is None
                 assert await unit.turns.recall(bob.id, "k") is None
                 await unit.turns.request_cancel(owner, message_id)
-                await unit.commit()
         async with storage.new_unit() as unit:
             with pytest.raises(NotFound) as absent:
                 await unit.turns.begin(replace(new_turn(conversation), owner=bob.id))

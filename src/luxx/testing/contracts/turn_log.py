@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from luxx.adapters.system import utc_now
-from luxx.application.ports import IdempotencyKey, Lease, LeaseLost, LoggedEvent, NewTurn, Storage
+from luxx.application.ports import ABSURD_LEASE, IdempotencyKey, Lease, LeaseLost, LoggedEvent, NewTurn, Storage
 from luxx.domain.message import Message, Problem, Status
 from luxx.domain.turn import Done, Failed, Started, Step, Text, Thinking, ToolCalled, ToolReturned, fold
 from luxx.domain.user import User
@@ -330,7 +330,6 @@ class TurnLogContract:
         _, stopped = await running_turn(storage, ada)
         async with storage.new_unit() as unit:
             await unit.turns.request_cancel(ada.id, stopped.message_id)
-            await unit.commit()
         _, there = await running_turn(storage, ada, holder="there")
         _, unnamed = await running_turn(storage, ada)
         named = [lease.message_id for lease in (ended, plain, stopped, there)]
@@ -340,6 +339,13 @@ class TurnLogContract:
         assert renewal.to_cancel == {stopped.message_id}
         nobody = await storage.log.renew("nobody", named, LONG)
         assert (nobody.held, nobody.to_cancel) == (frozenset(), frozenset())
+
+    async def test_a_lease_that_lasts_absurdly_long_is_taken(self, storage: Storage, ada: User) -> None:
+        """It was given by a clock that has been set back since; its process is dead."""
+        _, lease = await running_turn(storage, ada, lease_for=2 * ABSURD_LEASE)
+        _, long = await running_turn(storage, ada, lease_for=ABSURD_LEASE / 2)
+        assert [taken.message_id for taken in await storage.log.take_expired("reaper", LONG)] == [lease.message_id]
+        assert (await storage.log.renew("here", [long.message_id], LONG)).held == {long.message_id}
 
     async def test_a_renewed_lease_is_not_taken_and_an_expired_one_is(self, storage: Storage, ada: User) -> None:
         _, renewed = await running_turn(storage, ada, lease_for=EXPIRED)

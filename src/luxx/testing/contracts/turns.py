@@ -2,17 +2,21 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from luxx.application.ports import IdempotencyKey, KeyTaken, Lease, Storage, TooManyTurns
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.message import Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart, Usage
-from luxx.domain.turn import Done, Started
+from luxx.domain.turn import Done, Started, Text
 from luxx.testing.contracts.storage_samples import (
+    LONG,
     ODD_TEXT,
+    PATIENCE,
     begun,
     ended_turn,
+    following,
     history_of,
     moment,
     new_turn,
@@ -237,10 +241,43 @@ class TurnsContract:
         ended = await ended_turn(storage, conversation)
         turn = new_turn(conversation)
         await begun(storage, turn)
-        async with storage.new_unit() as unit:
-            for message_id in (ended, turn.answer.id):
+        for message_id in (ended, turn.answer.id):
+            async with storage.new_unit() as unit:
                 await unit.turns.request_cancel(ada.id, message_id)
-            await unit.commit()
         async with storage.new_unit(read_only=True) as unit:
             found = [await unit.turns.get(ada.id, message_id) for message_id in (ended, turn.answer.id)]
         assert [one is not None and one.cancel_requested for one in found] == [False, True]
+
+    async def test_a_unit_ends_with_the_cancel_that_it_asks_for(self, storage: Storage) -> None:
+        """Nothing of it is held back until a commit: whoever writes the turn would wait for that."""
+        ada = await stored_user(storage)
+        lease = await begun(storage, turn := new_turn(await stored_conversation(storage, ada)))
+        async with storage.new_unit() as unit:
+            await unit.turns.request_cancel(ada.id, turn.answer.id)
+            async with asyncio.timeout(PATIENCE):
+                renewal = await storage.log.renew(lease.holder, [lease.message_id], LONG)
+            assert renewal.to_cancel == {turn.answer.id}
+            with pytest.raises(RuntimeError):
+                await unit.commit()
+
+    async def test_a_turn_tells_its_last_event_also_when_its_log_is_gone(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        lease = await begun(storage, turn := new_turn(await stored_conversation(storage, ada)))
+
+        async def last_seq() -> int:
+            async with storage.new_unit(read_only=True) as unit:
+                found = await unit.turns.get(ada.id, turn.answer.id)
+            assert found is not None
+            return found.last_seq
+
+        assert await last_seq() == 1
+        await storage.log.append(lease, Text(delta="a"))
+        await anext(following(storage.log, turn.answer.id, after=1))
+        assert await last_seq() == 2
+        answer = replace(turn.answer, status=Status.COMPLETE)
+        await storage.log.end(lease, Done(message=answer), answer)
+        assert await last_seq() == 3
+        long_ago, soon = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+        assert await storage.log.forget(ended_before=soon, keys_made_before=long_ago) == 1
+        assert await last_seq() == 3
+        assert await storage.log.read(turn.answer.id, afresh=True) == []

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import importlib.util
+import io
 import json
 import os
 import pty
@@ -15,14 +16,16 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from tests.support.live import Live
 from tests.support.until import until
 
@@ -30,9 +33,9 @@ import luxx
 from luxx.adapters.models.local.weights import NAME, installed
 from luxx.adapters.models.scripted import ScriptedChatModel, calling, spoken
 from luxx.application.ports import ModelEnd, ModelText, ModelThinking
-from luxx.client import AsyncClient, Status
+from luxx.client import AsyncClient, Message, Role, Status, Text, TextPart
 from luxx.domain.errors import ModelUnavailable
-from luxx.entrypoints.cli.chat_screen import harmless, settled
+from luxx.entrypoints.cli.chat_screen import TerminalScreen, harmless, settled
 from luxx.testing.fault_proxy import FaultProxy, Faults
 
 COMMAND: Final = (sys.executable, "-m", "luxx.entrypoints.cli", "chat")
@@ -490,3 +493,82 @@ def test_a_list_stays_together() -> None:
 def test_text_cannot_steer_the_terminal(bad: str) -> None:
     assert bad[0] not in harmless(f"a{bad}b")
     assert harmless("tab\tline\r\nend") == "tab\tline\nend"
+
+
+def answered(text: str, screen: TerminalScreen) -> None:
+    with screen.answering():
+        screen.show(Text(id=2, delta=text))
+
+
+def told_again(text: str, screen: TerminalScreen) -> None:
+    message = Message(
+        id="msg_1",
+        conversation_id="conv_1",
+        role=Role.ASSISTANT,
+        parts=(TextPart(text=text),),
+        status=Status.COMPLETE,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    screen.history((message,))
+
+
+def shown(text: str, how: Callable[[str, TerminalScreen], None], *, at_terminal: bool = False) -> str:
+    out = io.StringIO()
+    how(text, TerminalScreen(Console(file=out, force_terminal=at_terminal, width=100, height=30)))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("how", [answered, told_again])
+@pytest.mark.parametrize(
+    ("markdown", "bad"),
+    [
+        ("<http://x/%1b]52;c;Y3VybA==%07>", "\x1b]52"),
+        ("<mailto:a%1b[5;41m@x.y>", "\x1b[5;41m"),
+        ("<http://x/%C2%9b5;41m>", "\x9b"),
+        ("<http://x/%E2%80%AEabc>", "\u202e"),
+        ("a&#x202e;b", "\u202e"),
+        ("# <http://x/%1b]0;owned%07>", "\x1b]0"),
+        ("- <http://x/%1b]0;owned%07>", "\x1b]0"),
+        ("| a |\n| --- |\n| <http://x/%1b]0;owned%07> |", "\x1b]0"),
+        ("[a&#x202e;b](http://x/%1b]0;owned%07)", "\u202e"),
+    ],
+)
+def test_markdown_cannot_steer_the_terminal_however_it_writes_it(
+    markdown: str, bad: str, how: Callable[[str, TerminalScreen], None]
+) -> None:
+    out = shown(f"{markdown}\n\nmore\n", how, at_terminal=True)
+    assert bad not in out
+    assert "\x1b]8" not in out, "a link shows where it leads"
+    assert "more" in out
+
+
+MARKDOWN: Final = (
+    *("<http://x/", "<mailto:", "@x.y", "%1b", "%07", "%C2%9b", "%E2%80%AE", ">", "&#x202e;", "&#27;", "\x1b]0;x\x07"),
+    *(
+        "[a](",
+        "[",
+        "]",
+        "![",
+        "(",
+        ")",
+        "`",
+        "```\n",
+        "**",
+        "\n",
+        "\n\n",
+        "| a |\n| --- |\n| ",
+        " |",
+        "# ",
+        "- ",
+        "> ",
+        "a",
+    ),
+)
+
+
+@given(st.lists(st.sampled_from(MARKDOWN), max_size=12), st.sampled_from([answered, told_again]))
+def test_no_markdown_brings_a_control_character_to_the_screen(
+    pieces: list[str], how: Callable[[str, TerminalScreen], None]
+) -> None:
+    out = shown("".join(pieces), how)
+    assert harmless(out) == out

@@ -3,10 +3,11 @@
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol
 
+from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
@@ -321,7 +322,19 @@ class TerminalScreen:
 
 def _markdown(text: str) -> Markdown:
     # A link shows where it leads: its words are the model's.
-    return Markdown(text, hyperlinks=False)
+    markdown = Markdown(text, hyperlinks=False)
+    _disarm(markdown.parsed)
+    return markdown
+
+
+def _disarm(tokens: Iterable[Token]) -> None:
+    """Clean what is shown of parsed Markdown: links and entities spell out what its source only hints at."""
+    for token in tokens:
+        token.content = harmless(token.content)
+        token.attrs = {
+            name: harmless(value) if isinstance(value, str) else value for name, value in token.attrs.items()
+        }
+        _disarm(token.children or ())
 
 
 def _call(name: str, arguments: Mapping[str, Any]) -> Styled:

@@ -572,3 +572,9 @@ def test_no_markdown_brings_a_control_character_to_the_screen(
 ) -> None:
     out = shown("".join(pieces), how)
     assert harmless(out) == out
+
+
+@pytest.mark.parametrize("how", [answered, told_again])
+@pytest.mark.parametrize("markdown", ["a </kbd> b", "[</kbd></kbd>](x) b", "# </KBD></kbd> b"])
+def test_a_tag_that_closes_nothing_ends_nothing(markdown: str, how: Callable[[str, TerminalScreen], None]) -> None:
+    assert " b" in shown(markdown, how)

@@ -330,7 +330,8 @@ def _markdown(text: str) -> Markdown:
 def _disarm(tokens: Iterable[Token]) -> None:
     """Clean what is shown of parsed Markdown: links and entities spell out what its source only hints at."""
     for token in tokens:
-        token.content = harmless(token.content)
+        # Of HTML rich heeds <kbd> alone, and fails where it is closed without having been opened.
+        token.content = "" if token.type == "html_inline" else harmless(token.content)
         token.attrs = {
             name: harmless(value) if isinstance(value, str) else value for name, value in token.attrs.items()
         }

@@ -1,6 +1,7 @@
 """Reading JSON values into Structs, with every fault named."""
 
 import math
+import tracemalloc
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,7 @@ class Outer(Struct, forbid_unknown_fields=True):
     later: str | UnsetType | None = UNSET
     nick: Annotated[Annotated[str, Meta(min_length=2)] | None, Meta(extra={"fault": not_bob})] = None
     table: dict[str, int] = {}
+    lists: dict[str, list[int]] = {}
     half: Annotated[float, Meta(gt=0, lt=1)] | None = None
     even: Annotated[int, Meta(multiple_of=2)] = 0
     code: Annotated[str, Meta(pattern=r"^[a-z]*$")] = ""
@@ -126,6 +128,68 @@ def test_deep_nesting_is_no_danger() -> None:
     for _ in range(5_000):
         deep = [deep]
     assert len(faults_of({"name": "ada", "data": deep})) == 1
+
+
+def most_memory(value: object) -> int:
+    """Give the most bytes that were held at once while `value` was looked through."""
+    tracemalloc.start()
+    try:
+        with suppress(InvalidInput):
+            convert(value, Outer)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"name": "ada", "data": {"k" * 50_000: [0] * 2_000}},
+        {"name": "ada", "data": {"k" * 50_000: {str(number): 0 for number in range(2_000)}}},
+        {"name": "ada", "lists": {"k" * 50_000: [0] * 2_000}},
+        {"name": "ada", "lists": {"k" * 50_000: ["x"] * 2_000}},
+        {"name": "ada", "data": {"k" * 50_000: ["\0"] * 2_000}},
+        {"name": "ada", "data": [0] * 100_000},
+    ],
+    ids=["a list", "an object", "a list of a type", "faults", "faults in any value", "a long list"],
+)
+def test_to_look_through_a_value_takes_no_memory_to_speak_of(value: object) -> None:
+    assert most_memory({"name": "ada", "data": 1}) < 1_000_000
+    assert most_memory(value) < 1_000_000
+
+
+def test_a_path_shows_so_much_of_each_key_and_of_all_of_them() -> None:
+    (long,) = faults_of({"name": "ada", "data": {"k" * 1_000: {"in": "\0"}}})
+    assert long == f"data.{'k' * 200}….in"
+    (unknown,) = faults_of({"name": "ada", "k" * 1_000: 1})
+    assert unknown == "k" * 200 + "…"
+    deep: Any = "\0"
+    for _ in range(5_000):
+        deep = {"k" * 150: deep}
+    (path,) = faults_of({"name": "ada", "data": deep})
+    assert path.startswith("data.kkk")
+    assert path.endswith("…")
+    assert len(path) <= 501
+
+
+def test_a_path_can_be_written_whatever_the_keys_are() -> None:
+    assert set(faults_of({"name": "ada", "\0": 1, "\ud800x": 1, "data": {"a\udfff": "\0"}})) == {"�", "�x", "data.a�"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"name": "ada"} | {f"unknown{number}": 0 for number in range(1_000)},
+        {"name": "ada", "data": ["\0"] * 1_000},
+        {"name": "ada", "table": dict.fromkeys(map(str, range(1_000)), "x")},
+    ],
+    ids=["unknown fields", "values", "items"],
+)
+def test_of_many_faults_the_first_are_told_and_the_others_counted(value: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        convert(value, Outer)
+    assert (len(caught.value.faults), caught.value.more) == (100, 900)
+    assert str(caught.value).endswith("; and 900 more")
 
 
 def test_items_of_a_mapping_are_checked() -> None:

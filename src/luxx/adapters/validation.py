@@ -6,14 +6,16 @@ So a value is walked along its Struct's type, and only a value without a fault i
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Final, TypeAlias, TypeVar
+from itertools import chain
+from typing import Any, Final, NamedTuple, Optional, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, inspect
 
-from luxx.domain.errors import Fault, InvalidInput
+from luxx.domain.errors import FAULTS_LIMIT, Fault, InvalidInput
+from luxx.domain.message import clean
 
 T = TypeVar("T")
 
@@ -41,7 +43,66 @@ _JSON_TYPES: Final[Mapping[type[inspect.Type], tuple[str, type | tuple[type, ...
     inspect.StructType: (OBJECT, dict),
 }
 
+KEY_LIMIT: Final = 200
+"""Characters shown of one key in a path."""
+
+PATH_LIMIT: Final = 500
+"""Characters shown of a path."""
+
 _EXACT_FLOAT: Final = 2**53
+
+_LOOKED_AT: Final = (str, float, list, dict)
+"""The types of which a value may be at fault, or hold one that is."""
+
+
+class _Place(NamedTuple):
+    """Where a value stands. It is put into words for a fault only: the keys are the client's, long and many."""
+
+    above: Optional["_Place"] = None
+    key: object = ""
+
+    def at(self, key: object) -> "_Place":
+        return _Place(self, key)
+
+    def path(self) -> str:
+        keys: list[str] = []
+        place = self
+        while place.above is not None:
+            keys.append(_shortened(str(place.key), KEY_LIMIT))
+            place = place.above
+        return str(clean(_shortened(".".join(reversed(keys)), PATH_LIMIT)))
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+class _Faults:
+    """What is wrong: the first faults, and how many more there are."""
+
+    def __init__(self) -> None:
+        self.first: Final[list[Fault]] = []
+        self.more = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.first) + self.more
+
+    def take(self, fault: Fault) -> None:
+        if len(self.first) < FAULTS_LIMIT:
+            self.first.append(fault)
+        else:
+            self.more += 1
+
+    def add(self, place: _Place, rule: str, **parameters: object) -> None:
+        if len(self.first) < FAULTS_LIMIT:
+            self.first.append(Fault(field=place.path(), rule=rule, parameters=parameters))
+        else:
+            self.more += 1
+
+    def add_type(self, place: _Place, kind: inspect.Type) -> None:
+        names = (_JSON_TYPES.get(type(member), (STRING, str))[0] for member in _members(kind))
+        self.add(place, "type", expected=" or ".join(dict.fromkeys(names)))
 
 
 def convert(value: object, kind: type[T]) -> T:
@@ -53,10 +114,10 @@ def convert(value: object, kind: type[T]) -> T:
     A field's `Meta(extra={"fault": check})` names a rule of the domain: `check(value)` runs where the
     value keeps all other rules and is not null, and its `Fault` is reported as it is.
     """
-    faults: list[Fault] = []
-    checked = _checked(value, _type_of(kind), "", faults)  # type: ignore[arg-type]  # mypy: a type[T] is hashable
-    if faults:
-        raise InvalidInput(*faults)
+    faults = _Faults()
+    checked = _checked(value, _type_of(kind), _Place(), faults)  # type: ignore[arg-type]  # mypy: a type[T] is hashable
+    if faults.count:
+        raise InvalidInput(*faults.first, more=faults.more)
     try:
         return msgspec.convert(checked, kind)
     except msgspec.ValidationError as error:
@@ -69,49 +130,46 @@ def _type_of(kind: type) -> inspect.Type:
     return inspect.type_info(kind)
 
 
-def _at(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
 def _checked(  # noqa: C901, PLR0912 - one case a type
-    value: Any, kind: inspect.Type, path: str, faults: list[Fault]
+    value: Any, kind: inspect.Type, place: _Place, faults: _Faults
 ) -> Any:
     """Give `value`, its integral floats made integers where the type asks for that; add what is wrong to `faults`."""
     match kind:
         case inspect.Metadata():
-            before = len(faults)
-            value = _checked(value, kind.type, path, faults)
+            before = faults.count
+            value = _checked(value, kind.type, place, faults)
             check: FaultCheck | None = (kind.extra or {}).get("fault")
-            if check is not None and value is not None and len(faults) == before:
-                faults.extend(fault for fault in (check(value),) if fault is not None)
+            if check is not None and value is not None and faults.count == before:
+                fault = check(value)
+                if fault is not None:
+                    faults.take(fault)
             return value
         case inspect.UnionType():
-            return _union(value, kind, path, faults)
+            return _union(value, kind, place, faults)
         case inspect.StructType():
-            return _struct(value, kind, path, faults)
+            return _struct(value, kind, place, faults)
         case inspect.ListType():
-            return _list(value, kind, path, faults)
+            return _list(value, kind, place, faults)
         case inspect.DictType():
-            return _dict(value, kind, path, faults)
+            return _dict(value, kind, place, faults)
         case inspect.StrType():
-            faults.extend(_string_faults(value, kind, path))
+            _check_string(value, kind, place, faults)
             return value
         case inspect.IntType() | inspect.FloatType():
-            return _number(value, kind, path, faults)
+            return _number(value, kind, place, faults)
         case inspect.BoolType() | inspect.NoneType():
             if not _fits(value, kind):
-                faults.append(_type_fault(path, kind))
+                faults.add_type(place, kind)
             return value
         case inspect.LiteralType():
             if not any(value == choice and type(value) is type(choice) for choice in kind.values):
-                choices = ", ".join(str(choice) for choice in kind.values)
-                faults.append(Fault(field=path, rule="choice", parameters={"choices": choices}))
+                faults.add(place, "choice", choices=", ".join(str(choice) for choice in kind.values))
             return value
         case inspect.AnyType():
-            faults.extend(_plain_faults(value, path))
+            _check_plain(value, place, faults)
             return value
         case _:
-            raise TypeError(f"{path or 'value'}: a field of the type {kind!r} cannot be read from JSON")
+            raise TypeError(f"{place.path() or 'value'}: a field of the type {kind!r} cannot be read from JSON")
 
 
 def _members(kind: inspect.Type) -> tuple[inspect.Type, ...]:
@@ -121,11 +179,6 @@ def _members(kind: inspect.Type) -> tuple[inspect.Type, ...]:
     if isinstance(kind, inspect.UnionType):
         return tuple(inner for member in kind.types for inner in _members(member))
     return (kind,)
-
-
-def _type_fault(path: str, kind: inspect.Type) -> Fault:
-    names = (_JSON_TYPES.get(type(member), (STRING, str))[0] for member in _members(kind))
-    return Fault(field=path, rule="type", parameters={"expected": " or ".join(dict.fromkeys(names))})
 
 
 def _fits(value: object, kind: inspect.Type) -> bool:
@@ -145,113 +198,122 @@ def _fits_one(value: object, kind: inspect.Type) -> bool:
     return isinstance(value, _JSON_TYPES[type(kind)][1])
 
 
-def _union(value: Any, kind: inspect.UnionType, path: str, faults: list[Fault]) -> Any:
+def _union(value: Any, kind: inspect.UnionType, place: _Place, faults: _Faults) -> Any:
     for member in kind.types:
         if _fits(value, member):
-            return _checked(value, member, path, faults)
-    faults.append(_type_fault(path, kind))
+            return _checked(value, member, place, faults)
+    faults.add_type(place, kind)
     return value
 
 
-def _struct(value: Any, kind: inspect.StructType, path: str, faults: list[Fault]) -> Any:
+def _struct(value: Any, kind: inspect.StructType, place: _Place, faults: _Faults) -> Any:
     if not isinstance(value, dict):
-        faults.append(_type_fault(path, kind))
+        faults.add_type(place, kind)
         return value
     checked: dict[str, Any] = {}
     for field in kind.fields:
         given = value.get(field.encode_name, UNSET)
         if given is not UNSET:
-            checked[field.encode_name] = _checked(given, field.type, _at(path, field.encode_name), faults)
+            checked[field.encode_name] = _checked(given, field.type, place.at(field.encode_name), faults)
         elif field.required:
-            faults.append(Fault(field=_at(path, field.encode_name), rule="required"))
+            faults.add(place.at(field.encode_name), "required")
     if kind.forbid_unknown_fields:
         known = {field.encode_name for field in kind.fields}
-        faults.extend(Fault(field=_at(path, key), rule="unknown") for key in value if key not in known)
+        for key in value:
+            if key not in known:
+                faults.add(place.at(key), "unknown")
     return checked
 
 
-def _list(value: Any, kind: inspect.ListType, path: str, faults: list[Fault]) -> Any:
+def _list(value: Any, kind: inspect.ListType, place: _Place, faults: _Faults) -> Any:
     if not isinstance(value, list):
-        faults.append(_type_fault(path, kind))
+        faults.add_type(place, kind)
         return value
-    fault = _length_fault(path, len(value), kind.min_length, kind.max_length, ("too_few", "too_many"))
-    if fault is not None:
+    if not _of_length(len(value), kind, place, faults, ("too_few", "too_many")):
         # The items of a list that is too long are not looked at: there may be millions of faults in it.
-        faults.append(fault)
         return value
-    return [_checked(item, kind.item_type, _at(path, place), faults) for place, item in enumerate(value)]
+    return [_checked(item, kind.item_type, place.at(index), faults) for index, item in enumerate(value)]
 
 
-def _dict(value: Any, kind: inspect.DictType, path: str, faults: list[Fault]) -> Any:
+def _dict(value: Any, kind: inspect.DictType, place: _Place, faults: _Faults) -> Any:
     if not isinstance(value, dict):
-        faults.append(_type_fault(path, kind))
+        faults.add_type(place, kind)
         return value
-    fault = _length_fault(path, len(value), kind.min_length, kind.max_length, ("too_few", "too_many"))
-    if fault is not None:
-        faults.append(fault)
+    if not _of_length(len(value), kind, place, faults, ("too_few", "too_many")):
         return value
     for key in value:
-        _checked(key, kind.key_type, _at(path, key), faults)
-    return {key: _checked(item, kind.value_type, _at(path, key), faults) for key, item in value.items()}
+        _checked(key, kind.key_type, place.at(key), faults)
+    return {key: _checked(item, kind.value_type, place.at(key), faults) for key, item in value.items()}
 
 
-def _length_fault(path: str, length: int, least: int | None, most: int | None, rules: tuple[str, str]) -> Fault | None:
-    if least is not None and length < least:
-        return Fault(field=path, rule=rules[0], parameters={"limit": least})
-    if most is not None and length > most:
-        return Fault(field=path, rule=rules[1], parameters={"limit": most})
-    return None
+def _of_length(
+    length: int,
+    kind: inspect.ListType | inspect.DictType | inspect.StrType,
+    place: _Place,
+    faults: _Faults,
+    rules: tuple[str, str],
+) -> bool:
+    if kind.min_length is not None and length < kind.min_length:
+        faults.add(place, rules[0], limit=kind.min_length)
+        return False
+    if kind.max_length is not None and length > kind.max_length:
+        faults.add(place, rules[1], limit=kind.max_length)
+        return False
+    return True
 
 
-def _string_faults(value: Any, kind: inspect.StrType, path: str) -> Iterable[Fault]:
+def _check_string(value: Any, kind: inspect.StrType, place: _Place, faults: _Faults) -> None:
     if not isinstance(value, str):
-        return (_type_fault(path, kind),)
-    fault = _length_fault(path, len(value), kind.min_length, kind.max_length, ("too_short", "too_long"))
-    if fault is not None:
-        return (fault,)
-    fault = _text_fault(value, path)
-    if fault is not None:
-        return (fault,)
-    if kind.pattern is not None and not re.search(kind.pattern, value):
-        return (Fault(field=path, rule="invalid", parameters={"reason": f"it must match {kind.pattern}"}),)
-    return ()
+        faults.add_type(place, kind)
+    elif (
+        _of_length(len(value), kind, place, faults, ("too_short", "too_long"))
+        and _readable(value, place, faults)
+        and kind.pattern is not None
+        and not re.search(kind.pattern, value)
+    ):
+        faults.add(place, "invalid", reason=f"it must match {kind.pattern}")
 
 
-def _text_fault(text: str, path: str) -> Fault | None:
+def _readable(text: str, place: _Place, faults: _Faults) -> bool:
     if "\0" in text:
-        return Fault(field=path.replace("\0", "\N{REPLACEMENT CHARACTER}"), rule="nul")
+        faults.add(place, "nul")
+        return False
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        readable = path.encode(errors="replace").decode()
-        return Fault(field=readable, rule="invalid", parameters={"reason": "it holds an unpaired surrogate"})
-    return None
+        faults.add(place, "invalid", reason="it holds an unpaired surrogate")
+        return False
+    return True
 
 
-def _number(value: Any, kind: inspect.IntType | inspect.FloatType, path: str, faults: list[Fault]) -> Any:
+def _number(value: Any, kind: inspect.IntType | inspect.FloatType, place: _Place, faults: _Faults) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        faults.append(Fault(field=path, rule="type", parameters={"expected": FINITE}))
+        faults.add(place, "type", expected=FINITE)
         return value
     if not _fits(value, kind):
-        faults.append(_type_fault(path, kind))
+        faults.add_type(place, kind)
         return value
-    faults.extend(_bound_faults(value, kind, path))
+    _check_bounds(value, kind, place, faults)
     return int(value) if isinstance(kind, inspect.IntType) else value
 
 
-def _bound_faults(value: float, kind: inspect.IntType | inspect.FloatType, path: str) -> Iterable[Fault]:
+def _check_bounds(value: float, kind: inspect.IntType | inspect.FloatType, place: _Place, faults: _Faults) -> None:
     if kind.ge is not None and value < kind.ge:
-        return (Fault(field=path, rule="too_small", parameters={"limit": kind.ge}),)
-    if kind.le is not None and value > kind.le:
-        return (Fault(field=path, rule="too_large", parameters={"limit": kind.le}),)
-    reason = ""
+        faults.add(place, "too_small", limit=kind.ge)
+    elif kind.le is not None and value > kind.le:
+        faults.add(place, "too_large", limit=kind.le)
+    elif reason := _unfit(value, kind):
+        faults.add(place, "invalid", reason=reason)
+
+
+def _unfit(value: float, kind: inspect.IntType | inspect.FloatType) -> str:
     if kind.gt is not None and value <= kind.gt:
-        reason = f"it must be more than {kind.gt}"
-    elif kind.lt is not None and value >= kind.lt:
-        reason = f"it must be less than {kind.lt}"
-    elif kind.multiple_of is not None and value % kind.multiple_of != 0:
-        reason = f"it must be a multiple of {kind.multiple_of}"
-    elif isinstance(kind, inspect.FloatType) and isinstance(value, int) and not _representable(value):
-        reason = "the number is too large"
-    return (Fault(field=path, rule="invalid", parameters={"reason": reason}),) if reason else ()
+        return f"it must be more than {kind.gt}"
+    if kind.lt is not None and value >= kind.lt:
+        return f"it must be less than {kind.lt}"
+    if kind.multiple_of is not None and value % kind.multiple_of != 0:
+        return f"it must be a multiple of {kind.multiple_of}"
+    if isinstance(kind, inspect.FloatType) and isinstance(value, int) and not _representable(value):
+        return "the number is too large"
+    return ""
 
 
 def _representable(value: int) -> bool:
@@ -262,21 +324,25 @@ def _representable(value: int) -> bool:
     return True
 
 
-def _plain_faults(value: Any, path: str) -> Iterable[Fault]:
+def _check_plain(value: Any, place: _Place, faults: _Faults) -> None:
     """Look through a value of any type for what no JSON text may hold; nesting costs no stack."""
-    waiting: list[tuple[Any, str]] = [(value, path)]
-    while waiting:
-        item, place = waiting.pop()
-        if isinstance(item, str):
-            fault = _text_fault(item, place)
-            if fault is not None:
-                yield fault
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                yield Fault(field=place, rule="type", parameters={"expected": FINITE})
-        elif isinstance(item, list):
-            waiting.extend((inner, _at(place, index)) for index, inner in enumerate(item))
-        elif isinstance(item, dict):
-            for key, inner in item.items():
-                waiting.append((key, _at(place, key)))
-                waiting.append((inner, _at(place, key)))
+    opened: list[Iterator[tuple[_Place, Any]]] = [iter(((place, value),))]
+    while opened:
+        for inner, item in opened[-1]:
+            if isinstance(item, str):
+                _readable(item, inner, faults)
+            elif isinstance(item, float):
+                if not math.isfinite(item):
+                    faults.add(inner, "type", expected=FINITE)
+            elif isinstance(item, list | dict):
+                opened.append(_within(item, inner))
+                break
+        else:
+            opened.pop()
+
+
+def _within(value: list[Any] | dict[str, Any], place: _Place) -> Iterator[tuple[_Place, Any]]:
+    """Give what a list or an object holds that has to be looked at: keys too."""
+    pairs: Iterable[tuple[object, Any]]
+    pairs = enumerate(value) if isinstance(value, list) else chain(zip(value, value, strict=True), value.items())
+    return ((place.at(key), item) for key, item in pairs if isinstance(item, _LOOKED_AT))

@@ -49,6 +49,9 @@ RULES: Final[Mapping[str, str]] = {
 }
 """What a fault says, by rule; the parameters of a `Fault` fill the braces."""
 
+FAULTS_LIMIT: Final = 100
+"""Faults told of one input, at most: a body of 4 MiB may hold a million."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -74,13 +77,15 @@ class LuxxError(Exception):
 
 
 class InvalidInput(LuxxError):
-    """Input that breaks rules; `faults` holds all of them."""
+    """Input that breaks rules; `faults` holds them, `FAULTS_LIMIT` at most, and `more` counts the others."""
 
     code = "validation_failed"
 
-    def __init__(self, *faults: Fault) -> None:
-        super().__init__("; ".join(f"{fault.field} {fault}".strip() for fault in faults))
-        self.faults = faults
+    def __init__(self, *faults: Fault, more: int = 0) -> None:
+        self.faults = faults[:FAULTS_LIMIT]
+        self.more = more + len(faults) - len(self.faults)
+        told = [f"{fault.field} {fault}".strip() for fault in self.faults]
+        super().__init__("; ".join([*told, f"and {self.more} more"] if self.more else told))
 
 
 class Unauthenticated(LuxxError):

@@ -112,7 +112,15 @@ def test_invalid_input_says_everything_that_is_wrong() -> None:
         Fault(field="", rule="type", parameters={"expected": "an object"}),
     )
     assert str(error) == "a.b must have at most 3 characters; must be an object"
-    assert len(error.faults) == 2
+    assert (len(error.faults), error.more) == (2, 0)
+
+
+def test_invalid_input_tells_the_first_hundred_faults_and_how_many_more_there_are() -> None:
+    faults = [Fault(field=f"f{number}", rule="unknown") for number in range(250)]
+    error = InvalidInput(*faults, more=1_000)
+    assert (error.faults, error.more) == (tuple(faults[:100]), 1_150)
+    assert str(error).endswith("; f99 is not a known field; and 1150 more")
+    assert str(InvalidInput(*faults[:100])).endswith("; f99 is not a known field")
 
 
 def test_a_code_of_its_own_does_not_change_the_class() -> None:

@@ -40,10 +40,6 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-DETAILS_LIMIT: Final = 100
-"""Faults told in one answer, at most: a body of 4 MiB may hold a million."""
-
-
 class BadRequest(LuxxError):
     """What cannot be read as a request at all; `status` goes with the code."""
 
@@ -145,7 +141,7 @@ def failed(request: Request[Any, Any, Any], error: LuxxError) -> Response[bytes]
     status = status_of(error)
     details: list[Detail] = []
     if isinstance(error, InvalidInput):
-        details = [Detail(fault.field, fault_text(fault, speech)) for fault in error.faults[:DETAILS_LIMIT]]
+        details = [Detail(fault.field, fault_text(fault, speech)) for fault in error.faults]
     headers: dict[str, str] = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"

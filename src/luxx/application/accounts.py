@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from luxx.application.api_keys import NOTED_EVERY, digest_of
 from luxx.application.observer import UNOBSERVED, Observer
-from luxx.application.passwords import ChecksPasswords, account_key
+from luxx.application.passwords import ChecksPasswords, HashQueue, account_key
 from luxx.application.ports import Clock, NewUnit, PasswordHasher, TokenClaims, TokenCodec
 from luxx.domain.api_key import PREFIX as KEY_PREFIX
 from luxx.domain.api_key import ApiKey
@@ -33,21 +33,26 @@ NOBODYS_HASH: Final = "!"
 class RegisterUser:
     """Make an account; its role is `user` unless the operator says otherwise.
 
-    Raises `InvalidInput` with every fault, `Conflict` (`username_taken`, `email_taken`).
+    Who is refused costs no hash, and others' hashes wait in `queue`: a burst of them must hold no login up.
+    Raises `InvalidInput` with every fault, `Conflict` (`username_taken`, `email_taken`), `Overloaded`.
     """
 
     new_unit: NewUnit
     hasher: PasswordHasher
     clock: Clock
+    queue: HashQueue = field(default_factory=HashQueue)
 
     async def __call__(self, *, username: str, email: str, password: str, role: Role = Role.USER) -> User:
         checks = (username_fault(username), email_fault(email), password_fault(password))
         if faults := [fault for fault in checks if fault is not None]:
             raise InvalidInput(*faults)
-        password_hash = await self.hasher.hash(normalized_password(password))
-        new = NewUser(username=username, email=email, password_hash=password_hash, role=role, created_at=self.clock())
+        new = NewUser(username=username, email=email, password_hash=NOBODYS_HASH, role=role, created_at=self.clock())
         async with self.new_unit() as unit:
-            user = await unit.users.add(new)
+            await unit.users.add(new)  # tells what is taken; without a commit nothing stays of it
+        async with self.queue.place():
+            password_hash = await self.hasher.hash(normalized_password(password))
+        async with self.new_unit() as unit:
+            user = await unit.users.add(replace(new, password_hash=password_hash))
             await unit.commit()
         return user
 

@@ -9,11 +9,17 @@ from hashlib import sha256
 from typing import Final
 
 from luxx.application.ports import Clock, NewId, NewUnit, PasswordHasher, PasswordTry
-from luxx.domain.errors import RateLimited
+from luxx.domain.errors import Overloaded, RateLimited
 from luxx.domain.user import User, comparison_key
 
 AT_ONCE: Final = 8
 """Passwords checked at once by one process: enough for its cores, and fewer than one account is allowed tries."""
+
+HASHED_AT_ONCE: Final = 2
+"""New accounts' passwords hashed at once by one process: whoever logs in waits behind these, and no more."""
+
+HASHES_WAITING: Final = 100
+"""New accounts that wait for that, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +79,26 @@ class ChecksPasswords:
                 raise RateLimited("Too many wrong passwords: try again later.", retry_after=wait.total_seconds())
             matches = await self.hasher.verify(password, user.password_hash if user else None)
             yield user if matches else None
+
+
+class HashQueue:
+    """Lets `at_once` in at a time while `waiting` more wait; whoever comes then is refused with `Overloaded`."""
+
+    def __init__(self, *, at_once: int = HASHED_AT_ONCE, waiting: int = HASHES_WAITING) -> None:
+        self._places: Final = asyncio.Semaphore(at_once)
+        self._limit: Final = at_once + waiting
+        self._here = 0
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        if self._here >= self._limit:
+            raise Overloaded("Too many accounts are being made now: try again a little later.")
+        self._here += 1
+        try:
+            async with self._places:
+                yield
+        finally:
+            self._here -= 1
 
 
 _NO_LIMIT: Final = 2**31 - 1

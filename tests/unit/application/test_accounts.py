@@ -1,16 +1,19 @@
 """Signing up, in and out, and who is calling."""
 
+import asyncio
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
+from tests.support.until import until
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.security.jwt import JwtCodec
 from luxx.adapters.system import SortableIds
 from luxx.application import Authenticate, LogIn, LogOut, RegisterUser, SignedIn
+from luxx.application.passwords import HASHED_AT_ONCE, HASHES_WAITING
 from luxx.application.ports import TokenClaims
-from luxx.domain.errors import Conflict, Forbidden, InvalidInput, LuxxError, Unauthenticated
+from luxx.domain.errors import Conflict, Forbidden, InvalidInput, LuxxError, Overloaded, Unauthenticated
 from luxx.domain.user import Role, User
 from luxx.testing import FixedClock
 
@@ -19,12 +22,19 @@ PASSWORD = "correct horse battery"
 
 @dataclass(slots=True)
 class PlainHasher:
-    """Hashes nothing, and tells what it was asked to verify."""
+    """Hashes nothing, when it may, and tells what it was asked to hash and to verify."""
 
     version: int = 1
+    hashed: list[str] = field(default_factory=list)
     verified: list[tuple[str, str | None]] = field(default_factory=list)
+    may_hash: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.may_hash.set()
 
     async def hash(self, password: str) -> str:
+        self.hashed.append(password)
+        await self.may_hash.wait()
         return f"{self.version}:{password}"
 
     async def verify(self, password: str, hashed: str | None) -> bool:
@@ -113,6 +123,42 @@ async def test_names_and_addresses_are_taken_whatever_their_case_and_width(
     with pytest.raises(Conflict) as taken:
         await accounts.register(username=username, email=email, password=PASSWORD)
     assert taken.value.code == code
+    assert accounts.hasher.hashed == [PASSWORD], "Ada's: who is refused anyway costs no hash"
+
+
+async def test_of_registrations_of_a_name_at_once_one_succeeds(accounts: Accounts) -> None:
+    accounts.hasher.may_hash.clear()
+    racing = [
+        asyncio.create_task(accounts.register(username="ada", email=f"{number}@example.org", password=PASSWORD))
+        for number in range(2)
+    ]
+    await until(lambda: len(accounts.hasher.hashed) == 2)
+    accounts.hasher.may_hash.set()
+    found = await asyncio.gather(*racing, return_exceptions=True)
+    assert sorted(type(one).__name__ for one in found) == ["Conflict", "User"]
+
+
+async def test_few_registrations_hash_at_once_so_many_wait_and_the_others_are_refused(accounts: Accounts) -> None:
+    await accounts.ada()
+    accounts.hasher.hashed.clear()
+    accounts.hasher.may_hash.clear()
+    several = [
+        asyncio.create_task(
+            accounts.register(username=f"user{number}", email=f"{number}@example.org", password=PASSWORD)
+        )
+        for number in range(HASHED_AT_ONCE + HASHES_WAITING + 5)
+    ]
+    await until(lambda: sum(one.done() for one in several) == 5)
+    assert len(accounts.hasher.hashed) == HASHED_AT_ONCE, "a login waits behind so many, and no more"
+    refused = [one.exception() for one in several if one.done()]
+    assert [type(one) for one in refused] == [Overloaded] * 5
+    several[HASHED_AT_ONCE].cancel()
+    await until(several[HASHED_AT_ONCE].done)
+    late = asyncio.create_task(accounts.register(username="late", email="late@example.org", password=PASSWORD))
+    accounts.hasher.may_hash.set()
+    assert (await late).username == "late", "who gives up makes room"
+    found = await asyncio.gather(*several, return_exceptions=True)
+    assert sum(isinstance(one, User) for one in found) == HASHED_AT_ONCE + HASHES_WAITING - 1
 
 
 async def test_a_login_finds_the_user_whatever_the_case_and_lasts_as_long_as_set(accounts: Accounts) -> None:

@@ -71,9 +71,30 @@ async def test_verifying_against_nobody_computes_a_real_hash_and_says_no() -> No
     assert costs == [(8, 1, 1)] * 3
 
 
-@pytest.mark.parametrize("hashed", ["", "not a hash", "$argon2id$v=19$m=8,t=1,p=1$broken", "$2b$12$" + "x" * 53])
-async def test_what_is_no_hash_is_made_by_no_password(hasher: Argon2Hasher, hashed: str) -> None:
-    assert not await hasher.verify("the password of nobody", hashed)
+@pytest.mark.parametrize(
+    "hashed",
+    [None, "!", "", "not a hash", "no häsh", "$argon2id$v=19$m=8,t=1,p=1$broken", "$2b$12$" + "x" * 53],
+)
+async def test_what_is_no_hash_is_made_by_no_password_and_costs_as_much_as_nobodys(hashed: str | None) -> None:
+    """The time of an answer must not tell an account that no password opens from one that does not exist."""
+    whole = 0
+
+    class Counting(argon2.PasswordHasher):
+        def verify(self, hash: Any, password: Any) -> Any:  # noqa: A002 - the library's name
+            nonlocal whole
+            try:
+                matches = super().verify(hash, password)
+            except argon2.exceptions.VerifyMismatchError:
+                whole += 1
+                raise
+            whole += 1
+            return matches
+
+    with closing(Argon2Hasher(CHEAP)) as hasher:
+        hasher._hasher = Counting(time_cost=1, memory_cost=8, parallelism=1)  # type: ignore[misc]  # watched only
+        for password in ("correct horse", "the password of nobody"):
+            assert not await hasher.verify(password, hashed)
+    assert whole == 2
 
 
 async def test_a_hash_of_other_parameters_is_verified_and_outdated(hasher: Argon2Hasher) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -56,8 +57,14 @@ class Argon2Hasher:
     def _matches(self, hashed: str, password: str) -> bool:
         try:
             return self._hasher.verify(hashed, password)
-        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
-            return False  # what is no hash of ours (an operator's `!`, an import) is made by no password
+        except argon2.exceptions.VerifyMismatchError:
+            return False
+        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError, UnicodeEncodeError):
+            # What is no hash of ours (an operator's `!`, an import) is made by no password, and refused
+            # without any work: in that time it would tell that there is such an account.
+            with suppress(argon2.exceptions.VerifyMismatchError):
+                self._hasher.verify(self._nobodys, password)
+            return False
 
     async def _run(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -1,8 +1,11 @@
 """The schema: made by migrations, looked at before anything is served, found at a URL."""
 
 import asyncio
+import os
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from tests.support.databases import ask
 
 from luxx.adapters.database import Database, SchemaState, migrate
 from luxx.adapters.database.schema import metadata
+from luxx.testing.contracts.storage_samples import new_user
 from luxx.testing.postgres import ThrowawayPostgres
 
 
@@ -72,6 +76,51 @@ async def test_processes_that_start_together_migrate_once(postgres: ThrowawayPos
     assert await databases[0].schema_state() is SchemaState.CURRENT
     for database in databases:
         await database.close()
+
+
+@pytest.fixture
+def common_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def modes(path: Path) -> set[int]:
+    files = list(path.parent.glob(f"{path.name}*"))
+    assert len(files) == 3, "the database, its log, and the index of that"
+    return {stat.S_IMODE(one.stat().st_mode) for one in files}
+
+
+async def modes_in_use(path: Path, *, shown_at: Path | None = None) -> set[int]:
+    """Tell the modes of a database's files while it is in use."""
+    database = Database(f"sqlite:///{path}")
+    try:
+        await database.upgrade()
+        async with database.new_unit() as unit:
+            await unit.users.add(new_user())
+            await unit.commit()
+        return modes(shown_at or path)
+    finally:
+        await database.close()
+
+
+@pytest.mark.usefixtures("common_umask")
+async def test_the_files_of_a_new_database_are_their_owners_alone(tmp_path: Path) -> None:
+    assert await modes_in_use(tmp_path / "luxx.db") == {0o600}
+
+
+@pytest.mark.usefixtures("common_umask")
+async def test_a_new_database_behind_a_link_is_its_owners_alone(tmp_path: Path) -> None:
+    os.symlink(tmp_path / "there.db", tmp_path / "luxx.db")  # noqa: PTH211 - pathlib's must not be called here
+    assert await modes_in_use(tmp_path / "luxx.db", shown_at=tmp_path / "there.db") == {0o600}
+
+
+@pytest.mark.usefixtures("common_umask")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+async def test_a_database_that_is_there_keeps_its_mode(sqlite_url: str, mode: int) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    os.chmod(path, mode)  # noqa: PTH101 - as above
+    assert await modes_in_use(path) == {mode}
 
 
 @pytest.mark.parametrize("url", ["", "luxx.db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://x/y"])

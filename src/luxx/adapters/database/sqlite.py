@@ -1,6 +1,7 @@
 """SQLite, through the standard library: connections live in threads of their own."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 import time
@@ -33,9 +34,18 @@ _NOT_NOW: Final = (sqlite3.OperationalError, sqlite3.InterfaceError)
 
 _NOT_UNIQUE: Final = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
 
+_making: Final = threading.Lock()
+
 
 def connect(path: str, *, pragmas: Sequence[str] = ()) -> sqlite3.Connection:
-    """Open the database file, in which nothing is begun but by saying so; raises `sqlite3.Error`."""
+    """Open the database file, in which nothing is begun but by saying so; raises `sqlite3.Error`.
+
+    A file that is not there yet is made for its owner alone; one that is there keeps its mode.
+    """
+    # SQLite would heed the umask alone, and gives -wal and -shm the mode of the database. What is there must not
+    # even be opened: to close it again would take the locks from the other connections of this process.
+    with _making, suppress(OSError):
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False)
     try:
         for pragma in (*_PRAGMAS, *pragmas):

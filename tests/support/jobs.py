@@ -78,8 +78,15 @@ def not_a_number() -> float:
     return float("nan")
 
 
-def surrogate() -> str:
-    return "a\ud800b"
+def surrogates() -> Any:
+    return {"a\ud800b": ["\ud83d" + "\ude00", "?"]}
+
+
+def nested(levels: int) -> Any:
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
 
 
 def crash() -> None:

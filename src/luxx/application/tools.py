@@ -10,8 +10,8 @@ from typing import Final
 
 from luxx.application.observer import UNOBSERVED, Observer, ToolRecord
 from luxx.application.ports import Tool
-from luxx.domain.errors import LuxxError, NotFound, ToolBroken, ToolTimeout
-from luxx.domain.message import Json, clean
+from luxx.domain.errors import LuxxError, NotFound, ToolBroken, ToolRefused, ToolTimeout
+from luxx.domain.message import Json, NestedTooDeeply, clean
 from luxx.domain.tool import CATEGORIES, ToolSpec
 
 RESULT_LIMIT: Final = 1024 * 1024
@@ -97,6 +97,8 @@ class Toolbox:
             raise ToolTimeout(f"The tool {name} took longer than {self._timeout:g} s.") from None
         except LuxxError:
             raise
+        except NestedTooDeeply as error:
+            raise ToolRefused(f"The result of {name} is {error}: ask for something flatter.") from None
         except asyncio.CancelledError as error:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise

@@ -24,14 +24,21 @@ NESTING_LIMIT: Final = 200
 """Levels of lists and objects within each other, at most, in what a model or a tool gave."""
 
 
+class NestedTooDeeply(ValueError):
+    """A value of more than `NESTING_LIMIT` levels: whoever reads it back would run out of stack."""
+
+    def __init__(self) -> None:
+        super().__init__(f"nested more than {NESTING_LIMIT} levels deep")
+
+
 def clean(value: Json, *, level: int = 0) -> Json:
     """Make what a model or a tool gave fit to store and to send: any JSON value in, the same kind out.
 
     U+0000 and lone surrogates become U+FFFD, numbers that JSON cannot write become null. Raises
-    ValueError for more than `NESTING_LIMIT` levels: whoever reads it back would run out of stack.
+    `NestedTooDeeply`.
     """
     if level > NESTING_LIMIT:
-        raise ValueError(f"nested more than {NESTING_LIMIT} levels deep")
+        raise NestedTooDeeply
     match value:
         case str():
             return _UNSTORABLE.sub("\ufffd", value)

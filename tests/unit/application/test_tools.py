@@ -9,7 +9,7 @@ from tests.unit.application.house import FunctionTool, echo, failing
 from luxx.application import ExecuteTool, GetTool, ListTools, Toolbox
 from luxx.application.tools import RESULT_LIMIT
 from luxx.domain.errors import Fault, InvalidInput, NotFound, ToolBroken, ToolRefused, ToolTimeout
-from luxx.domain.message import Json
+from luxx.domain.message import NESTING_LIMIT, Json
 
 
 def giving(result: Json) -> FunctionTool:
@@ -17,6 +17,13 @@ def giving(result: Json) -> FunctionTool:
         return result
 
     return FunctionTool("t", give)
+
+
+def nested(levels: int) -> list[Json]:
+    value: list[Json] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
 
 
 def test_tools_are_listed_by_category_in_the_order_of_the_contract() -> None:
@@ -64,12 +71,17 @@ async def test_a_result_that_is_no_json_is_the_tools_fault(result: object, caplo
     assert "the tool t failed unexpectedly" in caplog.text
 
 
-async def test_a_result_nested_beyond_measure_is_the_tools_fault() -> None:
-    nested: list[Json] = []
-    for _ in range(100_000):
-        nested = [nested]
+@pytest.mark.parametrize("levels", [NESTING_LIMIT + 2, 100_000])
+async def test_a_result_nested_too_deeply_is_refused_in_words(levels: int, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ToolRefused, match="The result of t is nested more than 200 levels deep"):
+        await Toolbox([giving(nested(levels))]).run("t", {})
+    assert not caplog.records, "it is nobody's fault"
+    assert (await Toolbox([giving(nested(NESTING_LIMIT))]).run("t", {})).result == nested(NESTING_LIMIT)
+
+
+async def test_what_a_tool_raises_is_not_taken_for_its_results_fault() -> None:
     with pytest.raises(ToolBroken):
-        await Toolbox([giving(nested)]).run("t", {})
+        await Toolbox([FunctionTool("t", failing(ValueError("nested")))]).run("t", {})
 
 
 async def test_a_result_may_have_the_limit_and_not_a_byte_more() -> None:

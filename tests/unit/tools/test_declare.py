@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 from msgspec import Meta, Struct
+from tests.support.jobs import nested
 
 from luxx.adapters.tools.declare import parameters_of, tool
 from luxx.adapters.tools.loading import ENTRY_POINTS, ToolsMisdeclared, load_tools
@@ -144,6 +145,7 @@ async def test_no_more_calls_run_at_once_than_declared(resources: ToolResources)
     [
         ({1: object()}, ToolBroken, "no JSON"),
         ("x" * 2**20, ToolRefused, "too large"),
+        (nested(5_000), ToolRefused, "nested too deeply"),
     ],
 )
 async def test_a_result_must_be_json_and_of_a_size(

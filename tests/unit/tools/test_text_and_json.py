@@ -109,6 +109,8 @@ def test_json_is_reshaped(data: Any, expression: str, result: Any) -> None:
         ([1], "@" + "|[@,@]" * 30, "more than 500000 values"),
         (["x" * 1000], "@" + "|[@,@]" * 12, "longer than"),
         ({}, "to_number('1e999')", "no form"),
+        ({}, "&a", "is an expression"),
+        ({}, "[{x: &a}]", "is an expression"),
     ],
 )
 def test_what_cannot_be_reshaped_is_explained(data: Any, expression: str, reason: str) -> None:

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support import jobs
@@ -103,8 +104,24 @@ async def test_each_way_to_fail_has_its_error(pool: WorkerPool, job: object, err
     assert await pool.run(5, jobs.echo, "next") == "next"
 
 
-async def test_half_a_surrogate_pair_in_a_result_becomes_a_question_mark(pool: WorkerPool) -> None:
-    assert await pool.run(5, jobs.surrogate) == "a?b"
+async def test_half_a_surrogate_pair_in_a_result_becomes_u_fffd(pool: WorkerPool) -> None:
+    assert await pool.run(5, jobs.surrogates) == {"a\ufffdb": ["\ufffd\ufffd", "?"]}
+
+
+async def test_what_is_nested_too_deeply_is_refused_on_its_way_there_and_back(pool: WorkerPool) -> None:
+    """How deep is too deep depends on the stack of either process: all of it is refused, or comes back."""
+
+    async def outcome(job: Callable[[Any], Any], argument: object) -> str:
+        try:
+            return type(await pool.run(5, job, argument)).__name__
+        except ToolRefused as error:
+            return str(error)
+
+    found = set()
+    for levels in (100, *range(960, 1000), 5_000):
+        found |= {await outcome(jobs.nested, levels), await outcome(jobs.echo, jobs.nested(levels))}
+    assert "list" in found
+    assert all("nested too deeply" in one for one in found - {"list"})
 
 
 async def test_no_more_jobs_run_at_once_than_there_are_workers(pool: WorkerPool) -> None:

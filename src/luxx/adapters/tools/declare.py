@@ -174,7 +174,9 @@ class BoundTool:
     def _check(self, result: Json) -> None:
         try:
             size = len(msgspec.json.encode(result))
-        except (TypeError, ValueError, RecursionError) as error:
+        except RecursionError as error:
+            raise ToolRefused("the result is nested too deeply; ask for something flatter") from error
+        except (TypeError, ValueError) as error:
             raise ToolBroken(f"{self._spec.name} gave something that is no JSON") from error
         if size > RESULT_BYTES:
             reason = f"the result is too large ({size} bytes, at most {RESULT_BYTES}); ask for less"

@@ -35,6 +35,9 @@ def transform_json(data: Any, expression: str) -> Any:
         length = len(json.dumps(result, ensure_ascii=False, allow_nan=False))
     except ValueError as error:
         raise ToolRefused("the result holds a number that JSON has no form for") from error
+    except TypeError as error:
+        # A reference such as &name is a value of JMESPath alone, for functions like sort_by.
+        raise ToolRefused("the result is an expression (&...), or holds one, and no JSON") from error
     if length > RESULT_CHARACTERS:
         raise ToolRefused(f"the result is longer than {RESULT_CHARACTERS} characters; ask for less")
     return result

@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import struct
 import sys
@@ -26,6 +27,7 @@ from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
 
 LENGTH: Final = struct.Struct(">I")
 OPEN_FILES: Final = 64
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 _PR_SET_DUMPABLE: Final = 4
 _M_ARENA_MAX: Final = -8
 
@@ -159,10 +161,12 @@ def _encoded(outcome: dict[str, Any], result_bytes: int) -> bytes:
     try:
         text = json.dumps(outcome | {"peak": peak}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         # Half a surrogate pair has no form in UTF-8.
-        frame = text.encode(errors="replace")
+        frame = _HALVES.sub("\ufffd", text).encode()
     except MemoryError:
         return _small({"refused": "the result is too large; ask for less"}, peak)
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError:
+        return _small({"refused": "the result is nested too deeply; ask for something flatter"}, peak)
+    except (TypeError, ValueError) as error:
         return _small({"broken": f"the tool gave no JSON ({type(error).__name__})"}, peak)
     if len(frame) > result_bytes:
         reason = f"the result is too large ({len(frame)} bytes, at most {result_bytes}); ask for less"

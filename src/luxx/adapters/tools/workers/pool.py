@@ -80,6 +80,8 @@ class _Worker:
             outcome = msgspec.json.decode(await reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError) as error:
             raise EOFError from error
+        except RecursionError as error:
+            raise ToolRefused("the result is nested too deeply; ask for something flatter") from error
         self._jobs += 1
         self.spent = self._jobs >= JOBS_A_WORKER or outcome.get("peak", 0) > PEAK_KIB
         return outcome
@@ -127,12 +129,14 @@ class WorkerPool:
 
         `function` is one of a module's own, found by its name there. Waiting for a free worker does not
         count towards `seconds`. Raises `ToolTimeout` after `seconds` of work; `ToolRefused` for what
-        the function refuses and for too much memory; `ToolBroken` where it fails. Cancelling kills the
-        child, and returns when it is gone.
+        the function refuses, for too much memory and for what is nested too deeply; `ToolBroken` where
+        it fails. Cancelling kills the child, and returns when it is gone.
         """
-        order = msgspec.json.encode(
-            {"job": f"{function.__module__}:{function.__qualname__}", "arguments": arguments, "seconds": seconds}
-        )
+        job = f"{function.__module__}:{function.__qualname__}"
+        try:
+            order = msgspec.json.encode({"job": job, "arguments": arguments, "seconds": seconds})
+        except RecursionError as error:
+            raise ToolRefused("the arguments are nested too deeply; try something flatter") from error
         if len(order) > ORDER_BYTES:
             raise ToolRefused(f"the arguments are too large ({len(order)} bytes, at most {ORDER_BYTES})")
         async with self._places:

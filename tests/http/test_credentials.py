@@ -70,6 +70,15 @@ async def test_a_wrong_present_password_changes_nothing_and_counts_as_a_failed_t
     assert (await user.get("/api/auth/me")).status_code == 200
 
 
+async def test_strangers_who_guess_do_not_keep_the_owner_from_changing_the_password(stored: Live) -> None:
+    owner = await stored.account()
+    body = {"username": owner.username, "password": "wrong password"}
+    for expected in [(401, "invalid_credentials")] * 10 + [(429, "rate_limited")]:
+        assert refused(await stored.http.post("/api/auth/login", json=body)) == expected
+    assert (await change(owner)).status_code == 200
+    await again(stored, owner, NEW)
+
+
 async def test_a_right_present_password_clears_the_failures(user: Account) -> None:
     for _ in range(9):
         assert (await change(user, "wrong password")).status_code == 401

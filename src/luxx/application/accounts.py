@@ -8,7 +8,7 @@ from typing import Final
 
 from luxx.application.api_keys import NOTED_EVERY, digest_of
 from luxx.application.observer import UNOBSERVED, Observer
-from luxx.application.passwords import ChecksPasswords, HashQueue, account_key
+from luxx.application.passwords import ChecksPasswords, HashQueue, account_key, session_key
 from luxx.application.ports import Clock, NewUnit, PasswordHasher, TokenClaims, TokenCodec
 from luxx.domain.api_key import PREFIX as KEY_PREFIX
 from luxx.domain.api_key import ApiKey
@@ -248,7 +248,7 @@ class ChangePassword(ChecksPasswords):
     """Change the password of who is logged in, and end all their sessions but this one. Keys stay.
 
     Raises `InvalidInput`; `Unauthenticated` `invalid_credentials` for a wrong present password, which
-    counts as a failed try; `RateLimited`.
+    counts as a failed try; `RateLimited` after too many of these, however many others failed to log in.
     """
 
     async def __call__(
@@ -257,7 +257,8 @@ class ChangePassword(ChecksPasswords):
         if (fault := new_password_fault(new_password)) is not None:
             raise InvalidInput(fault)
         present = normalized_password(current_password)
-        async with self.tried(username=user.username, password=present, peer=peer) as matched:
+        trying = self.tried(username=user.username, password=present, peer=peer, logged_in=user.id)
+        async with trying as matched:
             if matched is None:
                 raise _wrong_password()
             changed = await self.hasher.hash(normalized_password(new_password))
@@ -265,7 +266,8 @@ class ChangePassword(ChecksPasswords):
                 held = await unit.users.hold(user.id)
                 if held is None or held.password_hash != matched.password_hash:
                     raise _wrong_password()  # changed by somebody else since it was read
-                await unit.tries.forget(account_key(user.username))
+                for account in (account_key(user.username), session_key(user.id)):
+                    await unit.tries.forget(account)
                 await unit.users.update(replace(held, password_hash=changed))
                 await unit.sessions.revoke_all_of(user.id, self.clock(), but=session_id)
                 await unit.commit()

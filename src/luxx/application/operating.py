@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luxx.application.passwords import account_key
+from luxx.application.passwords import account_key, session_key
 from luxx.application.ports import Clock, NewUnit, PasswordHasher
 from luxx.domain.errors import InvalidInput, NotFound
 from luxx.domain.user import Role, User, normalized_password, password_fault
@@ -65,7 +65,8 @@ class ResetPassword:
             held = None if found is None else await unit.users.hold(found.id)
             if held is None:
                 raise _nobody(username)
-            await unit.tries.forget(account_key(username))
+            for account in (account_key(username), session_key(held.id)):
+                await unit.tries.forget(account)
             await unit.users.update(replace(held, password_hash=changed))
             await unit.sessions.revoke_all_of(held.id, self.clock())
             await unit.commit()

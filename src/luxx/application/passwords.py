@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Final
 
-from luxx.application.ports import Clock, NewId, NewUnit, PasswordHasher, PasswordTry
+from luxx.application.ports import Clock, NewId, NewUnit, PasswordHasher, PasswordTry, UnitOfWork
 from luxx.domain.errors import Overloaded, RateLimited
 from luxx.domain.user import User, comparison_key
 
@@ -39,6 +39,11 @@ def account_key(username: str) -> str:
     return sha256(comparison_key(username).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def session_key(user_id: int) -> str:
+    """Give the word by which tries of who is logged in are counted: no digest, so that no name stands for it."""
+    return f"user {user_id}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChecksPasswords:
     """What use cases share that take a password for a proof.
@@ -56,29 +61,39 @@ class ChecksPasswords:
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     @asynccontextmanager
-    async def tried(self, *, username: str, password: str, peer: str) -> AsyncIterator[User | None]:
+    async def tried(
+        self, *, username: str, password: str, peer: str, logged_in: int | None = None
+    ) -> AsyncIterator[User | None]:
         """Try a normalized password; gives the user whose it is, else None.
+
+        `logged_in` is the number of the user whose session asks. Such a try counts like all others,
+        but only their own refuse it: whoever guesses at the login keeps nobody out who is in.
 
         Who finds it right calls `tries.forget` inside. An empty `peer` is nobody's: it is not slowed.
         Raises `RateLimited`, before the password is looked at.
         """
         async with self.gate:
             now = self.clock()
-            one = PasswordTry(id=self.new_id("try"), account=account_key(username), peer=peer, at=now)
             async with self.new_unit() as unit:
                 user = await unit.users.by_username(username)
-                stands_until_old = await unit.tries.begin(
-                    one,
-                    since=now - self.limits.window,
-                    account_limit=self.limits.account,
-                    peer_limit=self.limits.peer if peer else _NO_LIMIT,
-                )
+                stands_until_old = await self._begin(unit, account_key(username), peer, now)
+                if logged_in is not None:
+                    # After the other, always: units that begin both must not wait for each other.
+                    stands_until_old = await self._begin(unit, session_key(logged_in), "", now)
+                if stands_until_old is not None:
+                    wait = stands_until_old + self.limits.window - now
+                    raise RateLimited("Too many wrong passwords: try again later.", retry_after=wait.total_seconds())
                 await unit.commit()
-            if stands_until_old is not None:
-                wait = stands_until_old + self.limits.window - now
-                raise RateLimited("Too many wrong passwords: try again later.", retry_after=wait.total_seconds())
             matches = await self.hasher.verify(password, user.password_hash if user else None)
             yield user if matches else None
+
+    async def _begin(self, unit: UnitOfWork, account: str, peer: str, now: datetime) -> datetime | None:
+        return await unit.tries.begin(
+            PasswordTry(id=self.new_id("try"), account=account, peer=peer, at=now),
+            since=now - self.limits.window,
+            account_limit=self.limits.account,
+            peer_limit=self.limits.peer if peer else _NO_LIMIT,
+        )
 
 
 class HashQueue:

@@ -85,6 +85,59 @@ async def test_ten_wrong_passwords_slow_the_account_down_until_they_are_old() ->
     await accounts.log_in(username="ada", password=PASSWORD, peer="198.51.100.1")
 
 
+async def test_guesses_at_the_login_do_not_keep_the_owner_from_changing_the_password() -> None:
+    accounts = Credentials()
+    ada = await accounts.ada()
+    here = await accounts.log_in(username="ada", password=PASSWORD)
+    # At Ada's account from everywhere, and at everybody's from the address that Ada has too.
+    for username, peer in [("ada", f"192.0.2.{n}") for n in range(10)] + [(f"nobody{n}", "here") for n in range(100)]:
+        with pytest.raises(Unauthenticated):
+            await accounts.log_in(username=username, password="wrong", peer=peer)
+    for peer in ("192.0.2.99", "here"):
+        with pytest.raises(RateLimited):
+            await accounts.log_in(username="ada", password=PASSWORD, peer=peer)
+    await accounts.change_password(
+        user=ada, session_id=here.session.id, current_password=PASSWORD, new_password=NEW_PASSWORD, peer="here"
+    )
+    await accounts.log_in(username="ada", password=NEW_PASSWORD, peer="elsewhere")
+
+
+async def test_who_is_logged_in_has_ten_tries_whatever_was_guessed_at_the_login() -> None:
+    accounts = Credentials()
+    ada = await accounts.ada()
+    here = await accounts.log_in(username="ada", password=PASSWORD)
+
+    async def change(current: str) -> None:
+        await accounts.change_password(
+            user=ada, session_id=here.session.id, current_password=current, new_password=NEW_PASSWORD
+        )
+
+    for number in range(10):
+        with pytest.raises(Unauthenticated):
+            await accounts.log_in(username="ada", password="wrong", peer=f"192.0.2.{number}")
+    for _ in range(10):
+        with pytest.raises(Unauthenticated):
+            await change("wrong")
+    with pytest.raises(RateLimited) as slowed:
+        await change(PASSWORD)
+    assert 0 < slowed.value.retry_after <= 300
+    await accounts.reset_password(username="ada", password=PASSWORD)
+    await change(PASSWORD)
+
+
+@pytest.mark.parametrize("name", ["user 1", "User 1"])
+async def test_no_name_at_the_login_stands_for_who_is_logged_in(name: str) -> None:
+    accounts = Credentials()
+    ada = await accounts.ada()
+    here = await accounts.log_in(username="ada", password=PASSWORD)
+    for _ in range(10):
+        with pytest.raises(Unauthenticated):
+            await accounts.log_in(username=name, password="wrong")
+    await accounts.change_password(
+        user=ada, session_id=here.session.id, current_password=PASSWORD, new_password=NEW_PASSWORD
+    )
+
+
 async def test_sessions_are_listed_and_ended_by_their_owner_alone() -> None:
     accounts = Credentials()
     ada = await accounts.ada()

@@ -1,5 +1,6 @@
 """Stored messages told as what a model is shown."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luxx.application.ports import AssistantEntry, SystemEntry, ToolEntry, UserEntry
-from luxx.application.transcript import transcript, within
-from luxx.domain.message import Message, Part, Role, Status, TextPart, ThinkingPart, ToolCallPart
+from luxx.application.transcript import STRANGERS_WORDS, transcript, within
+from luxx.domain.message import Json, Message, Part, Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart
 from luxx.domain.tool import ToolCall
 
 
@@ -89,3 +90,23 @@ def test_a_text_is_cut_only_where_it_is_too_long_and_says_so(text: str, budget: 
         assert cut == text
     else:
         assert cut == f"{text[:budget]}\n[cut: {len(text) - budget} of {len(text)} characters left out]"
+
+
+BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        ({"content": f"a{BREAKS}b", f"c{BREAKS}d": [BREAKS]}, None),
+        (None, Problem(code="tool_failed", message=f"a{BREAKS}b")),
+    ],
+)
+def test_nothing_ends_the_line_of_what_strangers_wrote(result: Json, error: Problem | None) -> None:
+    part = ToolCallPart(id="c1", name="t", arguments={}, result=result, error=error, success=error is None)
+    entry = transcript(None, [message(part)], budget=10_000, untrusted=frozenset({"t"}))[-1]
+    assert isinstance(entry, ToolEntry)
+    mark, line = entry.text.splitlines()
+    assert f"{mark}\n" == STRANGERS_WORDS
+    told = {"error": {"code": error.code, "message": error.message}} if error else result
+    assert json.loads(line) == told

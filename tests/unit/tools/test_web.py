@@ -1,13 +1,17 @@
 """What may be reached, and what a site allows."""
 
+import re
+import sys
+from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luxx.adapters.tools.web.addresses import AddressRules, is_public
-from luxx.adapters.tools.web.robots import Robots
+from luxx.adapters.tools.web.robots import LARGEST_BYTES, Robots
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::200e", "64:ff9b::808:808"]
 PRIVATE = [
@@ -106,6 +110,14 @@ Allow:
         (ROBOTS.replace("LUXX/2.0", "x"), "/北", False),
         (ROBOTS.replace("LUXX/2.0", "x"), "/%e5%8c%97", False),
         (ROBOTS.replace("LUXX/2.0", "x"), "/ours", True),
+        ("User-agent: *\nDisallow: /a-%2A.html", "/a-*.html", False),
+        ("User-agent: *\nDisallow: /a-%2A.html", "/a-%2a.html", False),
+        ("User-agent: *\nDisallow: /a-%2A.html", "/a-b.html", True),
+        ("User-agent: *\nDisallow: /a-*.html", "/a-%2A.html", False),
+        ("User-agent: *\nDisallow: /a%24", "/a$b", False),
+        ("User-agent: *\nDisallow: /a$", "/a$", True),
+        ("User-agent: *\nDisallow: /a*a$", "/a", True),
+        ("User-agent: *\nDisallow: /a*$", "/a", False),
     ],
 )
 def test_robots_txt_is_read_as_rfc_9309_says(text: str, path: str, allowed: bool) -> None:
@@ -118,9 +130,79 @@ def test_a_pause_that_a_site_asks_for_is_kept_within_reason() -> None:
     assert Robots.read("User-agent: *\nCrawl-delay: x").delay == 0
 
 
+RULES = st.tuples(st.booleans(), st.text("/ab*$", min_size=1, max_size=8))
+
+
+@given(st.lists(RULES, max_size=6), st.text("/ab$", max_size=10))
+def test_the_longest_rule_that_matches_decides(rules: list[tuple[bool, str]], rest: str) -> None:
+    text = "\n".join(f"{'Allow' if allow else 'Disallow'}: {rule}" for allow, rule in rules)
+    matching = [(len(rule), allow) for allow, rule in rules if re.match(expression(rule), f"/{rest}", re.DOTALL)]
+    assert Robots.read(f"User-agent: *\n{text}").allows(f"/{rest}") is max(matching, default=(0, True))[1]
+
+
+def expression(rule: str) -> str:
+    """Give what a rule says as a regular expression, as RFC 9309 tells it."""
+    literal = ".*".join(re.escape(piece) for piece in rule.removesuffix("$").split("*"))
+    return literal + (r"\Z" if rule.endswith("$") else "")
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """Count the functions that are called in the course of `work`."""
+    count = 0
+
+    def counted(_: object, event: str, __: Any) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def as_long_as_may_be(line: str) -> str:
+    head = "User-agent: *\n"
+    return head + line * ((LARGEST_BYTES - len(head)) // len(line))
+
+
+@pytest.mark.parametrize("line", ["Allow:/1\n", "Allow:/*a\n", "x:\n", "\n"])
+def test_a_robots_txt_beyond_the_limits_is_not_worked_through_and_allows_nothing(line: str) -> None:
+    text = as_long_as_may_be(line)
+    assert calls_of(lambda: Robots.read(text)) < 10 * text.count("\n")
+    assert not Robots.read(text).allows("/x")
+
+
+@pytest.mark.parametrize("line", ["Disallow: /1\n", "# a comment\n", "User-agent: other\nDisallow: /\n"])
+def test_a_large_robots_txt_within_the_limits_is_kept_to_its_end(line: str) -> None:
+    text = f"User-agent: *\nDisallow:\n{line * 4_000}\nUser-agent: *\nDisallow: /last"
+    assert not Robots.read(text).allows("/last")
+    assert Robots.read(text).allows("/x")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [f"/*{'a' * 120}b", f"/*{'a' * 4_000}b", f"/{'*a' * 3_000}*b", f"/{'a*' * 40}{'a' * 50}b*c"],
+)
+def test_rules_that_would_take_too_long_to_try_allow_nothing(rule: str) -> None:
+    robots = Robots.read(as_long_as_may_be(f"Allow: {rule}\n"))
+    assert not robots.allows("/" + "a" * 8_000)
+    assert robots.allows("/" + "a" * 30)
+
+
+@pytest.mark.parametrize("rule", ["/" + "a" * 2_000, "/*" + "a" * 2_000, "/" + "*a" * 2_000 + "$"])
+def test_a_long_rule_is_kept_to_its_last_character(rule: str) -> None:
+    robots = Robots.read(f"User-agent: *\nDisallow: {rule}")
+    assert robots.allows("/" + "a" * 1_999)
+    assert not robots.allows("/" + "a" * 2_000)
+
+
 def test_no_robots_txt_explodes() -> None:
-    hostile = "User-agent: *\n" + f"Disallow: /{'*a' * 5000}$\n" * 20
-    assert Robots.read(hostile).allows("/" + "a" * 4000 + "b")
+    hostile = f"Disallow: /{'*a' * 5000}$\n" * 20
+    robots = Robots.read(f"User-agent: *\n{hostile}")
+    assert robots.allows("/" + "a" * 4000 + "b")
 
 
 @given(st.text(max_size=300), st.text(max_size=30))

@@ -3,10 +3,11 @@
 import asyncio
 import gzip
 import json
+import re
 import time
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from tests.support.until import until
@@ -14,6 +15,7 @@ from tests.support.web import Answer, Asked, WebServer, web_server
 
 from luxx.adapters.tools.web.addresses import AddressRules
 from luxx.adapters.tools.web.client import WebClient
+from luxx.adapters.tools.web.crawler import Crawler
 from luxx.domain.errors import InvalidInput, ToolBroken, ToolRefused, ToolTimeout
 
 from .conftest import Run
@@ -269,6 +271,107 @@ async def test_requests_to_one_host_keep_a_distance(tools: Callable[..., Run], s
     run = tools(allow_hosts=frozenset({site.host}), pause=0.1)
     await run("crawl_pages", urls=[site.url(f"/{n}") for n in range(3)])
     assert times[2] - times[0] > 0.15
+
+
+@asynccontextmanager
+async def crawler(*, seconds: float, pause: float = 0.0) -> AsyncIterator[Crawler]:
+    """Give a crawler for which every name leads to loopback."""
+    client = WebClient(AddressRules.allowing(["127.0.0.0/8"]), seconds=seconds, look_up=lambda _: ["127.0.0.1"])
+    yield Crawler(client, pause=pause)
+    await client.aclose()
+
+
+@pytest.fixture
+async def signpost(site: WebServer) -> AsyncIterator[WebServer]:
+    """Another server, all of whose pages lead to those of `site`."""
+    async with web_server() as server:
+        server.pages["*"] = lambda asked: Answer(status=302, headers={"Location": site.url(asked.path)})
+        server.pages["/robots.txt"] = Answer("", 404)
+        yield server
+
+
+async def test_who_would_wait_too_long_is_refused_at_once_and_holds_up_nobody(
+    site: WebServer, signpost: WebServer
+) -> None:
+    site.pages["/robots.txt"] = Answer("User-agent: *\nCrawl-delay: 10")
+    site.pages["/"] = ARTICLE
+    async with crawler(seconds=5) as crawling:
+        await crawling.page(site.url())
+        led = (crawling.page(f"http://host{n}.example:{signpost.port}/") for n in range(20))
+        refusals = await asyncio.gather(*led, return_exceptions=True)
+        with pytest.raises(ToolTimeout) as last:
+            await crawling.page(site.url())
+    for error in (*refusals, last.value):
+        assert isinstance(error, ToolTimeout)
+        told = re.fullmatch(r"127\.0\.0\.1 wants 10 seconds between .*; try again in (\d+) seconds", str(error))
+        assert told is not None, error
+        assert int(told[1]) <= 10
+    assert site.paths.count("/") == 1
+
+
+async def test_a_turn_is_given_back_by_who_is_cancelled(site: WebServer) -> None:
+    site.pages["/"] = ARTICLE
+    async with crawler(seconds=1500, pause=1000) as crawling, asyncio.timeout(10):
+        await crawling.page(site.url())
+        for _ in range(3):
+            waiting = asyncio.create_task(crawling.page(site.url()))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            with pytest.raises(ToolTimeout, match=r"others come first; try again in (19|20)\d\d seconds"):
+                await crawling.page(site.url())
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+    assert site.paths.count("/") == 1
+
+
+async def test_a_host_is_not_asked_for_many_pages_at_once_by_redirects_either(
+    site: WebServer, signpost: WebServer
+) -> None:
+    released = asyncio.Event()
+
+    async def slow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await released.wait()
+        writer.write(Answer("<p>x").encoded())
+        await writer.drain()
+
+    site.pages["*"] = slow
+    site.pages["/robots.txt"] = Answer("", 404)
+    urls = [f"http://host{n}.example:{signpost.port}/{n}" for n in range(8)]
+    async with crawler(seconds=30) as crawling:
+        asking = asyncio.gather(*map(crawling.page, urls))
+        await until(lambda: len(set(signpost.paths)) == 9 and len(set(site.paths)) >= 3)
+        await until(lambda: not signpost.open)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert site.open == 2
+        released.set()
+        assert len(await asking) == 8
+    assert site.most_open == 2
+
+
+async def test_a_page_that_leads_elsewhere_keeps_no_place_where_it_came_from(
+    site: WebServer, signpost: WebServer
+) -> None:
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    site.pages["/robots.txt"] = Answer("", 404)
+    site.pages["/silent"] = silent
+    site.pages["/page"] = ARTICLE
+    async with crawler(seconds=30) as crawling, web_server() as other:
+        other.pages["/robots.txt"] = Answer("", 404)
+        other.pages["/page"] = ARTICLE
+        signpost.pages["/page"] = Answer(status=302, headers={"Location": other.url("/page")})
+        stuck = [asyncio.create_task(crawling.page(signpost.url("/silent"))) for _ in range(2)]
+        await until(lambda: site.paths.count("/silent") == 2)
+        assert (await asyncio.wait_for(crawling.page(signpost.url("/page")), 10)).url == other.url("/page")
+        for task in stuck:
+            task.cancel()
+        await asyncio.gather(*stuck, return_exceptions=True)
+        # The places at the site are free again.
+        assert (await asyncio.wait_for(crawling.page(site.url("/page")), 10)).status == 200
 
 
 async def test_a_cancelled_fetch_closes_its_connection(run: Run, site: WebServer) -> None:

@@ -10,14 +10,14 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import httpcore
 import httpx
@@ -41,6 +41,12 @@ _MOVED: Final = {301, 302, 303, 307, 308}
 
 LookUp: TypeAlias = Callable[[str], Sequence[str]]
 """Gives the addresses of a host, as text. It may block: it is called in a thread."""
+
+
+class Before(Protocol):
+    """Comes before a hop to `url`. `until` is when, by the loop's clock, the time of the whole request ends."""
+
+    def __call__(self, url: str, *, until: float) -> Awaitable[None]: ...
 
 
 class AddressRefused(ToolRefused):
@@ -92,17 +98,19 @@ class WebClient:
         *,
         headers: Mapping[str, str] | None = None,
         redirects: int = REDIRECTS,
-        before: Callable[[str], Any] | None = None,
+        before: Before | None = None,
         body_bytes: int | None = None,
     ) -> WebResponse:
         """Get a page, following redirects; all of it within the client's time.
 
-        `before` is awaited with the URL of every hop, and may raise to stop there. `headers` go to the first
-        origin alone.
+        `before` is awaited for every hop, and may raise to stop there. `headers` go to the first origin alone.
         """
+        until = asyncio.get_running_loop().time() + self._seconds
+        entering = None if before is None else partial(before, until=until)
+        most = body_bytes or self._body_bytes
         try:
-            async with asyncio.timeout(self._seconds):
-                return await self._follow(url, dict(headers or {}), redirects, before, body_bytes or self._body_bytes)
+            async with asyncio.timeout_at(until):
+                return await self._follow(url, dict(headers or {}), redirects, entering, most)
         except TimeoutError as error:
             reason = f"{_shown(url)} did not answer within {self._seconds:g} seconds; try again later"
             raise ToolTimeout(reason) from error
@@ -112,13 +120,13 @@ class WebClient:
         url: str,
         headers: dict[str, str],
         redirects: int,
-        before: Callable[[str], Any] | None,
+        entering: Callable[[str], Awaitable[None]] | None,
         body_bytes: int,
     ) -> WebResponse:
         target = parsed(url)
         for _ in range(redirects + 1):
-            if before is not None:
-                await before(str(target))
+            if entering is not None:
+                await entering(str(target))
             async with self._request(target, headers) as response:
                 location = _header(response, b"location")
                 if response.status not in _MOVED or not location:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luxx.adapters.tools.web.addresses import AddressRules, is_public
+from luxx.adapters.tools.web.names import zone_of
 from luxx.adapters.tools.web.robots import LARGEST_BYTES, Robots
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::200e", "64:ff9b::808:808"]
@@ -68,6 +69,23 @@ def test_an_operator_s_entry_opens_what_it_names(entry: str, host: str, address:
 def test_an_entry_that_is_none_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match="is no host, address or CIDR"):
         AddressRules.allowing([entry])
+
+
+@pytest.mark.parametrize(
+    ("name", "zone"),
+    [
+        ("example.com", "example.com"),
+        ("a.b.Example.COM.", "example.com"),
+        ("a.b.example.co.uk", "example.co.uk"),
+        ("example.com.cn", "example.com.cn"),
+        ("co.uk", "co.uk"),
+        ("a.com.example", "com.example"),
+        ("localhost", "localhost"),
+        ("uk", "uk"),
+    ],
+)
+def test_a_zone_is_what_has_one_owner(name: str, zone: str) -> None:
+    assert zone_of(name) == zone
 
 
 ROBOTS = """# a comment

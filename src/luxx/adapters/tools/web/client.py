@@ -7,23 +7,21 @@ credential or other setting is taken from the environment.
 
 import asyncio
 import re
-import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from http import HTTPStatus
-from ipaddress import ip_address
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 import httpcore
 import httpx
 
 from luxx import __version__
-from luxx.adapters.tools.web.addresses import Address, AddressRules, literal
+from luxx.adapters.tools.web.addresses import Address, AddressRules
+from luxx.adapters.tools.web.names import LookUp, Names, system_look_up
 from luxx.domain.errors import ToolBroken, ToolError, ToolRefused, ToolTimeout
 
 USER_AGENT: Final = f"Luxx/{__version__}"
@@ -32,15 +30,10 @@ REDIRECTS: Final = 5
 SECONDS: Final = 15.0
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS: Final = 50
-LOOKUPS: Final = 8
 URL_CHARACTERS: Final = 8_192
 
 _CHUNK: Final = 65_536
 _MOVED: Final = {301, 302, 303, 307, 308}
-
-
-LookUp: TypeAlias = Callable[[str], Sequence[str]]
-"""Gives the addresses of a host, as text. It may block: it is called in a thread."""
 
 
 class Before(Protocol):
@@ -88,7 +81,9 @@ class WebClient:
     ) -> None:
         self._seconds = seconds
         self._body_bytes = body_bytes
-        self._network = _Network(rules, look_up or system_look_up)
+        self._rules = rules
+        self._names = Names(look_up or system_look_up)
+        self._loose: set[asyncio.Future[None]] = set()
         self._ssl_context = ssl_context or _authorities()
         self._places = asyncio.Semaphore(CONNECTIONS)
 
@@ -154,9 +149,10 @@ class WebClient:
             headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in sent.items()],
             extensions={"timeout": {"connect": CONNECT_SECONDS, "read": self._seconds}},
         )
+        addresses = await self._allowed(target.origin.host.decode("ascii"), target.origin.port)
         # A connection each: httpcore's pool keeps those half made for good when a request is cancelled meanwhile.
         connection = httpcore.AsyncHTTPConnection(
-            target.origin, ssl_context=self._ssl_context, network_backend=self._network
+            target.origin, ssl_context=self._ssl_context, network_backend=_Network(addresses, self._loose)
         )
         try:
             async with self._places:
@@ -171,8 +167,22 @@ class WebClient:
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, ssl.SSLError, OSError) as error:
             raise ToolBroken(f"{_shown(url)} cannot be read: {_reason(error)}") from error
 
+    async def _allowed(self, host: str, port: int) -> Sequence[Address]:
+        """Look a host up, once, and give those of its addresses that may be dialled."""
+        try:
+            found = await self._names.addresses(host)
+        except (OSError, UnicodeError) as error:
+            raise ToolBroken(f"the name {host} cannot be resolved") from error
+        allowed = [address for address in found if self._rules.allows(host, address, port)]
+        if not allowed:
+            raise AddressRefused(
+                f"{host} on port {port} may not be reached: only web servers of the public internet may"
+            )
+        return allowed
+
     async def aclose(self) -> None:
-        await self._network.aclose()
+        await asyncio.gather(*self._loose)
+        self._names.close()
 
 
 @cache
@@ -206,31 +216,23 @@ def parsed(text: str, *, base: httpx.URL | None = None) -> httpx.URL:
 
 
 class _Network(httpcore.AsyncNetworkBackend):
-    """Opens connections for httpcore, to addresses that the rules allow."""
+    """Opens connections for httpcore, to `addresses` and to nothing else. `loose` keeps what is yet to be closed."""
 
-    def __init__(self, rules: AddressRules, look_up: LookUp) -> None:
-        self._rules = rules
-        self._look_up = look_up
+    def __init__(self, addresses: Sequence[Address], loose: set[asyncio.Future[None]]) -> None:
+        self._addresses = addresses
+        self._loose = loose
         self._sockets = httpcore.AnyIOBackend()
-        # Name servers can be slow, and the loop's own threads are for others too.
-        self._threads = ThreadPoolExecutor(max_workers=LOOKUPS, thread_name_prefix="luxx-lookup")
-        self._loose: set[asyncio.Future[None]] = set()
 
     async def connect_tcp(
         self,
-        host: str,
+        host: str,  # noqa: ARG002 - it has been looked up
         port: int,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own signature
         local_address: str | None = None,
         socket_options: Any = None,
     ) -> httpcore.AsyncNetworkStream:
-        allowed = [address for address in await self._resolve(host) if self._rules.allows(host, address, port)]
-        if not allowed:
-            raise AddressRefused(
-                f"{host} on port {port} may not be reached: only web servers of the public internet may"
-            )
         failure: Exception | None = None
-        for address in allowed[:4]:
+        for address in self._addresses[:4]:
             try:
                 connecting = self._sockets.connect_tcp(str(address), port, timeout, local_address, socket_options)
                 return await self._connected(asyncio.ensure_future(connecting))
@@ -249,17 +251,6 @@ class _Network(httpcore.AsyncNetworkBackend):
             closing.add_done_callback(self._loose.discard)
             raise
 
-    async def _resolve(self, host: str) -> Sequence[Address]:
-        spelled = literal(host)
-        if spelled is not None:
-            return [spelled]
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.run_in_executor(self._threads, self._look_up, host)
-        except (OSError, UnicodeError) as error:
-            raise ToolBroken(f"the name {host} cannot be resolved") from error
-        return [ip_address(text.split("%", 1)[0]) for text in dict.fromkeys(found)]
-
     async def connect_unix_socket(
         self,
         path: str,
@@ -270,10 +261,6 @@ class _Network(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-    async def aclose(self) -> None:
-        await asyncio.gather(*self._loose)
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 async def _closed(connecting: asyncio.Future[httpcore.AsyncNetworkStream]) -> None:
@@ -311,11 +298,6 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
-
-
-def system_look_up(host: str) -> list[str]:
-    """Ask the system for the addresses of a host; blocks, and raises `OSError` where there are none."""
-    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
 async def _read(url: httpx.URL, response: httpcore.Response, most: int) -> WebResponse:

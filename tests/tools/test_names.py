@@ -1,16 +1,20 @@
 """Names: what it costs to look them up, and what is told of those that lead nowhere."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 from tests.support.until import until
-from tests.support.web import WebServer
+from tests.support.web import Answer, WebServer
 
 from luxx.adapters.tools.web.addresses import AddressRules
+from luxx.adapters.tools.web.api import JsonApi
 from luxx.adapters.tools.web.client import CONNECTIONS, WebClient
+from luxx.adapters.tools.web.crawler import Crawler
+from luxx.domain.errors import ToolBroken, ToolError, ToolRefused
 
 
 class NameServer:
@@ -60,3 +64,36 @@ async def test_slow_names_of_one_zone_keep_nobody_from_looking_up_others(names: 
         names.released.set()
         assert (await client.get(f"http://www.slow.example:{site.port}/")).status == 200
         await until(lambda: names.answered == 5)
+
+
+async def test_nobody_learns_which_internal_names_there_are(site: WebServer) -> None:
+    def look_up(host: str) -> list[str]:
+        match host:
+            case "inside.example":
+                return ["10.0.0.1"]
+            case "absent.example":
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            case "failed.example":
+                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+            case _:
+                return []
+
+    told = set()
+    client = WebClient(AddressRules.allowing([site.host]), look_up=look_up)
+    for name in ("inside.example", "absent.example", "failed.example", "nobody.example", f"{'a' * 64}.example"):
+        site.pages["/"] = Answer(status=302, headers={"Location": f"http://{name}/"})
+        for url in (f"http://{name}/", site.url("/")):
+            with pytest.raises(ToolError) as refused:
+                await Crawler(client).page(url)
+            told.add((type(refused.value), refused.value.code, str(refused.value).replace(name, "NAME")))
+    await client.aclose()
+    assert len(told) == 1
+    assert issubclass(told.pop()[0], ToolRefused)
+
+
+async def test_an_operator_is_told_that_the_name_of_a_service_leads_nowhere() -> None:
+    # No label may be as long: nothing outside is asked.
+    service = JsonApi("the service", f"http://{'a' * 64}.example")
+    with pytest.raises(ToolBroken, match="the service failed: its name cannot be resolved"):
+        await service.get("/", {})
+    await service.aclose()

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from luxx.adapters.tools.web.addresses import AddressRules
-from luxx.adapters.tools.web.client import WebClient, parsed
+from luxx.adapters.tools.web.client import AddressRefused, WebClient, parsed
 from luxx.domain.errors import ToolBroken, ToolError, ToolTimeout
 
 
@@ -35,6 +35,9 @@ class JsonApi:
             answer = await self._client.get(f"{self._base}{path}?{urlencode(parameters)}", headers=headers, redirects=0)
         except ToolTimeout:
             raise
+        except AddressRefused as error:
+            # This host may be reached wherever it leads to.
+            raise ToolBroken(f"{self._label} failed: its name cannot be resolved") from error
         except ToolError as error:
             # What went wrong is between this server and the service; the caller's arguments are not to blame.
             raise ToolBroken(f"{self._label} failed: {error}") from error

@@ -43,7 +43,7 @@ class Before(Protocol):
 
 
 class AddressRefused(ToolRefused):
-    """The address may not be reached: it is not public, and no operator allowed it."""
+    """The address may not be reached: it leads nowhere, or it is not public and no operator allowed it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +66,8 @@ class WebClient:
 
     `look_up` resolves names, the system's way unless given.
 
-    Raises `ToolRefused` for addresses that are malformed or not allowed, and for answers that are too large;
-    `ToolBroken` where a server cannot be reached or talks nonsense; `ToolTimeout` where it is too slow.
+    Raises `ToolRefused` for addresses that are malformed, lead nowhere or are not allowed, and for answers that are
+    too large; `ToolBroken` where a server cannot be reached or talks nonsense; `ToolTimeout` where it is too slow.
     """
 
     def __init__(
@@ -168,16 +168,18 @@ class WebClient:
             raise ToolBroken(f"{_shown(url)} cannot be read: {_reason(error)}") from error
 
     async def _allowed(self, host: str, port: int) -> Sequence[Address]:
-        """Look a host up, once, and give those of its addresses that may be dialled."""
+        """Look a host up, once, and give those of its addresses that may be dialled.
+
+        Raises the same for a name that leads nowhere: else anybody could try which names there are inside.
+        """
         try:
             found = await self._names.addresses(host)
-        except (OSError, UnicodeError) as error:
-            raise ToolBroken(f"the name {host} cannot be resolved") from error
+        except (OSError, UnicodeError):
+            found = ()
         allowed = [address for address in found if self._rules.allows(host, address, port)]
         if not allowed:
-            raise AddressRefused(
-                f"{host} on port {port} may not be reached: only web servers of the public internet may"
-            )
+            where = f"{host} on port {port} may not be reached"
+            raise AddressRefused(f"{where}: no web server of the public internet was found there; check the address")
         return allowed
 
     async def aclose(self) -> None:

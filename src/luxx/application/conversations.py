@@ -93,20 +93,21 @@ class ConversationPage:
     next_cursor: str | None
 
 
-def _cursor_to(conversation: Conversation) -> str:
-    text = f"{conversation.updated_at.astimezone(UTC).isoformat()} {conversation.id}"
+def _cursor_to(place: ConversationPlace) -> str:
+    moments = (moment.astimezone(UTC).isoformat() for moment in (place.updated_at, place.began))
+    text = " ".join((*moments, place.id))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _place_of(cursor: str) -> ConversationPlace:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        moment, identity = text.split(" ")
-        updated_at = datetime.fromisoformat(moment)
-        if updated_at.tzinfo is None or "\0" in identity:
+        *moments, identity = text.split(" ")
+        updated_at, began = (datetime.fromisoformat(moment) for moment in moments)
+        if updated_at.tzinfo is None or began.tzinfo is None or updated_at > began or "\0" in identity:
             raise InvalidInput(_bad_cursor())
         # Some moments have an offset that puts them outside all years in UTC.
-        return ConversationPlace(updated_at=updated_at.astimezone(UTC), id=identity)
+        return ConversationPlace(updated_at=updated_at.astimezone(UTC), id=identity, began=began.astimezone(UTC))
     except (binascii.Error, ValueError, OverflowError):
         raise InvalidInput(_bad_cursor()) from None
 
@@ -120,6 +121,9 @@ class ListConversations:
     """List by latest activity, newest first, a page by number, or the items behind a cursor.
 
     `page` counts from 1, `page_size` is 1 to 100. Raises `InvalidInput`.
+
+    Behind a cursor it is the list as it stood when the page that gave the first cursor was read: what moves meanwhile
+    is neither skipped nor repeated, what is made meanwhile does not come.
     """
 
     new_unit: NewUnit
@@ -147,11 +151,10 @@ class ListConversations:
         offset = 0 if behind else min((page - 1) * page_size, OFFSET_MAX)
         async with self.new_unit(once=True) as unit:
             found = await unit.conversations.page(
-                user_id, project_id=project_id, limit=page_size + 1, offset=offset, behind=behind
+                user_id, project_id=project_id, limit=page_size, offset=offset, behind=behind
             )
-        items = found.items[:page_size]
-        more = len(found.items) > page_size
-        return ConversationPage(items=items, total=found.total, next_cursor=_cursor_to(items[-1]) if more else None)
+        next_cursor = None if found.rest is None else _cursor_to(found.rest)
+        return ConversationPage(items=found.items, total=found.total, next_cursor=next_cursor)
 
 
 class ConversationChanges(TypedDict, total=False):

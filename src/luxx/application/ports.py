@@ -195,10 +195,21 @@ class Counted(Generic[_Item]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationPlace:
-    """A place in the list of conversations: just behind the one with these two."""
+    """A place in a walk through the list of conversations: just behind `id`, which stood at `updated_at`.
+
+    The walk goes through the list as it stood at `began`, the latest activity that its first page saw.
+    """
 
     updated_at: datetime
     id: str
+    began: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FoundConversations(Counted[Conversation]):
+    """A page of the list; `rest` is where to read on, None at the end."""
+
+    rest: ConversationPlace | None
 
 
 class Conversations(Protocol):
@@ -222,11 +233,16 @@ class Conversations(Protocol):
         limit: int,
         offset: int = 0,
         behind: ConversationPlace | None = None,
-    ) -> Counted[Conversation]:
-        """List by latest activity, newest first, then by id, highest first; skip `offset` from `behind` on.
+    ) -> FoundConversations:
+        """List by latest activity, newest first, then by id, highest first, from `offset` or from `behind` on.
 
         `limit` is at most 1 000. `project_id` None means all. The total counts all under the filter,
         wherever the page begins.
+
+        From `behind` on it is the list as it stood when the walk began: what moved since comes where it stood,
+        as it is now; what was made since does not come. Where it stood is told by its messages: one that lost the
+        newest of them and moved may come a second time, further behind, but none is skipped for that. Only a message
+        that is dated before `began` and committed after the first page was read can hide its conversation.
         """
         ...
 

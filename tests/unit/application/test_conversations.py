@@ -109,7 +109,7 @@ async def test_the_page_that_ends_the_list_has_no_cursor(house: House) -> None:
 
 
 async def test_cursor_pages_neither_skip_nor_repeat_while_rows_move(house: House) -> None:
-    """Between pages an unread row moves to the front, a read one too, and a new one comes: all others come once."""
+    """Between pages an unread row moves to the front, a read one too, and a new one comes: the old come once each."""
     house.model.then(spoken("a"), spoken("b"))
     made = [await house.conversation() for _ in range(9)]
     unread_moves, read_moves = made[1], made[8]
@@ -125,7 +125,20 @@ async def test_cursor_pages_neither_skip_nor_repeat_while_rows_move(house: House
         cursor = found.next_cursor
         if cursor is None:
             break
-    assert seen == [one.id for one in made[::-1] if one is not unread_moves]
+    assert seen == [one.id for one in made[::-1]]
+
+
+async def test_a_walk_that_begins_at_any_page_neither_skips_nor_repeats(house: House) -> None:
+    house.model.then(*(spoken("a") for _ in range(3)))
+    made = [await house.conversation() for _ in range(9)]
+    found = await house.list_conversations(user_id=OWNER, page=2, page_size=3)
+    seen = [one.id for one in found.items]
+    for mover in (made[1], made[8], made[4]):
+        await house.answer(mover)
+    while found.next_cursor is not None:
+        found = await house.list_conversations(user_id=OWNER, page_size=1, cursor=found.next_cursor)
+        seen += [one.id for one in found.items]
+    assert seen == [one.id for one in made[5::-1]]
 
 
 async def test_rows_of_the_same_moment_are_neither_skipped_nor_repeated(house: House) -> None:
@@ -166,7 +179,8 @@ def tell_place(cursor: str) -> None:
         place = _place_of(cursor)
     except InvalidInput:
         return
-    assert place.updated_at.utcoffset() == timedelta()
+    assert place.updated_at.utcoffset() == place.began.utcoffset() == timedelta()
+    assert place.updated_at <= place.began
     assert "\0" not in place.id
     place.id.encode()
 
@@ -185,26 +199,32 @@ def test_any_bytes_in_a_cursor_are_a_place_or_invalid(data: bytes) -> None:
     tell_place(base64.urlsafe_b64encode(data).decode().rstrip("="))
 
 
-@given(
-    st.datetimes(timezones=st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)),
-    st.text(max_size=40),
-)
-@example(datetime(1, 1, 1, tzinfo=UTC), "conv_1")
-def test_any_moment_and_id_in_a_cursor_are_a_place_or_invalid(moment: datetime, identity: str) -> None:
-    text = f"{moment.isoformat()} {identity}"
+MOMENTS = st.datetimes(timezones=st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone))
+
+
+@given(MOMENTS, MOMENTS, st.text(max_size=40))
+@example(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC), "conv_1")
+def test_any_moments_and_id_in_a_cursor_are_a_place_or_invalid(
+    moment: datetime, began: datetime, identity: str
+) -> None:
+    text = f"{moment.isoformat()} {began.isoformat()} {identity}"
     tell_place(base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("="))
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "0001-01-01T00:00:00+23:59 conv_1",
-        "9999-12-31T23:59:59-23:59 conv_1",
-        "2026-01-01T00:00:00 conv_1",
-        "2026-01-01T00:00:00+00:00 conv\0",
-        "2026-01-01T00:00:00+00:00",
-        "soon conv_1",
+        "0001-01-01T00:00:00+23:59 2026-01-01T00:00:00+00:00 conv_1",
+        "2026-01-01T00:00:00+00:00 9999-12-31T23:59:59-23:59 conv_1",
+        "2026-01-01T00:00:00 2026-01-01T00:00:00+00:00 conv_1",
+        "2026-01-01T00:00:00+00:00 2026-01-01T00:00:00 conv_1",
+        "2026-01-02T00:00:00+00:00 2026-01-01T00:00:00+00:00 conv_1",
+        "2026-01-01T00:00:00+00:00 2026-01-01T00:00:00+00:00 conv\0",
+        "2026-01-01T00:00:00+00:00 2026-01-01T00:00:00+00:00",
+        "2026-01-01T00:00:00+00:00 conv_1",
+        "2026-01-01T00:00:00+00:00 soon conv_1",
         " ",
+        "  ",
     ],
 )
 async def test_a_cursor_that_no_page_gave_is_invalid_input(house: House, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
 
@@ -11,9 +12,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from luxx.adapters.database.connection import Connection
 from luxx.adapters.database.recent import put_away
 from luxx.adapters.database.rows import columns_of, insert_of, names_of, values_of
-from luxx.adapters.database.schema import conversation_counts, conversations, messages, turns
+from luxx.adapters.database.schema import UtcTime, conversation_counts, conversations, messages, turns
 from luxx.adapters.database.statements import Row, Script, Statement
-from luxx.application.ports import ConversationPlace, Counted
+from luxx.application.ports import ConversationPlace, FoundConversations
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import NotFound
 
@@ -22,14 +23,16 @@ _DEEP: Final = 200
 
 _NONE: Final = sa.literal_column("0", sa.BigInteger())
 
-_MOST: Final = 1000
-"""How long a page may be."""
+_MOST: Final = 1001
+"""How long a page may be, and one more, which tells that it is not the last."""
 
 EVERYTHING: Final = ""
 """The scope of a count of all conversations; no project has this name."""
 
 CONVERSATION: Final = columns_of(conversations, Conversation)
 _NAMES: Final = names_of(Conversation)
+_LAST: Final = 1 + len(_NAMES)
+"""Where a row of a list has its last column: behind the count and the conversation."""
 
 
 def conversation_of(row: Row) -> Conversation:
@@ -106,40 +109,102 @@ _LOCK_TURNS: Final = Statement(
 _DELETE_CONVERSATION: Final = Statement(sa.delete(conversations).where(THE_CONVERSATION))
 
 
-@cache
-def page_of_conversations(*, in_project: bool, behind: bool, skipping: bool, deep: bool) -> Statement:
-    """Select a page, each row with the count of all before it; the count alone where the page is empty."""
+def _mine(*, in_project: bool) -> list[sa.ColumnElement[bool]]:
     mine = [conversations.c.user_id == sa.bindparam("owner")]
     if in_project:
         mine.append(conversations.c.project_id == sa.bindparam("scope"))
-    if behind:
-        place = sa.tuple_(
-            sa.bindparam("updated_at", type_=conversations.c.updated_at.type),
-            sa.bindparam("id", type_=conversations.c.id.type),
-        )
-        mine.append(sa.tuple_(conversations.c.updated_at, conversations.c.id) < place)
-    newest_first = (conversations.c.updated_at.desc(), conversations.c.id.desc())
-    limit, offset = (sa.bindparam(name, type_=sa.BigInteger()) for name in ("limit", "offset"))
+    return mine
+
+
+def _counted() -> sa.CTE:
     kept = sa.select(conversation_counts.c.total).where(
         conversation_counts.c.user_id == sa.bindparam("owner"), conversation_counts.c.scope == sa.bindparam("scope")
     )
-    counted = sa.select(sa.func.coalesce(kept.scalar_subquery(), _NONE).label("total")).cte("counted")
+    return sa.select(sa.func.coalesce(kept.scalar_subquery(), _NONE).label("total")).cte("counted")
+
+
+_LIMIT: Final = sa.bindparam("limit", type_=sa.BigInteger())
+_OFFSET: Final = sa.bindparam("offset", type_=sa.BigInteger())
+_EVER: Final = sa.bindparam("ever", datetime.max.replace(tzinfo=UTC), type_=UtcTime())
+_NEWEST_FIRST: Final = (conversations.c.updated_at.desc(), conversations.c.id.desc())
+
+
+@cache
+def page_of_conversations(*, in_project: bool, skipping: bool, deep: bool) -> Statement:
+    """Select a page, each row with the count of all before it; the count alone where the page is empty.
+
+    Where it skips some, the last column is the latest activity of all.
+    """
+    mine, counted = _mine(in_project=in_project), _counted()
+    latest = []
     if skipping:
+        newest = (
+            sa.select(conversations.c.updated_at).where(*mine).order_by(*_NEWEST_FIRST).limit(sa.literal_column("1"))
+        )
+        latest.append(newest.scalar_subquery())
         # A select of ids is answered by the index alone, however far the offset reaches.
         ids = sa.select(conversations.c.id).where(*mine)
-        wanted = ids.order_by(*newest_first).limit(limit).offset(offset).subquery("wanted")
+        wanted = ids.order_by(*_NEWEST_FIRST).limit(_LIMIT).offset(_OFFSET).subquery("wanted")
         if deep:
-            wanted = _from_the_nearer_end(ids, sa.select(counted.c.total).scalar_subquery(), limit, offset)
+            wanted = _from_the_nearer_end(ids, sa.select(counted.c.total).scalar_subquery(), _LIMIT, _OFFSET)
         # Postgres takes a limit that it does not know for a tenth of the table, and would read all ids to join so many.
         wanted = sa.select(wanted.c.id).limit(sa.literal_column(str(_MOST))).subquery("few")
         rows = sa.select(*CONVERSATION).join_from(wanted, conversations, wanted.c.id == conversations.c.id)
     else:
-        rows = sa.select(*CONVERSATION).where(*mine).order_by(*newest_first).limit(limit)
+        rows = sa.select(*CONVERSATION).where(*mine).order_by(*_NEWEST_FIRST).limit(_LIMIT)
     page = rows.subquery("page")
     return Statement(
-        sa.select(counted.c.total, *(page.c[name] for name in _NAMES))
+        sa.select(counted.c.total, *(page.c[name] for name in _NAMES), *latest)
         .select_from(counted.outerjoin(page, sa.true()))
         .order_by(page.c.updated_at.desc(), page.c.id.desc())
+    )
+
+
+@cache
+def rest_of_conversations(*, in_project: bool) -> Statement:
+    """Select a page as `page_of_conversations` does, behind a place in a walk; the last column is where each stood.
+
+    What has not moved stands where it stood. What has, stood where its newest message of that time says, or its
+    creation; what was made since has a creation too late to be behind any place of the walk.
+    """
+    mine, counted = _mine(in_project=in_project), _counted()
+    began = sa.bindparam("began", type_=UtcTime())
+    place = sa.tuple_(
+        sa.bindparam("updated_at", type_=conversations.c.updated_at.type),
+        sa.bindparam("id", type_=conversations.c.id.type),
+    )
+    still = (
+        sa.select(*CONVERSATION, conversations.c.updated_at.label("stood"))
+        .where(*mine, sa.tuple_(conversations.c.updated_at, conversations.c.id) < place)
+        .order_by(*_NEWEST_FIRST)
+        .limit(_LIMIT)
+        .subquery("still")
+    )
+    said = (
+        sa.select(messages.c.created_at)
+        .where(messages.c.conversation_id == conversations.c.id, messages.c.created_at <= began)
+        .order_by(messages.c.position.desc())
+        .limit(sa.literal_column("1"))
+        .scalar_subquery()
+    )
+    moved = (
+        sa.select(*CONVERSATION, sa.func.coalesce(said, conversations.c.created_at).label("stood"))
+        # Few; but Postgres takes what is above a bound for a third of all, and plans anew for each bound that it is
+        # told. What is between two, one of which it is not told, it takes for few.
+        .where(
+            *mine, conversations.c.updated_at > sa.select(began).scalar_subquery(), conversations.c.updated_at < _EVER
+        )
+        .order_by(*_NEWEST_FIRST)  # which names the index
+        .offset(_NONE)  # skips nothing, but keeps `said` from being looked up twice
+        .subquery("moved")
+    )
+    unread = sa.select(*moved.c).where(sa.tuple_(moved.c.stood, moved.c.id) < place)
+    listed = sa.union_all(sa.select(*still.c), unread).subquery("listed")
+    page = sa.select(*listed.c).order_by(listed.c.stood.desc(), listed.c.id.desc()).limit(_LIMIT).subquery("page")
+    return Statement(
+        sa.select(counted.c.total, *(page.c[name] for name in _NAMES), page.c.stood)
+        .select_from(counted.outerjoin(page, sa.true()))
+        .order_by(page.c.stood.desc(), page.c.id.desc())
     )
 
 
@@ -149,7 +214,7 @@ def _from_the_nearer_end(
     """Select ids by counting from the newest or from the oldest: both are written down, and one has the limit 0."""
     rest = total - offset
     back = rest < offset
-    downwards = ids.order_by(conversations.c.updated_at.desc(), conversations.c.id.desc())
+    downwards = ids.order_by(*_NEWEST_FIRST)
     forth = downwards.limit(sa.case((back, _NONE), else_=limit)).offset(offset).subquery("forth")
     # What the page holds, and what is behind it; nothing where the page is beyond the end.
     size = sa.case((rest < _NONE, _NONE), (rest < limit, rest), else_=limit)
@@ -189,18 +254,27 @@ class DatabaseConversations:
         limit: int,
         offset: int = 0,
         behind: ConversationPlace | None = None,
-    ) -> Counted[Conversation]:
-        deep = behind is None and offset > _DEEP
-        statement = page_of_conversations(
-            in_project=project_id is not None, behind=behind is not None, skipping=offset > 0, deep=deep
-        )
+    ) -> FoundConversations:
+        in_project = project_id is not None
         scope = EVERYTHING if project_id is None else project_id
-        parameters: dict[str, Any] = {"owner": owner, "scope": scope, "limit": limit, "offset": offset}
+        parameters: dict[str, Any] = {"owner": owner, "scope": scope, "limit": limit + 1, "offset": offset}
         if behind is not None:
-            parameters |= {"updated_at": behind.updated_at, "id": behind.id}
+            statement = rest_of_conversations(in_project=in_project)
+            parameters |= {"updated_at": behind.updated_at, "id": behind.id, "began": behind.began}
+        else:
+            statement = page_of_conversations(in_project=in_project, skipping=offset > 0, deep=offset > _DEEP)
         rows = await self.connection.fetch(statement, parameters)
-        items = [conversation_of(row[1:]) for row in rows if row[1] is not None]
-        return Counted(items, rows[0][0])
+        items = [conversation_of(row[1:_LAST]) for row in rows if row[1] is not None]
+        total, rest = rows[0][0], None
+        if len(items) > limit:
+            items.pop()
+            last = items[-1]
+            if behind is not None:
+                rest = ConversationPlace(updated_at=rows[limit - 1][_LAST], id=last.id, began=behind.began)
+            else:
+                began = rows[0][_LAST] if offset else items[0].updated_at
+                rest = ConversationPlace(updated_at=last.updated_at, id=last.id, began=began)
+        return FoundConversations(items, total, rest)
 
     async def update(self, conversation: Conversation) -> None:
         await self.connection.run(_update_conversation(conversation))

@@ -10,6 +10,7 @@ from luxx.application.ports import (
     Clock,
     ConversationPlace,
     Counted,
+    FoundConversations,
     KeyTaken,
     LoggedEvent,
     NewTurn,
@@ -184,18 +185,30 @@ class MemoryConversations:
         limit: int,
         offset: int = 0,
         behind: ConversationPlace | None = None,
-    ) -> Counted[Conversation]:
+    ) -> FoundConversations:
         found = [
             one
             for one in self.tables.conversations.values()
             if one.user_id == owner and project_id in (None, one.project_id)
         ]
-        total = len(found)
+        places = {(self._stood(one, behind), one.id): one for one in found}
         if behind is not None:
             place = (behind.updated_at, behind.id)
-            found = [one for one in found if (one.updated_at, one.id) < place]
-        found.sort(key=lambda one: (one.updated_at, one.id), reverse=True)
-        return Counted(found[offset : offset + limit], total)
+            places = {other: one for other, one in places.items() if other < place}
+        wanted = sorted(places, reverse=True)[offset : offset + limit + 1]
+        rest = None
+        if len(wanted) > limit:
+            stood, identity = wanted[limit - 1]
+            began = max(one.updated_at for one in found) if behind is None else behind.began
+            rest = ConversationPlace(updated_at=stood, id=identity, began=began)
+        return FoundConversations([places[place] for place in wanted[:limit]], len(found), rest)
+
+    def _stood(self, conversation: Conversation, behind: ConversationPlace | None) -> datetime:
+        """Tell where a conversation stands in the list, or stood when the walk began."""
+        if behind is None or conversation.updated_at <= behind.began:
+            return conversation.updated_at
+        said = (self.tables.messages[one].created_at for one in reversed(self.tables.history[conversation.id]))
+        return next((at for at in said if at <= behind.began), conversation.created_at)
 
     async def update(self, conversation: Conversation) -> None:
         stored = _owned(self.tables, conversation.user_id, conversation.id)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, timedelta
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from luxx.application.ports import ConversationPlace, IdempotencyKey, Storage
+from luxx.application.ports import ConversationPlace, FoundConversations, IdempotencyKey, Storage
+from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.user import User
 from luxx.testing.contracts.storage_samples import (
@@ -27,11 +29,40 @@ from luxx.testing.contracts.storage_samples import (
 )
 
 
-async def _ids(storage: Storage, owner: User, **how: object) -> list[str]:
+async def _page(storage: Storage, owner: User, **how: object) -> FoundConversations:
     arguments = {"project_id": None, "limit": 100, **how}
     async with storage.new_unit(read_only=True) as unit:
-        found = await unit.conversations.page(owner.id, **arguments)  # type: ignore[arg-type]  # a mix of types
-    return [conversation.id for conversation in found.items]
+        return await unit.conversations.page(owner.id, **arguments)  # type: ignore[arg-type]  # a mix of types
+
+
+async def _ids(storage: Storage, owner: User, **how: object) -> list[str]:
+    return [conversation.id for conversation in (await _page(storage, owner, **how)).items]
+
+
+async def _walk(
+    storage: Storage, owner: User, *, meanwhile: Callable[[], Awaitable[object]], offset: int = 0, **how: object
+) -> list[str]:
+    """Read from `offset` to the end, page by page; `meanwhile` is done once, after the first page."""
+    page = await _page(storage, owner, offset=offset, **how)
+    seen = [conversation.id for conversation in page.items]
+    await meanwhile()
+    while page.rest is not None:
+        page = await _page(storage, owner, behind=page.rest, **how)
+        assert page.items
+        seen += [conversation.id for conversation in page.items]
+        assert len(seen) == len(set(seen))
+    return seen
+
+
+async def _nothing() -> None:
+    """Let nothing move."""
+
+
+async def _forget_newest_turn(storage: Storage, conversation: Conversation) -> None:
+    for message in (await history_of(storage, conversation))[-2:]:
+        async with storage.new_unit() as unit:
+            await unit.messages.delete(conversation.user_id, message.id)
+            await unit.commit()
 
 
 class ConversationsContract:
@@ -169,7 +200,8 @@ class ConversationsContract:
         newest_first = [conversation.id for conversation in reversed(inside)]
         assert await _ids(storage, ada, project_id="p") == newest_first
         assert await _ids(storage, ada, project_id="p", limit=1, offset=1) == newest_first[1:2]
-        place = ConversationPlace(updated_at=inside[2].updated_at, id=inside[2].id)
+        newest = inside[2].updated_at
+        place = ConversationPlace(updated_at=newest, id=inside[2].id, began=newest)
         assert await _ids(storage, ada, project_id="p", behind=place) == newest_first[1:]
         async with storage.new_unit(read_only=True) as unit:
             assert await count_of(unit, ada, "p") == 3
@@ -270,27 +302,113 @@ class ConversationsContract:
         async with storage.new_unit(read_only=True) as unit:
             assert await size_of(unit, conversation) == left
 
-    async def test_reading_on_from_a_place_neither_skips_nor_repeats_what_stands_still(self, storage: Storage) -> None:
+    async def test_the_last_page_tells_of_no_rest(self, storage: Storage) -> None:
         ada = await stored_user(storage)
-        stored = [await stored_conversation(storage, ada, updated_at=moment(n // 3)) for n in range(20)]
-        movers = {stored[2].id, stored[11].id}
-        seen: list[str] = []
-        place: ConversationPlace | None = None
-        while True:
-            async with storage.new_unit(read_only=True) as unit:
-                page = (await unit.conversations.page(ada.id, project_id=None, limit=3, behind=place)).items
-            if not page:
-                break
-            seen += [conversation.id for conversation in page]
-            place = ConversationPlace(updated_at=page[-1].updated_at, id=page[-1].id)
-            if movers:
-                async with storage.new_unit() as unit:
-                    moved = await unit.conversations.get(ada.id, movers.pop())
-                    await unit.conversations.update(replace(moved, updated_at=moment(1000 + len(seen))))
-                    await unit.commit()
-        still = [conversation.id for conversation in stored if conversation.id not in {stored[2].id, stored[11].id}]
-        assert len(seen) == len(set(seen))
-        assert set(still) <= set(seen)
+        stored = [await stored_conversation(storage, ada, updated_at=moment(n)) for n in range(4)]
+        page = await _page(storage, ada, limit=3)
+        assert page.rest == ConversationPlace(updated_at=moment(1), id=stored[1].id, began=moment(3))
+        for last in (
+            await _page(storage, ada, limit=4),
+            await _page(storage, ada, limit=1, offset=3),
+            await _page(storage, ada, limit=1, behind=page.rest),
+            await _page(storage, ada, limit=3, offset=4),
+            await _page(storage, ada, project_id="none", limit=3),
+        ):
+            assert last.rest is None
+
+    async def test_reading_on_neither_skips_nor_repeats_what_moves_meanwhile(self, storage: Storage) -> None:
+        """The walk goes through the list as it stood when it began, and gives what moved as it is now."""
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        stored = [
+            await stored_conversation(storage, ada, created_at=moment(n // 3), updated_at=moment(n // 3))
+            for n in range(18)
+        ]
+        for number, at in ((1, 20), (7, 21), (7, 22), (12, 23), (13, 23)):
+            await ended_turn(storage, stored[number], at=at)
+        foreign = await stored_conversation(storage, bob, created_at=moment(2), updated_at=moment(2))
+        first = await _ids(storage, ada, limit=3)
+        assert first == [stored[13].id, stored[12].id, stored[7].id]
+
+        async def everything_moves() -> None:
+            # Those that were read and those that were not, from their creation, from a message; once, twice.
+            for number, at in ((7, 30), (13, 31), (0, 32), (1, 33), (1, 34), (4, 35), (17, 36), (4, 37)):
+                await ended_turn(storage, stored[number], at=at)
+            await begun(storage, new_turn(stored[9], at=moment(38)))
+            await ended_turn(storage, foreign, at=39)
+            await stored_conversation(storage, ada, created_at=moment(40), updated_at=moment(40))
+
+        expected = await _ids(storage, ada)
+        for limit in (1, 3, 17):
+            assert await _walk(storage, ada, limit=limit, meanwhile=_nothing) == expected
+        assert await _walk(storage, ada, limit=3, meanwhile=everything_moves) == expected
+        moved = await _page(storage, ada, limit=1)
+        assert moved.rest == ConversationPlace(updated_at=moment(40), id=moved.items[0].id, began=moment(40))
+
+    async def test_what_moved_is_listed_where_it_stood_as_it_is_now(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        stored = [await stored_conversation(storage, ada, created_at=moment(n), updated_at=moment(n)) for n in range(5)]
+        first = await _page(storage, ada, limit=2)
+        await ended_turn(storage, stored[1], at=60)
+        rest = await _page(storage, ada, limit=2, behind=first.rest)
+        assert [(one.id, one.updated_at) for one in rest.items] == [
+            (stored[2].id, moment(2)),
+            (stored[1].id, moment(60)),
+        ]
+        assert rest.rest == ConversationPlace(updated_at=moment(1), id=stored[1].id, began=moment(4))
+        assert rest.total == 5
+
+    async def test_a_place_of_another_user_or_project_is_a_place_like_any(self, storage: Storage) -> None:
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
+        stored = [
+            await stored_conversation(storage, owner, project_id=project_id, created_at=moment(n), updated_at=moment(n))
+            for n, (owner, project_id) in enumerate([(ada, "p"), (bob, "p"), (ada, "q"), (bob, "q"), (ada, "p")] * 2)
+        ]
+        place = (await _page(storage, bob, limit=1)).rest
+        for number in (0, 1, 2):
+            await ended_turn(storage, stored[number], at=60 + number)
+        assert await _ids(storage, ada, behind=place) == [stored[number].id for number in (7, 5, 4, 2, 0)]
+        assert await _ids(storage, ada, project_id="p", behind=place) == [stored[number].id for number in (5, 4, 0)]
+
+    async def test_from_any_page_one_reads_on_without_skips_or_repeats(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        async with storage.new_unit() as unit:
+            for number in range(450):
+                at = moment(number * 7 % 100)
+                project_id = "p" if number % 10 else None
+                conversation = new_conversation(ada, project_id=project_id, created_at=at, updated_at=at)
+                await unit.conversations.add(conversation)
+            await unit.commit()
+        now = 200
+        for project_id, offset in (("p", 1), (None, 50), ("p", 210), (None, 230), (None, 440)):
+            expected = await _ids(storage, ada, project_id=project_id, limit=1000)
+            movers = [expected[0], expected[offset], expected[-1], expected[(offset + len(expected)) // 2]]
+
+            async def some_move(movers: list[str] = movers) -> None:
+                nonlocal now
+                for mover in movers:
+                    now += 1
+                    async with storage.new_unit(read_only=True) as unit:
+                        conversation = await unit.conversations.get(ada.id, mover)
+                    await ended_turn(storage, conversation, at=now)
+
+            seen = await _walk(storage, ada, project_id=project_id, limit=60, offset=offset, meanwhile=some_move)
+            assert seen == expected[offset:], (project_id, offset)
+
+    async def test_reading_on_skips_nothing_that_lost_messages(self, storage: Storage) -> None:
+        """Where it stood is told by its messages: without them it comes further behind, but it comes."""
+        ada = await stored_user(storage)
+        stored = [await stored_conversation(storage, ada, created_at=moment(n), updated_at=moment(n)) for n in range(6)]
+        for number, at in ((0, 7), (1, 8), (1, 9), (5, 10)):
+            await ended_turn(storage, stored[number], at=at)
+
+        async def messages_go() -> None:
+            for number in (0, 1, 5):
+                await _forget_newest_turn(storage, stored[number])
+            await ended_turn(storage, stored[0], at=60)
+            await ended_turn(storage, stored[1], at=61)
+
+        seen = await _walk(storage, ada, limit=1, meanwhile=messages_go)
+        assert seen == [stored[number].id for number in (5, 1, 4, 3, 2, 0)]
 
     async def test_deleting_a_conversation_deletes_all_that_is_in_it(self, storage: Storage) -> None:
         ada = await stored_user(storage)

@@ -99,6 +99,7 @@ async def test_a_model_that_asks_for_a_pause_is_not_asked_again(client: AsyncCli
     with pytest.raises(ModelFailed) as caught:
         await client.send(conversation.id, "Hi")
     assert (caught.value.code, caught.value.status) == ("model_rate_limited", 429)
+    assert caught.value.retry_after == 7
     assert len(model.requests) == 1
 
 

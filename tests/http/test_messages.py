@@ -94,7 +94,10 @@ async def test_without_tools_the_model_is_offered_none(served: Live, model: Scri
     [
         (ModelUnavailable("upstream said: secret"), (502, "model_unavailable"), None),
         (ModelTimeout("upstream said: secret"), (504, "model_timeout"), None),
-        (ModelRateLimited("upstream said: secret", retry_after=30), (429, "model_rate_limited"), "1"),
+        (ModelRateLimited("upstream said: secret", retry_after=119.5), (429, "model_rate_limited"), "120"),
+        (ModelRateLimited("upstream said: secret", retry_after=0), (429, "model_rate_limited"), "1"),
+        (ModelRateLimited("upstream said: secret", retry_after=1e9), (429, "model_rate_limited"), "3600"),
+        (ModelRateLimited("upstream said: secret"), (429, "model_rate_limited"), "10"),
         (ModelRejected("upstream said: secret"), (502, "model_rejected"), None),
         (RuntimeError("upstream said: secret"), (500, "internal_error"), None),
         (None, (502, "model_unavailable"), None),

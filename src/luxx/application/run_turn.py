@@ -34,6 +34,7 @@ from luxx.domain.errors import (
     Interrupted,
     InvalidInput,
     LuxxError,
+    ModelRateLimited,
     ModelUnavailable,
     StorageUnavailable,
 )
@@ -147,8 +148,9 @@ class RunTurn:
             return
         status, problem = _outcome(reason, failure)
         record.outcome, record.error = status.value, None if problem is None else problem.code
+        pause = failure.retry_after if isinstance(failure, ModelRateLimited) else None
         try:
-            await self._end(running, status, problem)
+            await self._end(running, status, problem, pause)
         except LeaseLost:
             record.outcome = "lost"
             _log.warning("the turn %s was taken over or deleted before its end", lease.message_id)
@@ -156,7 +158,7 @@ class RunTurn:
             record.outcome, record.error = Status.INTERRUPTED.value, error.code
             _log.warning("the end of the turn %s could not be stored: its lease will run out", lease.message_id)
 
-    async def _end(self, running: _Running, status: Status, problem: Problem | None) -> None:
+    async def _end(self, running: _Running, status: Status, problem: Problem | None, retry_after: float | None) -> None:
         answer = replace(
             running.begun.answer,
             parts=running.answer.parts,
@@ -168,7 +170,7 @@ class RunTurn:
         end = (
             Done(message=answer)
             if problem is None
-            else Failed(code=problem.code, message=problem.message, message_id=answer.id)
+            else Failed(code=problem.code, message=problem.message, message_id=answer.id, retry_after=retry_after)
         )
         await self.log.end(running.lease, end, answer)
 

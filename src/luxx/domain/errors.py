@@ -201,14 +201,20 @@ class StorageUnavailable(LuxxError):
     retry_after: ClassVar[float] = 1.0
 
 
-def turn_error(code: str, message: str) -> LuxxError:
-    """Give the error that a turn ended with, as something to raise."""
+PAUSE: Final = 10.0
+"""Seconds to wait for a provider that asked for a pause, where nobody knows for how long."""
+LONGEST_PAUSE: Final = 3600.0
+"""Seconds; a provider that asks for more is not believed."""
+
+
+def turn_error(code: str, message: str, *, retry_after: float | None = None) -> LuxxError:
+    """Give the error that a turn ended with, as something to raise; `retry_after` is what the provider asked for."""
     kinds: tuple[type[LuxxError], ...] = (ModelUnavailable, ModelTimeout, ModelRejected, Interrupted)
     for kind in kinds:
         if kind.code == code:
             return kind(message)
     if code == ModelRateLimited.code:
-        return ModelRateLimited(message)
+        return ModelRateLimited(message, retry_after=PAUSE if retry_after is None else min(LONGEST_PAUSE, retry_after))
     if code == Overloaded.code:
         return Overloaded(message)
     if code == "message_not_found":

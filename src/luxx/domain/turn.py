@@ -7,7 +7,7 @@ itself are all the fold of the same events:
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from luxx.domain.message import Json, Message, Part, Problem, TextPart, ThinkingPart, ToolCallPart
@@ -61,11 +61,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The turn ended otherwise; what had arrived is stored under `message_id`."""
+    """The turn ended otherwise; what had arrived is stored under `message_id`.
+
+    `retry_after` is what the model's provider asked for, in seconds. It is no part of the event and stored nowhere:
+    only who follows in the process that ran the turn, while it is still at hand there, is told.
+    """
 
     code: str
     message: str
     message_id: str
+    retry_after: float | None = field(default=None, compare=False)
 
 
 Delta: TypeAlias = Thinking | Text

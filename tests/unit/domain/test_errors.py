@@ -145,6 +145,13 @@ def test_what_a_turn_ended_with_can_be_raised_again(code: str, kind: type[LuxxEr
     assert (type(error), str(error)) == (kind, "what happened")
 
 
+@pytest.mark.parametrize(("asked", "told"), [(None, 10), (0.0, 0), (7.5, 7.5), (1e9, 3600), (float("nan"), 3600)])
+def test_the_pause_that_a_provider_asked_for_is_told_within_reason(asked: float | None, told: float) -> None:
+    error = turn_error("model_rate_limited", "slowly", retry_after=asked)
+    assert isinstance(error, ModelRateLimited)
+    assert error.retry_after == told
+
+
 @pytest.mark.parametrize(("code", "kind"), [("overloaded", Overloaded), ("message_not_found", NotFound)])
 def test_an_end_that_is_no_fault_of_the_model_keeps_its_kind(code: str, kind: type[LuxxError]) -> None:
     error = turn_error(code, "so it ended")

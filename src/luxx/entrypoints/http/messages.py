@@ -85,7 +85,7 @@ async def send(
     message_id = await _send(request, caller)
     started, end = await uses(request).follow_turn.to_end(user_id=caller.user.id, message_id=message_id)
     if not isinstance(end, Done):
-        raise turn_error(end.code, end.message)
+        raise turn_error(end.code, end.message, retry_after=end.retry_after)
     return ok(request, SentData(message_json(started.user_message), message_json(end.message)), status=201)
 
 

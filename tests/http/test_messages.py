@@ -190,6 +190,29 @@ async def test_a_key_repeated_at_once_starts_one_turn(stored: Live, model: Scrip
     assert len(model.requests) == 1
 
 
+async def test_a_key_whose_answer_was_deleted_says_so_and_calls_no_model(
+    stored: Live, model: ScriptedChatModel
+) -> None:
+    user = await stored.account()
+    conversation = await user.new_conversation()
+    model.then(spoken("only once"))
+    answer = (await user.send(conversation, "hi", key="k")).json()["data"]["assistant_message"]["id"]
+    body = {"conversation_id": conversation, "content": "hi"}
+    await user.call("DELETE", f"/api/messages/{answer}")
+    for path in ("/api/messages/", "/api/messages/stream"):
+        for speech, words in (("en", "answer to this message was deleted"), ("zh", "这条消息的回复已被删除")):
+            headers = {"Idempotency-Key": "k", "Accept-Language": speech}
+            again = await user.post(path, json=body, headers=headers)
+            assert (again.status_code, again.json()["error"]["code"]) == (404, "message_not_found")
+            assert words in again.json()["message"]
+            assert answer not in again.text
+    await user.call("DELETE", f"/api/conversations/{conversation}")
+    for path in ("/api/messages/", "/api/messages/stream"):
+        gone = await user.post(path, json=body, headers={"Idempotency-Key": "k"})
+        assert (gone.status_code, gone.json()["error"]["code"]) == (404, "conversation_not_found")
+    assert len(model.requests) == 1
+
+
 async def test_the_failure_of_a_keyed_send_is_an_outcome_too(served: Live, model: ScriptedChatModel) -> None:
     user = await served.account()
     conversation = await user.new_conversation()

@@ -10,7 +10,7 @@ from litestar.types import ASGIApp
 
 from luxx.adapters.wire import MessageJson, message_json
 from luxx.application.accounts import Caller
-from luxx.domain.errors import turn_error
+from luxx.domain.errors import NotFound, turn_error
 from luxx.domain.message import Message, Problem
 from luxx.domain.turn import Done
 from luxx.entrypoints.http.answers import language, ok
@@ -19,7 +19,7 @@ from luxx.entrypoints.http.forms import MessagesData, MessagesQuery, SendBody, S
 from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import described
 from luxx.entrypoints.http.reading import known_id, last_seen, only_header, read_body, read_query
-from luxx.entrypoints.http.text import Language, problem_text
+from luxx.entrypoints.http.text import ANSWER_DELETED, Language, problem_text
 from luxx.entrypoints.http.uses import uses
 
 ABSENT = "message_not_found"
@@ -55,15 +55,26 @@ async def list_messages(
     return ok(request, MessagesData(items, page.total, page.has_more))
 
 
-async def _send(request: Request[Any, Any, Any], caller: Caller) -> str:
+async def _send(request: Request[Any, Any, Any], caller: Caller) -> tuple[str, str]:
+    """Send; gives the ids of the answer and of the conversation."""
     body = await read_body(request, SendBody)
-    return await uses(request).send_message(
+    message_id = await uses(request).send_message(
         user_id=caller.user.id,
         conversation_id=known_id(body.conversation_id, "conversation_not_found"),
         content=body.content,
         tools_enabled=body.tools_enabled,
         idempotency_key=only_header(request, "Idempotency-Key"),
     )
+    return message_id, body.conversation_id
+
+
+async def _gone(request: Request[Any, Any, Any], caller: Caller, conversation_id: str) -> NotFound:
+    """Tell in words of the send what became of its answer: whoever repeats a key may never have seen the answer's id.
+
+    Raises `NotFound` `conversation_not_found` where that is gone too.
+    """
+    await uses(request).get_conversation(user_id=caller.user.id, conversation_id=conversation_id)
+    return NotFound(ANSWER_DELETED, code=ABSENT)
 
 
 @post(
@@ -82,8 +93,11 @@ async def send(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
 ) -> ASGIApp:
-    message_id = await _send(request, caller)
-    started, end = await uses(request).follow_turn.to_end(user_id=caller.user.id, message_id=message_id)
+    message_id, conversation_id = await _send(request, caller)
+    try:
+        started, end = await uses(request).follow_turn.to_end(user_id=caller.user.id, message_id=message_id)
+    except NotFound:
+        raise await _gone(request, caller, conversation_id) from None
     if not isinstance(end, Done):
         raise turn_error(end.code, end.message, retry_after=end.retry_after)
     return ok(request, SentData(message_json(started.user_message), message_json(end.message)), status=201)
@@ -104,8 +118,11 @@ async def send_and_stream(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
 ) -> ASGIApp:
-    message_id = await _send(request, caller)
-    return await _following(request, caller, message_id)
+    message_id, conversation_id = await _send(request, caller)
+    try:
+        return await _following(request, caller, message_id)
+    except NotFound:
+        raise await _gone(request, caller, conversation_id) from None
 
 
 async def _following(

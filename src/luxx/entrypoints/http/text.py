@@ -65,6 +65,13 @@ ERRORS: Final[Mapping[str, str]] = {
 }
 """Every error code, and what it says in Chinese; in English the error speaks for itself."""
 
+ANSWER_DELETED: Final = "The answer to this message was deleted: to ask again, send it with a new Idempotency-Key."
+
+TEXTS_ZH: Final[Mapping[str, str]] = {
+    ANSWER_DELETED: "这条消息的回复已被删除，如需重新提问，请使用新的 Idempotency-Key",
+}
+"""Errors that say more than their code, in Chinese too."""
+
 RULES_ZH: Final[Mapping[str, str]] = {
     "required": "不能为空",
     "unknown": "是未知字段",
@@ -146,7 +153,9 @@ def error_text(error: LuxxError, language: Language) -> str:
     """Tell an error; what a tool says of its own failure is kept in every language."""
     if language is Language.EN or error.code not in ERRORS:
         return str(error)
-    return f"{ERRORS[error.code]}：{error}" if isinstance(error, ToolError) else ERRORS[error.code]
+    if isinstance(error, ToolError):
+        return f"{ERRORS[error.code]}：{error}"
+    return TEXTS_ZH.get(str(error), ERRORS[error.code])
 
 
 def problem_text(code: str, message: str, language: Language) -> str:

@@ -15,22 +15,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmana
 from datetime import timedelta
 from typing import Final
 
-from dependency_injector import containers, providers
-
-from luxx.adapters.database import Database
-from luxx.adapters.models.offline import OfflineChatModel
-from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
-from luxx.adapters.models.openai_wire import ThinkingStyle
-from luxx.adapters.request_rates import BucketRates
-from luxx.adapters.security.argon2 import Argon2Cost, Argon2Hasher
-from luxx.adapters.security.jwt import JwtCodec, kept_secret
-from luxx.adapters.system import SortableIds, utc_now
-from luxx.adapters.telemetry.logs import LogObserver
-from luxx.adapters.telemetry.opentelemetry import OpenTelemetryTraces, open_traces
-from luxx.adapters.telemetry.prometheus import PrometheusMetrics
-from luxx.adapters.tools.loading import load_tools
-from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
-from luxx.adapters.tools.resources import ToolResources, ToolSettings
 from luxx.application.accounts import (
     Authenticate,
     ChangePassword,
@@ -60,7 +44,26 @@ from luxx.application.send_message import SendMessage
 from luxx.application.supervisor import TurnSupervisor
 from luxx.application.tools import ExecuteTool, GetTool, ListTools, Toolbox
 from luxx.domain.errors import StorageUnavailable
+from luxx.extras import needs
 from luxx.settings import BadSettings, Settings
+
+with needs("luxx.container", "the extra `server`"):
+    from dependency_injector import containers, providers
+
+    from luxx.adapters.database import Database
+    from luxx.adapters.models.offline import OfflineChatModel
+    from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
+    from luxx.adapters.models.openai_wire import ThinkingStyle
+    from luxx.adapters.request_rates import BucketRates
+    from luxx.adapters.security.argon2 import Argon2Cost, Argon2Hasher
+    from luxx.adapters.security.jwt import JwtCodec, kept_secret
+    from luxx.adapters.system import SortableIds, utc_now
+    from luxx.adapters.telemetry.logs import LogObserver
+    from luxx.adapters.telemetry.opentelemetry import OpenTelemetryTraces, open_traces
+    from luxx.adapters.telemetry.prometheus import PrometheusMetrics
+    from luxx.adapters.tools.loading import load_tools
+    from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
+    from luxx.adapters.tools.resources import ToolResources, ToolSettings
 
 OFFLINE_PAUSE: Final = 0.02
 """Seconds between the offline model's words, so that its answers stream as a model's do."""

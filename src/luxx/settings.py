@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from luxx.domain.errors import LuxxError
+from luxx.extras import needs
 
 PREFIX: Final = "LUXX_"
 T = TypeVar("T")
@@ -272,7 +273,8 @@ def _password(url: str | None) -> str | None:
 
 
 def _environment() -> Mapping[str, str]:
-    from dotenv import dotenv_values  # noqa: PLC0415  # who gives the environment needs no dotenv
+    with needs("Settings.from_env", "the extra `server`"):
+        from dotenv import dotenv_values  # noqa: PLC0415  # who gives the environment needs no dotenv
 
     try:
         kept = dotenv_values(".env")

@@ -348,7 +348,7 @@ async def test_a_model_on_this_machine_answers_in_the_chat(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("arguments", [("--url", "http://127.0.0.1:9"), ()])
 def test_without_its_extra_it_says_what_to_install(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    extras = "chat" if arguments else "chat,server"
+    extra = "the extra `chat`" if arguments else "the extras `chat` and `server`"
     program = (
         "import sys; sys.modules['rich'] = None\n"
         f"from luxx.entrypoints.cli import main; sys.exit(main({['chat', *arguments]!r}))"
@@ -356,7 +356,7 @@ def test_without_its_extra_it_says_what_to_install(arguments: tuple[str, ...], t
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (1, f"luxx: chatting needs rich: pip install 'luxx[{extras}]'\n")
+    assert (done.returncode, done.stderr) == (1, f"luxx: `luxx chat` needs rich: install luxx with {extra}\n")
 
 
 # --- at a terminal ----------------------------------------------------------------------------------

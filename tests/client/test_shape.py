@@ -77,4 +77,4 @@ def test_it_needs_httpx_and_msgspec_and_of_luxx_only_the_domain_and_the_json_for
     strangers = {
         name for name in loaded if not name.startswith(("luxx.client", "luxx.domain")) and name != "luxx.adapters"
     }
-    assert strangers == {"luxx.adapters.wire"}
+    assert strangers == {"luxx.adapters.wire", "luxx.extras"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -54,6 +55,59 @@ def test_an_environment_has_what_was_asked_for_and_nothing_else(tmp_path: Path) 
 def test_an_extra_brings_nothing_of_another(extra: str, without: set[str]) -> None:
     assert closure("luxx") == {"luxx"}
     assert not closure(f"luxx[{extra}]") & without
+
+
+MISSING = {
+    "from luxx.client import Client": "luxx.client needs {}: install luxx with the extra `client`",
+    "import luxx.adapters.database": (
+        "luxx.adapters.database needs {}: install luxx with the extra `sqlite` or `postgres`"
+    ),
+    "from luxx.container import Container": "luxx.container needs {}: install luxx with the extra `server`",
+    "from luxx.settings import Settings; Settings.from_env()": (
+        "Settings.from_env needs dotenv: install luxx with the extra `server`"
+    ),
+    "import luxx.adapters.models.openai": (
+        "luxx.adapters.models.openai needs certifi: install luxx with the extra `openai`"
+    ),
+    "from luxx.testing import serving": "luxx.testing.serving needs uvicorn: install luxx with the extra `server`",
+    "import luxx.testing.contracts": "luxx.testing.contracts needs {}: install luxx with the extra `testing`",
+}
+"""What is said where nothing but Luxx is installed; the brackets stand for whichever package is looked for first."""
+
+TELL = """
+import sys
+for line in sys.stdin:
+    try:
+        exec(line)
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_an_import_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    python = environment(tmp_path / "env", "luxx")
+    done = run(python, "-c", TELL, place=tmp_path, given="\n".join(MISSING))
+    said = done.stdout.splitlines()
+    assert len(said) == len(MISSING), done.stdout + done.stderr
+    for line, expected in zip(said, MISSING.values(), strict=True):
+        assert re.fullmatch(re.escape(expected).replace(r"\{\}", r"\w+"), line)
+
+
+def test_postgres_without_its_driver_says_what_to_install(tmp_path: Path) -> None:
+    python = environment(tmp_path / "env", "luxx[sqlite]")
+    line = "from luxx.adapters.database import Database; Database('postgresql://127.0.0.1/luxx')"
+    done = run(python, "-c", TELL, place=tmp_path, given=line)
+    assert done.stdout == "A postgresql:// URL needs asyncpg: install luxx with the extra `postgres`\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor", "db upgrade", "user list", "chat"])
+def test_a_command_without_its_extra_says_what_to_install(command: str, tmp_path: Path) -> None:
+    python = environment(tmp_path / "env", "luxx")
+    done = run(python, "-m", "luxx.entrypoints.cli", *command.split(), place=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    extra = "the extras `chat` and `server`" if command == "chat" else "the extra `server`"
+    said = rf"luxx: `luxx {command.split(maxsplit=1)[0]}` needs \w+: install luxx with {extra}\n"
+    assert re.fullmatch(said, done.stderr)
 
 
 @pytest.mark.parametrize(

@@ -178,4 +178,4 @@ def test_beside_pytest_alone_the_plugin_disturbs_nobody_and_gives_the_model(tmp_
 
 def test_a_fixture_that_needs_another_extra_names_it(tmp_path: Path) -> None:
     said = run_alone(tmp_path, "luxx[testing]", tests="def test_it(luxx_app):\n    pass\n")
-    assert "pip install 'luxx[server]'" in said
+    assert "install luxx with the extra `server`" in said

@@ -11,54 +11,57 @@
 Streams lose no word and double none when connections break. It needs httpx and msgspec: the extra `client`.
 """
 
-from luxx.client.asynchronous import AsyncClient, AsyncStream
-from luxx.client.blocking import Client, Stream
-from luxx.client.errors import (
-    BadRequest,
-    Conflict,
-    ConnectionLost,
-    Detail,
-    Forbidden,
-    Interrupted,
-    InvalidInput,
-    LuxxApiError,
-    LuxxClientError,
-    ModelFailed,
-    NotFound,
-    Overloaded,
-    RateLimited,
-    ServerFault,
-    ToolFailed,
-    Unauthenticated,
-    UnreadableAnswer,
-)
-from luxx.client.patience import Patience
-from luxx.client.results import (
-    Account,
-    ConversationPage,
-    Done,
-    Failed,
-    Health,
-    Key,
-    LoggedInUser,
-    Login,
-    MessagePage,
-    NewKey,
-    Registered,
-    Sent,
-    Session,
-    Started,
-    StreamEvent,
-    Text,
-    Thinking,
-    Tool,
-    ToolCalled,
-    ToolReturned,
-    ToolRun,
-    Tools,
-)
 from luxx.domain.conversation import Conversation
 from luxx.domain.message import Message, Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart, Usage
+from luxx.extras import needs
+
+with needs("luxx.client", "the extra `client`"):
+    from luxx.client.asynchronous import AsyncClient, AsyncStream
+    from luxx.client.blocking import Client, Stream
+    from luxx.client.errors import (
+        BadRequest,
+        Conflict,
+        ConnectionLost,
+        Detail,
+        Forbidden,
+        Interrupted,
+        InvalidInput,
+        LuxxApiError,
+        LuxxClientError,
+        ModelFailed,
+        NotFound,
+        Overloaded,
+        RateLimited,
+        ServerFault,
+        ToolFailed,
+        Unauthenticated,
+        UnreadableAnswer,
+    )
+    from luxx.client.patience import Patience
+    from luxx.client.results import (
+        Account,
+        ConversationPage,
+        Done,
+        Failed,
+        Health,
+        Key,
+        LoggedInUser,
+        Login,
+        MessagePage,
+        NewKey,
+        Registered,
+        Sent,
+        Session,
+        Started,
+        StreamEvent,
+        Text,
+        Thinking,
+        Tool,
+        ToolCalled,
+        ToolReturned,
+        ToolRun,
+        Tools,
+    )
 
 __all__ = [
     "Account",

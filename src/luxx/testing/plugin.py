@@ -43,10 +43,13 @@ def _asynchronous(function: Callable[..., AsyncIterator[Any]]) -> Callable[..., 
 
 @contextmanager
 def _from_extra(extra: str) -> Iterator[None]:
+    from luxx.extras import MissingExtra, needs  # noqa: PLC0415  # see above
+
     try:
-        yield
-    except ModuleNotFoundError as error:
-        raise pytest.UsageError(f"{error}: this fixture needs more of Luxx: pip install 'luxx[{extra}]'") from error
+        with needs("This fixture", f"the extra `{extra}`"):
+            yield
+    except MissingExtra as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
-import uvicorn
+from luxx.extras import needs
+
+with needs("luxx.testing.serving", "the extra `server`"):
+    import uvicorn
 
 LEAVING_SECONDS: Final = 5
 """How long requests that are still open at the end may take."""

@@ -23,6 +23,7 @@ from luxx.adapters.system import utc_now
 from luxx.application.observer import UNOBSERVED, Observer
 from luxx.application.ports import Clock
 from luxx.domain.errors import StorageUnavailable
+from luxx.extras import needs
 
 _Result = TypeVar("_Result")
 
@@ -53,7 +54,8 @@ class Database:
         self.clock: Final = clock
         self.driver: Driver
         if self.postgres and separator:
-            from luxx.adapters.database.postgres import Postgres  # noqa: PLC0415 - SQLite alone brings no such driver
+            with needs("A postgresql:// URL", "the extra `postgres`"):
+                from luxx.adapters.database.postgres import Postgres  # noqa: PLC0415 - SQLite alone brings no such driver
 
             self._place = f"postgresql://{rest}"
             self.driver = Postgres(self._place, pool_size=pool_size)

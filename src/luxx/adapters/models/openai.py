@@ -14,14 +14,18 @@ from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-import certifi
-
 from luxx.adapters.alarm import Alarm
-from luxx.adapters.models.connections import BrokenOff, Connections, ConnectTimedOut, Endpoint, Unreachable
-from luxx.adapters.models.openai_wire import AnswerReader, Chunk, ThinkingStyle, chunk_of, request_body
-from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEvent
 from luxx.application.ports import ModelEnd, ModelEvent, ModelRequest
 from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
+from luxx.extras import needs
+
+with needs("luxx.adapters.models.openai", "the extra `openai`"):
+    import certifi
+
+    from luxx.adapters.models.connections import BrokenOff, Connections, ConnectTimedOut, Endpoint, Unreachable
+    from luxx.adapters.models.openai_wire import AnswerReader, Chunk, ThinkingStyle, chunk_of, request_body
+    from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEvent
+
 
 _USAGE_GRACE_S: Final = 5.0
 """How long a finished answer waits for its usage."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from luxx import __version__
 from luxx.adapters.telemetry.requests import UNANSWERED, UNMATCHED, RequestRecord
 from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord
+from luxx.extras import advice
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -45,7 +46,7 @@ def open_traces(environ: Mapping[str, str] | None = None, *, provider: str) -> "
     try:
         exporter = _exporter(given)
     except ImportError:
-        _log.warning("traces are asked for, but OpenTelemetry is not installed: pip install 'luxx[otel]'")
+        _log.warning("%s", advice("sending traces", "opentelemetry", "the extra `otel`"))
         return None
     return None if exporter is None else OpenTelemetryTraces(exporter, provider=provider)
 

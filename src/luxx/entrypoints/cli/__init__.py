@@ -101,65 +101,61 @@ def _address(command: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     # Imported late: no command waits for what only another one needs.
     from luxx.domain.errors import LuxxError  # noqa: PLC0415 - as above
-    from luxx.settings import BadSettings, Settings  # noqa: PLC0415 - as above
+    from luxx.extras import MissingExtra, needs  # noqa: PLC0415 - as above
+    from luxx.settings import BadSettings  # noqa: PLC0415 - as above
 
+    extra = "the extra `server`"
     if options.command == "chat":
-        return _chat(options)  # another service's chat needs no settings of ours
+        extra = "the extras `chat` and `server`" if options.url is None else "the extra `chat`"
     try:
-        settings = Settings.from_env()
-    except BadSettings as error:
-        if options.command == "doctor":
-            print("\n".join(f"FAIL  settings: {fault}" for fault in error.faults))
-            return 1
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        match options.command:
-            case "serve":
-                from luxx.entrypoints.cli import launch  # noqa: PLC0415 - as above
-
-                return launch.run(
-                    settings, host=options.host, port=options.port, workers=options.workers, local=options.local
-                )
-            case "doctor":
-                from luxx.entrypoints.cli import doctor  # noqa: PLC0415 - as above
-
-                return doctor.run(settings, host=options.host, port=options.port)
-            case "user":
-                from luxx.entrypoints.cli import users  # noqa: PLC0415 - as above
-
-                return users.run(settings, options)
-            case _:
-                from luxx.entrypoints.cli import database  # noqa: PLC0415 - as above
-
-                return database.run(settings, options)
+        with needs(f"`luxx {options.command}`", extra):
+            # Another service's chat needs no settings of ours.
+            return _chat(options) if options.command == "chat" else _serve_or_look_after(options)
     except BadSettings as error:
         print(error, file=sys.stderr)
         return 2
-    except (LuxxError, OSError) as error:
+    except (LuxxError, MissingExtra, OSError) as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1
 
 
-def _chat(options: argparse.Namespace) -> int:
-    from luxx.domain.errors import LuxxError  # noqa: PLC0415  # as above
-    from luxx.settings import BadSettings  # noqa: PLC0415  # as above
+def _serve_or_look_after(options: argparse.Namespace) -> int:
+    from luxx.settings import BadSettings, Settings  # noqa: PLC0415 - as above
 
-    extras = "chat" if options.url is not None else "chat,server"
     try:
-        from luxx.entrypoints.cli import chat  # noqa: PLC0415  # as above
-
-        return chat.run(options)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "luxx").partition(".")[0]
-        if missing == "luxx":
-            raise
-        print(f"luxx: chatting needs {missing}: pip install 'luxx[{extras}]'", file=sys.stderr)
-        return 1
+        settings = Settings.from_env()
     except BadSettings as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (LuxxError, OSError, ValueError) as error:
+        if options.command != "doctor":
+            raise
+        print("\n".join(f"FAIL  settings: {fault}" for fault in error.faults))
+        return 1
+    match options.command:
+        case "serve":
+            from luxx.entrypoints.cli import launch  # noqa: PLC0415 - as above
+
+            return launch.run(
+                settings, host=options.host, port=options.port, workers=options.workers, local=options.local
+            )
+        case "doctor":
+            from luxx.entrypoints.cli import doctor  # noqa: PLC0415 - as above
+
+            return doctor.run(settings, host=options.host, port=options.port)
+        case "user":
+            from luxx.entrypoints.cli import users  # noqa: PLC0415 - as above
+
+            return users.run(settings, options)
+        case _:
+            from luxx.entrypoints.cli import database  # noqa: PLC0415 - as above
+
+            return database.run(settings, options)
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from luxx.entrypoints.cli import chat  # noqa: PLC0415 - as above
+
+    try:
+        return chat.run(options)
+    except ValueError as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1
 

@@ -12,10 +12,13 @@ The fixtures may be async generators. Each suite's module says of each fixture w
 are coroutines: set `asyncio_mode = "auto"` for pytest-asyncio, or mark the subclass with `pytest.mark.asyncio`.
 """
 
-from luxx.testing.contracts.chat_model import ChatModelContract, RemoteChatModelContract
-from luxx.testing.contracts.tool import ToolCase, ToolContract
-from luxx.testing.contracts.turn_log import SharedTurnLogContract, TurnLogContract
-from luxx.testing.contracts.unit_of_work import UnitOfWorkContract
+from luxx.extras import needs
+
+with needs("luxx.testing.contracts", "the extra `testing`"):
+    from luxx.testing.contracts.chat_model import ChatModelContract, RemoteChatModelContract
+    from luxx.testing.contracts.tool import ToolCase, ToolContract
+    from luxx.testing.contracts.turn_log import SharedTurnLogContract, TurnLogContract
+    from luxx.testing.contracts.unit_of_work import UnitOfWorkContract
 
 __all__ = [
     "ChatModelContract",

@@ -19,7 +19,9 @@ from tests.http.conftest import SECRET, container_of
 from tests.support.live import live
 
 import luxx
+from luxx.adapters.models.local.weights import LocalModelUnusable
 from luxx.adapters.models.scripted import ScriptedChatModel
+from luxx.entrypoints.cli import launch
 from luxx.settings import Settings
 from luxx.testing.upstream import ScriptedUpstream
 
@@ -218,6 +220,44 @@ def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("user", "list"), ("db", "upgrade")])
+def test_a_database_below_no_directory_is_told_in_a_sentence(alone: Operator, command: tuple[str, ...]) -> None:
+    done = alone.luxx(*command, LUXX_DATABASE_URL="sqlite:////nonexistent/x.db")
+    assert done.returncode == 1
+    assert "There is no directory /nonexistent for the database" in done.stderr
+    assert "--port" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_of_a_port_that_is_taken_it_is_told_what_to_do(
+    alone: Operator, workers: str, request: pytest.FixtureRequest
+) -> None:
+    given = {"LUXX_JWT_SECRET": SECRET}
+    if workers == "2":
+        given["LUXX_DATABASE_URL"] = str(request.getfixturevalue("postgres_url"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = alone.luxx("serve", "--workers", workers, "--port", port, **given)
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "stop what listens there, or give another --host or --port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_local_model_without_its_engine_is_refused_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr(launch, "find_weights", lambda _: pytest.fail("it looks for weights"))
+    for wanted in (True, Path("model.gguf")):
+        with pytest.raises(LocalModelUnusable, match="needs xllamacpp: install luxx with the extra `local`"):
+            launch.weights_for(wanted)
+    assert launch.weights_for(local=False) is None
 
 
 def test_the_doctor_finds_a_fresh_place_well_and_changes_nothing(alone: Operator) -> None:

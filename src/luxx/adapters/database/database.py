@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -117,7 +118,9 @@ class Database:
                 )
 
     async def upgrade(self) -> None:
-        """Bring the schema up to date. Several processes may do so at once."""
+        """Bring the schema up to date. Several processes may do so at once. Raises `StorageUnavailable`."""
+        if not self.postgres and not (above := Path(self._place).parent).is_dir():
+            raise StorageUnavailable(f"There is no directory {above} for the database: make it, or name another file.")
         if await self.schema_state() is SchemaState.CURRENT:
             return
         await self.run_sync(migrate.upgrade)

@@ -17,12 +17,12 @@ import msgspec
 
 from luxx.adapters.database import Database
 from luxx.adapters.models.local.server import LocalModel
-from luxx.adapters.models.local.weights import Weights, find_weights
+from luxx.adapters.models.local.weights import Weights
 from luxx.adapters.telemetry.logs import configure
 from luxx.client import Client, Conflict, Unauthenticated
 from luxx.container import Container
 from luxx.domain.errors import LuxxError, StorageUnavailable
-from luxx.entrypoints.cli.launch import answered_by
+from luxx.entrypoints.cli.launch import answered_by, weights_for
 from luxx.entrypoints.cli.serve import DrainingServer, server_of
 from luxx.settings import Settings
 
@@ -41,7 +41,7 @@ def embedded(settings: Settings, *, local: Path | bool = False) -> Iterator[str]
     `StorageUnavailable` where the database cannot be used, `NotStarted` where the service did not start
     for another reason.
     """
-    weights = None if local is False else find_weights(None if local is True else local)
+    weights = weights_for(local)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.data_dir / "chat.log"
     with open(path, "w", encoding="utf-8", opener=_private) as log:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from luxx.adapters.models.local.server import LocalModel
+from luxx.adapters.models.local.server import LocalModel, check_engine
 from luxx.adapters.models.local.weights import Weights, find_weights
 from luxx.adapters.telemetry.logs import configure
 from luxx.entrypoints.cli.workers import check_workers, serve_with_workers
@@ -30,7 +30,7 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1, local: Pa
     _configure(settings)
     if workers > 1:
         check_workers(settings, workers)
-    weights = None if local is False else find_weights(None if local is True else local)
+    weights = weights_for(local)
     if weights is None and settings.llm_base_url is None:
         _log.info("LUXX_LLM_BASE_URL is not set: the built-in offline model answers")
     serving: Serving = functools.partial(serve_with_workers, host=host, port=port, count=workers)
@@ -45,6 +45,17 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1, local: Pa
         serving = functools.partial(_with_model, weights, serving)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(serving(settings))
+
+
+def weights_for(local: Path | bool) -> Weights | None:
+    """Give the weights that `--local` asks for, fetched where they are missing; None where it was not given.
+
+    Raises `LocalModelUnusable`.
+    """
+    if local is False:
+        return None
+    check_engine()
+    return find_weights(None if local is True else local)
 
 
 def _configure(settings: Settings) -> None:

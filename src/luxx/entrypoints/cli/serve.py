@@ -20,7 +20,7 @@ from luxx.application.supervisor import TurnSupervisor
 from luxx.container import Container
 from luxx.domain.errors import LuxxError
 from luxx.entrypoints.cli.allocator import one_arena
-from luxx.entrypoints.cli.workers import Address, say_where
+from luxx.entrypoints.cli.workers import FREE_THE_PORT, Address, say_where
 from luxx.entrypoints.http.app import create_app
 from luxx.entrypoints.http.unreadable import EnvelopedHttp
 from luxx.settings import Settings
@@ -66,7 +66,12 @@ class DrainingServer(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            if not self.lifespan.should_exit:  # else it was not about listening, of which uvicorn has told the reason
+                _log.error("%s", FREE_THE_PORT)
+            raise
         for server in self.servers:
             for listening in server.sockets:
                 _hang_up_on_who_reads_nothing(listening.fileno(), self._unread)

@@ -33,6 +33,8 @@ CLOSING_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 5.0
 """How long a worker may take to stop at once."""
 
+FREE_THE_PORT: Final = "stop what listens there, or give another --host or --port"
+
 _BOOT: Final = "import sys; sys.path[:] = {path!r}; from luxx.entrypoints.cli.worker import main; sys.exit(main())"
 _log = logging.getLogger("luxx.workers")
 
@@ -71,7 +73,10 @@ async def serve_with_workers(settings: Settings, *, host: str, port: int, count:
     """
     loop = asyncio.get_running_loop()
     # It binds as a single process does and never listens: the sockets are for the workers.
-    bound = await loop.create_server(asyncio.Protocol, host=host, port=port, start_serving=False)
+    try:
+        bound = await loop.create_server(asyncio.Protocol, host=host, port=port, start_serving=False)
+    except OSError as error:
+        raise OSError(f"nobody can listen on {host} port {port} ({error.strerror}): {FREE_THE_PORT}") from None
     with tempfile.TemporaryDirectory(prefix="luxx-metrics-", ignore_cleanup_errors=True) as directory:
         workers = _Workers(settings, bound, count=count, metrics=Path(directory))
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from luxx.adapters.models.local.child import HOST, Order
 from luxx.adapters.models.local.weights import LocalModelUnusable, Weights
+from luxx.extras import advice
 
 CONTEXT: Final = 8192
 """Tokens of a conversation with its answer, at most; a model that was made for fewer takes fewer."""
@@ -28,6 +29,12 @@ END_SECONDS: Final = 5.0
 
 _BOOT: Final = "import sys; sys.path[:] = {path!r}; from luxx.adapters.models.local.child import main; main()"
 _log = logging.getLogger("luxx.local_model")
+
+
+def check_engine() -> None:
+    """Raise `LocalModelUnusable` where llama.cpp is not installed: before anything is fetched for it."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise LocalModelUnusable(advice("A local model", "xllamacpp", "the extra `local`"))
 
 
 class LocalModel:
@@ -76,8 +83,7 @@ class LocalModel:
 
     async def __aenter__(self) -> Self:
         """Start the child, and return once it answers; raises `LocalModelUnusable`."""
-        if importlib.util.find_spec("xllamacpp") is None:
-            raise LocalModelUnusable("A local model needs xllamacpp: pip install 'luxx[local]'")
+        check_engine()
         try:
             await self._start()
         except BaseException:

@@ -51,9 +51,15 @@ async def test_a_chat_answers_and_calls_tools_on_every_storage(any_closed_storag
 
 
 async def test_a_storage_without_its_schema_is_said_to_be_so(tmp_path: Path) -> None:
-    with pytest.raises(StorageUnavailable, match="luxx db upgrade"):
+    with pytest.raises(StorageUnavailable, match="luxx db upgrade") as caught:
         async with chat_on(Database(f"sqlite:///{tmp_path / 'new.db'}"), ScriptedChatModel()):
             pass
+    assert "await database.upgrade()" in str(caught.value)
+
+
+async def test_a_storage_below_no_directory_is_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(StorageUnavailable, match=f"There is no directory {tmp_path}/none"):
+        await Database(f"sqlite:///{tmp_path}/none/new.db").upgrade()
 
 
 async def test_somebody_admitted_again_has_the_same_account_however_the_name_is_written(

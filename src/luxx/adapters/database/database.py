@@ -28,6 +28,8 @@ from luxx.extras import needs
 
 _Result = TypeVar("_Result")
 
+_UPGRADE: Final = "run `luxx db upgrade` for a service, or `await database.upgrade()` in a program that embeds Luxx"
+
 
 class Database:
     """Storage in SQLite (`sqlite:///relative/path`, `sqlite:////absolute/path`) or Postgres (`postgresql://…`).
@@ -111,11 +113,9 @@ class Database:
             case SchemaState.CURRENT:
                 return None
             case SchemaState.MISSING:
-                return "The database has no schema yet: run `luxx db upgrade`."
+                return f"The database has no schema yet: {_UPGRADE}."
             case SchemaState.STALE:
-                return (
-                    "The database's schema is of another version: run `luxx db upgrade` of the newest version in use."
-                )
+                return f"The database's schema is of another version: {_UPGRADE}, with the newest version in use."
 
     async def upgrade(self) -> None:
         """Bring the schema up to date. Several processes may do so at once. Raises `StorageUnavailable`."""

@@ -130,7 +130,10 @@ def main() -> None:
             for question in given.questions:
                 jobs.add(question)
         elif given.command == "work":
-            asyncio.run(run(given.folder, jobs, pause=given.pause, lease_for=timedelta(seconds=given.lease)))
+            try:
+                asyncio.run(run(given.folder, jobs, pause=given.pause, lease_for=timedelta(seconds=given.lease)))
+            except KeyboardInterrupt:  # what was begun is stored as interrupted; the next start asks again
+                raise SystemExit(130) from None
         else:
             for number, question, outcome in jobs.outcomes():
                 print(f"{number}. {question}\n{outcome or '(open)'}\n")

@@ -286,8 +286,9 @@ def _environment() -> Mapping[str, str]:
 def _nearest(name: str, known: Mapping[str, object]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415  # only bad settings need it
 
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else "see docs/settings.md for those there are"
+    # All begin with the prefix: only what comes after it can be near.
+    near = get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], n=1)
+    return f"did you mean {PREFIX}{near[0]}?" if near else "see docs/settings.md for those there are"
 
 
 def settings_table() -> str:

@@ -143,3 +143,16 @@ async def test_a_worker_that_is_killed_loses_no_job_and_answers_none_twice(tmp_p
     assert dict(found) == {"interrupted": 3, "complete": 3}
     shown = await said(await worker(tmp_path, "show"))
     assert all(question in shown for question in questions)
+
+
+async def test_a_worker_that_is_interrupted_ends_without_a_word_and_goes_on_at_the_next_start(tmp_path: Path) -> None:
+    await said(await worker(tmp_path, "add", "What is a lease?"))
+    first = await worker(tmp_path, "work", "--pause", "30")
+    assert first.stdout is not None
+    assert b"begun" in await first.stdout.readline()
+    await until_written(tmp_path / "answers.db", 1)
+    first.send_signal(signal.SIGINT)
+    rest, _ = await first.communicate()
+    assert (rest, first.returncode) == (b"", 130)
+    told = await said(await worker(tmp_path, "work", "--pause", "0"))
+    assert told.splitlines()[-2:] == ["job 1: try 1 ended with interrupted", "job 1: done"]

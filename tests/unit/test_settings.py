@@ -97,8 +97,9 @@ def test_every_bad_value_is_named_at_once() -> None:
 def test_a_misspelt_variable_is_named_with_the_one_that_was_meant() -> None:
     (fault,) = faults(tokn_hours="1")
     assert fault == "LUXX_TOKN_HOURS is no setting; did you mean LUXX_TOKEN_HOURS?"
-    (fault,) = faults(qqqqqqqq="1")
-    assert fault == "LUXX_QQQQQQQQ is no setting; see docs/settings.md for those there are"
+    for far in ("qqqqqqqq", "nope", "port", "host", "model"):  # the prefix alone makes none of them near
+        (fault,) = faults(**{far: "1"})
+        assert fault == f"LUXX_{far.upper()} is no setting; see docs/settings.md for those there are"
 
 
 @pytest.mark.parametrize(

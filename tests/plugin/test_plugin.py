@@ -102,6 +102,52 @@ SWAPPING = """
 """
 
 
+ADDRESSED = """
+    import asyncio
+    import threading
+
+    import httpx
+    import pytest
+
+    from luxx.client import AsyncClient, Client, Text
+    from luxx.testing import spoken
+
+
+    def test_a_program_that_blocks_is_given_an_address_and_a_token(luxx_url, luxx_token, luxx_model):
+        luxx_model.then(spoken("Hello, Ada."))
+        with Client(luxx_url, token=luxx_token) as client:
+            conversation = client.create_conversation()
+            told = [event.delta for event in client.stream(conversation.id, "Hi") if isinstance(event, Text)]
+        assert "".join(told) == "Hello, Ada."
+        assert luxx_model.requests[0].entries[-1].text == "Hi"
+
+
+    @pytest.mark.asyncio
+    async def test_so_is_one_that_does_not(luxx_url, luxx_token):
+        async with AsyncClient(luxx_url, token=luxx_token) as client:
+            assert (await client.me()).username == "tester"
+
+
+    def test_an_answer_that_is_left_open_ends_with_the_test(luxx_url, luxx_token, luxx_model):
+        from luxx.application import ModelText
+
+        luxx_model.then([ModelText("half"), asyncio.Event()])
+        with Client(luxx_url, token=luxx_token) as client:
+            conversation = client.create_conversation()
+            for event in client.stream(conversation.id, "Hi"):
+                if isinstance(event, Text):
+                    break
+
+
+    def test_nothing_of_it_is_left():
+        assert [one.name for one in threading.enumerate() if "luxx" in one.name] == []
+
+
+    def test_both_ways_at_once_are_refused(luxx_client, luxx_url):
+        pass
+"""
+
+
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """Run the tests of a project; the plugins of this environment that it has no use for stay away."""
     others = [part for name in ("schemathesis", "hypothesispytest", "faker", "xdist") for part in ("-p", f"no:{name}")]
@@ -112,6 +158,14 @@ def test_a_foreign_project_talks_to_a_whole_service_and_swaps_its_parts(pytester
     pytester.makeini(STRICT)
     pytester.makepyfile(test_chatting=CHATTING, test_swapping=SWAPPING)
     run(pytester).assert_outcomes(passed=6)
+
+
+def test_a_foreign_project_gives_an_address_and_a_token_to_a_program(pytester: pytest.Pytester) -> None:
+    pytester.makeini(STRICT)
+    pytester.makepyfile(test_addressed=ADDRESSED)
+    done = run(pytester)
+    done.assert_outcomes(passed=4, errors=1)
+    done.stdout.fnmatch_lines(["*A test takes luxx_url or luxx_client, not both: an application is served once.*"])
 
 
 def test_a_run_that_uses_no_fixture_of_it_loads_no_more_than_the_plugin(pytester: pytest.Pytester) -> None:

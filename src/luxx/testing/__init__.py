@@ -9,7 +9,8 @@
     ThrowawayPostgres   a Postgres server for the time of a test run; needs `luxx[postgres]` and its binaries
     serving             serve any ASGI application on loopback for the time of a test; needs `luxx[server]`
     contracts           the suites that prove an adapter, as classes to subclass
-    plugin              fixtures for pytest, found by themselves: luxx_model, luxx_container, luxx_app, luxx_client
+    plugin              fixtures for pytest, found by themselves: luxx_model, luxx_container, luxx_app, luxx_client,
+                        luxx_url, luxx_token
 
 Nothing is imported before it is asked for: a run of pytest that uses none of this pays for none.
 """

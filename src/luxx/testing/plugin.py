@@ -4,8 +4,10 @@
     luxx_container  the parts of a service in memory, with that model; override providers here
     luxx_app        the whole service as a Litestar application of that container, not opened yet
     luxx_client     a `luxx.client.AsyncClient`, logged in, of that application served on loopback
+    luxx_url        the address of that application, served on loopback in a thread: for programs that take one
+    luxx_token      the token of somebody who is logged in there
 
-All of them live for one test. The last three need `luxx[server]`, and `luxx_client` also `luxx[testing]`.
+All of them live for one test. All but the first need the extra `server`, and the last three also `testing`.
 This module imports nothing of Luxx: a test run that uses no fixture of it pays for none.
 """
 
@@ -95,3 +97,30 @@ async def luxx_client(luxx_app: "Litestar") -> "AsyncIterator[AsyncClient]":
         await client.register(USERNAME, f"{USERNAME}@example.com", PASSWORD)
         await client.login(USERNAME, PASSWORD)
         yield client
+
+
+@pytest.fixture
+def luxx_url(luxx_app: "Litestar", request: pytest.FixtureRequest) -> Iterator[str]:
+    """Serve `luxx_app` on loopback, in a thread, and give its address: for programs that block, and those that do not.
+
+    A test takes this or `luxx_client`: an application is served once.
+    """
+    if "luxx_client" in request.fixturenames:
+        raise pytest.UsageError("A test takes luxx_url or luxx_client, not both: an application is served once.")
+    with _from_extra("server"):
+        from luxx.testing.served import serving_in_thread  # noqa: PLC0415  # see above
+
+    with serving_in_thread(luxx_app) as url:
+        yield url
+
+
+@pytest.fixture
+def luxx_token(luxx_url: str) -> str:
+    """Register and log in `tester` at `luxx_url`, and give the token."""
+    with _from_extra("testing"):
+        from luxx.client import Client  # noqa: PLC0415  # see above
+
+    with Client(luxx_url) as client:
+        client.register(USERNAME, f"{USERNAME}@example.com", PASSWORD)
+        client.login(USERNAME, PASSWORD)
+        return client.token or ""

@@ -1,15 +1,18 @@
-"""An ASGI application on loopback, inside the test's event loop; needs `luxx[server]`."""
+"""An ASGI application on loopback, in the test's event loop or in a thread; needs the extra `server`."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from luxx.extras import needs
 
 with needs("luxx.testing.serving", "the extra `server`"):
     import uvicorn
+
+App: TypeAlias = Callable[..., Awaitable[Any]]
 
 LEAVING_SECONDS: Final = 5
 """How long requests that are still open at the end may take."""
@@ -30,7 +33,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Callable[..., Awaitable[Any]], *, lifespan: bool = True) -> AsyncIterator[str]:
+async def serving(app: App, *, lifespan: bool = True) -> AsyncIterator[str]:
     """Serve `app` on a free port of 127.0.0.1; gives its URL, `http://127.0.0.1:…`.
 
     It runs in the loop of the test: what the application waits for, the test can set. Streams are real streams,
@@ -58,6 +61,32 @@ async def serving(app: Callable[..., Awaitable[Any]], *, lifespan: bool = True) 
             up.cancel()
             server.should_exit = True
             await task
+
+
+@contextmanager
+def serving_in_thread(app: App) -> Iterator[str]:
+    """Serve `app` as `serving` does, in a thread with an event loop of its own: for what blocks the test's thread."""
+    ready: Future[tuple[str, Callable[[], object]]] = Future()
+    with ThreadPoolExecutor(1, thread_name_prefix="luxx test server") as thread:
+        ended = thread.submit(lambda: asyncio.run(_serve_until_left(app, ready)))
+        either: tuple[Future[Any], ...] = (ready, ended)
+        wait(either, return_when=FIRST_COMPLETED)
+        if not ready.done():
+            ended.result()  # raises what hindered it
+        url, leave = ready.result()
+        try:
+            yield url
+        finally:
+            leave()
+            ended.result()
+
+
+async def _serve_until_left(app: App, ready: "Future[tuple[str, Callable[[], object]]]") -> None:
+    left = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with serving(app) as url:
+        ready.set_result((url, lambda: loop.call_soon_threadsafe(left.set)))
+        await left.wait()
 
 
 async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:

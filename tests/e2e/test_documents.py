@@ -111,7 +111,7 @@ CHECKED: Final[Mapping[tuple[str, str], str]] = {
     ("docs/streaming.md", "text"): "test_the_stream_of_the_stream_page_has_the_events_and_the_form_of_streams",
     ("docs/testing.md", "python"): "tests/plugin/test_testing_page.py::test_the_tests_that_the_page_shows_pass",
     ("docs/testing.md", "toml"): "tests/plugin/test_testing_page.py::test_the_tests_that_the_page_shows_pass",
-    ("docs/start.md", "sh"): "test_a_wheel_installs_and_serves_as_the_first_page_says",
+    ("docs/start.md", "sh"): "test_a_clone_and_its_wheel_are_installed_and_served_as_the_first_page_says",
     ("docs/http-reference.md", "http"): "test_requests_and_answers_are_as_the_openapi_document_says",
     ("docs/streaming.md", "http"): "test_requests_and_answers_are_as_the_openapi_document_says",
 }
@@ -241,9 +241,24 @@ def split_at(words: list[str], mark: str) -> Iterator[list[str]]:
 def assert_installable(wanted: list[str]) -> None:
     """Hold what is named of Luxx to its extras; other packages and options are not looked at."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    named = [re.fullmatch(r"(?:luxx|\.)(?:\[([\w,]+)\])?", word) for word in wanted]
+    named = [re.fullmatch(r"\.(?:\[([\w,]+)\])?", word) for word in wanted]
     assert any(named)
     assert {extra for found in named if found and found[1] for extra in found[1].split(",")} <= extras.keys()
+
+
+def test_nobody_is_told_to_install_luxx_from_an_index() -> None:
+    """It is on none: whoever took its name there would be installed."""
+    texts = [
+        path
+        for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "examples/**/*.py", "src/**/*.py", "deploy/**/*")
+        for path in ROOT.glob(pattern)
+        if path.is_file()
+    ]
+    assert len(texts) > 100
+    by_name = re.compile(r"""pip install [^\n`]*?(?<![\w/.-])luxx(?![\w/-])""")
+    assert [str(path) for path in texts if by_name.search(path.read_text(encoding="utf-8"))] == []
+    assert by_name.search("pip install 'luxx[client]'")
+    assert by_name.search("pip install luxx")
 
 
 def assert_takes(program: tuple[str, ...], arguments: list[str]) -> None:
@@ -401,25 +416,29 @@ async def serving(program: str, *, cwd: Path, environment: Mapping[str, str]) ->
 
 
 @pytest.mark.slow
-async def test_a_wheel_installs_and_serves_as_the_first_page_says(tmp_path: Path) -> None:
-    """docs/start.md: what `make run` runs, and the block that installs a wheel, offline.
+async def test_a_clone_and_its_wheel_are_installed_and_served_as_the_first_page_says(tmp_path: Path) -> None:
+    """docs/start.md: what `make run` runs, and the blocks that install a clone and its wheel, offline.
 
     Its dependencies are those of this environment, so that nothing is fetched: `make wheel` installs them anew.
     """
-    clone, wheel = (fence.code for fence in fences("docs/start.md") if fence.language == "sh" and fence.note != RUN)
+    clone, install, wheel = (
+        fence.code for fence in fences("docs/start.md") if fence.language == "sh" and fence.note != RUN
+    )
     planned = await run("make", "-n", "-C", str(ROOT), *clone.split()[1:], given="")
     assert ".venv/bin/luxx serve" in planned.splitlines()
-    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT))
-    await run(sys.executable, *build, given="")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "PYTHONPATH": sysconfig.get_path("purelib"),
         "PIP_NO_INDEX": "1",
         "PIP_NO_DEPS": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # so pip spells it
     }
-    install, serve = wheel.rsplit("\n", 2)[0], wheel.strip().rsplit("\n", 1)[1]
-    program = f"{install}\nexec {serve} --port 0"
+    install, serve = install.rsplit("\n", 2)[0], install.strip().rsplit("\n", 1)[1]
+    program = f"{install}\nluxx-env/bin/pip uninstall --quiet --yes luxx\n{wheel}\nexec {serve} --port 0"
     async with (
         serving(program, cwd=tmp_path, environment=environment) as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as client,

@@ -454,7 +454,10 @@ async def test_the_embedding_of_the_architecture_page_prints_the_whole_turn() ->
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     printed = await run(sys.executable, "-", given=example)
     assert "Started" in printed
-    assert "Hello, " in printed
+    assert "".join(re.findall(r"Text\(delta='(.*?)'\)", printed)) == "Hello, world"
+    lines = re.findall(r"(?m)^ +(?:storage, ids|ports|run_turn|async with .*|create|send|follow)(?: =|:$)", example)
+    assert len(lines) == 7
+    assert "seven lines make one" in text
     assert printed.splitlines()[-1].split()[1].startswith("Done")
 
 

@@ -184,6 +184,29 @@ async def test_the_blocks_of_a_page_run_and_print_what_it_says(page: str, langua
             assert re.fullmatch(pattern_of(shown), output), f"{page} shows\n{fence.code}\nbut it was\n{output}"
 
 
+BEGINNING: Final = (
+    ("README.md", "python", "luxx.client import"),
+    ("docs/client.md", "python", ""),
+    ("docs/http-guide.md", "python", ""),
+    ("README.md", "sh", "curl"),
+    ("docs/start.md", "sh", ""),
+)
+"""Pages that begin with an account: page, language, and a word of the blocks that are meant."""
+
+
+async def test_pages_that_make_accounts_run_after_one_another_and_again(tmp_path: Path) -> None:
+    container = Container(settings=Settings(data_dir=tmp_path))
+    container.storage.override(MemoryStorage())
+    async with live(container) as server:
+        for page, language, word in 2 * BEGINNING:
+            if language == "sh" and not curl_speaks_json():
+                continue
+            shown = [fence.code for fence in fences(page) if (fence.note, fence.language) == (RUN, language)]
+            program = "\n".join(code for code in shown if word in code)
+            command = ("sh", "-e") if language == "sh" else (sys.executable, "-")
+            await run(*command, given=program.replace(URL, server.url), cwd=tmp_path)
+
+
 # --- commands ---------------------------------------------------------------------------------------
 
 COMMANDS: Final = sorted(

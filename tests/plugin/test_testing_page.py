@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from luxx.testing import upstream
 from luxx.testing.contracts import ChatModelContract
 
 PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
@@ -22,3 +23,10 @@ def test_the_tests_that_the_page_shows_pass(pytester: pytest.Pytester) -> None:
     shown = len(re.findall(r"(?m)^async def test_", "".join(blocks)))
     suite = sum(name.startswith("test_") for name in dir(ChatModelContract))
     done.assert_outcomes(passed=shown + suite)
+
+
+def test_the_page_knows_every_word_that_steers_the_provider() -> None:
+    told = re.findall(r"`\[\[(\w+(?::[\w{} ]+)*)\]\]`", PAGE.read_text(encoding="utf-8"))
+    known = re.findall(r"\[\[(\w+(?::[\w{} ]+)*)\]\]", upstream.__doc__ or "")
+    assert told
+    assert sorted(told) == sorted(known)

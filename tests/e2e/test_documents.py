@@ -1,6 +1,5 @@
 """What the documents show works as shown."""
 
-import ast
 import asyncio
 import dataclasses
 import json
@@ -26,15 +25,11 @@ from tests.support.live import live
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.tools.loading import ENTRY_POINTS
 from luxx.adapters.wire import EVENTS
-from luxx.application.ports import ChatModel, ModelEnd, ModelRequest, ModelText, UserEntry
 from luxx.container import Container
-from luxx.domain.errors import ModelUnavailable
 from luxx.entrypoints.http.app import HANDLERS
 from luxx.entrypoints.http.openapi import openapi_document
 from luxx.settings import Settings
 from luxx.testing.chaos.record import Tally
-from luxx.testing.contracts.chat_model import RemoteChatModelContract
-from luxx.testing.upstream import Reply, ScriptedUpstream
 
 ROOT: Final = Path(__file__).parents[2]
 URL: Final = "http://127.0.0.1:8000"
@@ -105,7 +100,12 @@ def curl_speaks_json() -> bool:
 
 CHECKED: Final[Mapping[tuple[str, str], str]] = {
     ("docs/architecture.md", "python"): "test_the_embedding_of_the_architecture_page_prints_the_whole_turn",
-    ("docs/adding-a-model.md", "python"): "test_the_model_of_the_guide_speaks_and_fails_as_a_model_does",
+    ("docs/adding-a-model.md", "python"): (
+        "tests/plugin/test_guides.py::test_the_model_of_the_guide_passes_its_suite_and_serves"
+    ),
+    ("docs/adding-a-storage.md", "python"): (
+        "tests/plugin/test_guides.py::test_the_storage_of_the_guide_passes_its_suites_and_serves"
+    ),
     ("docs/adding-a-tool.md", "python"): "tests/unit/tools/test_docs.py::test_the_tool_in_the_guide_works",
     ("docs/adding-a-tool.md", "toml"): "test_the_entry_point_of_the_tool_guide_is_the_one_that_is_looked_for",
     ("docs/streaming.md", "text"): "test_the_stream_of_the_stream_page_has_the_events_and_the_form_of_streams",
@@ -384,30 +384,6 @@ def test_the_stream_of_the_stream_page_has_the_events_and_the_form_of_streams() 
 
 
 # --- pages with a test of their own -----------------------------------------------------------------
-
-
-async def test_the_model_of_the_guide_speaks_and_fails_as_a_model_does() -> None:
-    """docs/adding-a-model.md: the adapter runs; the pieces that continue it can be read and name what there is."""
-    adapter, container, proof = (fence.code for fence in fences("docs/adding-a-model.md") if fence.language == "python")
-    named: dict[str, Any] = {}
-    exec(compile(adapter, "adding-a-model.md", "exec"), named)  # it is the page's own code
-    request = ModelRequest(model="acme-1", entries=(UserEntry(text="Hi"),), temperature=1.0, max_tokens=100)
-    async with ScriptedUpstream() as acme, httpx.AsyncClient(base_url=acme.url) as client:
-        model: ChatModel = named["AcmeChatModel"](client)
-        acme.play(Reply(steps=(b'{"text": "I come "}\n', b'{"text": "from far"}\n{"end": "stop"}\n')))
-        assert [event async for event in model.stream(request)] == [
-            ModelText("I come "),
-            ModelText("from far"),
-            ModelEnd("stop"),
-        ]
-        assert acme.requests[0].json == {"model": "acme-1", "said": ["Hi"]}
-        for failing in (Reply(steps=(b'{"text": "I"}\n',)), Reply(steps=(b"<html>\n",)), Reply(status=500)):
-            acme.play(failing)
-            with pytest.raises(ModelUnavailable):
-                _ = [event async for event in model.stream(request)]
-    for piece in (container, proof):
-        ast.parse(piece)
-    assert f"({RemoteChatModelContract.__name__})" in proof
 
 
 def test_the_entry_point_of_the_tool_guide_is_the_one_that_is_looked_for() -> None:

@@ -1,9 +1,11 @@
 """The names that embedders import: there, few, and documented."""
 
+import ast
 import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ PACKAGES = (
     "luxx.testing",
     "luxx.testing.contracts",
 )
+ROOT = Path(__file__).parents[2]
 PAGES = [Path(__file__).parents[2] / "docs" / name for name in ("embedding.md", "testing.md")]
 
 
@@ -62,6 +65,39 @@ def test_every_module_and_name_that_a_page_speaks_of_is_there(page: Path) -> Non
     assert found
     for dotted in found:
         assert _exists(dotted), f"{page.name} speaks of {dotted}"
+
+
+def _stable(modules: str, names: str) -> Iterator[tuple[str, str]]:
+    """Give each name that a row of the table of stable names stands for, with its module."""
+    for module in re.findall(r"`([\w.]+)`", modules):
+        found = import_module(module)
+        if names == "all in `__all__`":
+            named = list(found.__all__)
+        elif names == "all without an underscore":
+            named = [name for name in vars(found) if not name.startswith("_")]
+        else:
+            named = re.findall(r"`(\w+)`", names.partition(";")[0])
+        yield from ((module, name) for name in named)
+
+
+def test_what_the_documents_import_is_stable_and_there() -> None:
+    text = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+    _, _, table = text.partition("## Stable names")
+    rows = re.findall(r"(?m)^\| (`luxx[^|]+) \| ([^|]+) \|$", table)
+    stable = {pair for row in rows for pair in _stable(*row)}
+    for module, name in stable:
+        assert _exists(f"{module}.{name}")
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    used = {
+        (node.module, name.name)
+        for page in pages
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "luxx"
+        for name in node.names
+    }
+    assert len(used) > 50
+    assert used - stable == set()
 
 
 def _exists(dotted: str) -> bool:

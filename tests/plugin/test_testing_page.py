@@ -20,7 +20,7 @@ def test_the_tests_that_the_page_shows_pass(pytester: pytest.Pytester) -> None:
     pytester.makepyprojecttoml(settings)
     pytester.makepyfile(test_page="\n\n".join(blocks))
     done = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", "-W", "error")
-    shown = len(re.findall(r"(?m)^async def test_", "".join(blocks)))
+    shown = len(re.findall(r"(?m)^(?:async )?def test_", "".join(blocks)))
     suite = sum(name.startswith("test_") for name in dir(ChatModelContract))
     done.assert_outcomes(passed=shown + suite)
 

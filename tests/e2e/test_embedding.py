@@ -17,7 +17,7 @@ from datetime import timedelta
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models.scripted import ScriptedChatModel, calling, spoken
 from luxx.adapters.system import SortableIds, utc_now
-from luxx.application import CreateConversation, FollowTurn, RunTurn, SendMessage, Toolbox, TurnSupervisor
+from luxx.application import AdmitUser, CreateConversation, FollowTurn, RunTurn, SendMessage, Toolbox, TurnSupervisor
 from luxx.domain.tool import ToolSpec
 from luxx.domain.turn import Done, Text, ToolReturned
 
@@ -39,9 +39,10 @@ async def main():
     send = SendMessage(new_unit=storage.new_unit, clock=utc_now, new_id=new_id, supervisor=supervisor)
     follow = FollowTurn(**parts)
     async with supervisor:
-        conversation = await create(user_id=1)
-        message_id = await send(user_id=1, conversation_id=conversation.id, content="What is twice 21?")
-        async for logged in await follow(user_id=1, message_id=message_id):
+        ada = await AdmitUser(new_unit=storage.new_unit, clock=utc_now)(username="ada")
+        conversation = await create(user_id=ada.id)
+        message_id = await send(user_id=ada.id, conversation_id=conversation.id, content="What is twice 21?")
+        async for logged in await follow(user_id=ada.id, message_id=message_id):
             match logged.event:
                 case ToolReturned(name=name, result=result):
                     print(name, "gave", result)

@@ -11,7 +11,7 @@ from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models import ScriptedChatModel, calling, spoken
 from luxx.adapters.system import SortableIds, utc_now
 from luxx.application import Chat, ChatModel, Storage
-from luxx.domain.errors import Conflict, InvalidInput, StorageUnavailable
+from luxx.domain.errors import Conflict, InvalidInput, NotFound, StorageUnavailable
 from luxx.domain.tool import ToolSpec
 from luxx.domain.turn import Done, ToolReturned
 
@@ -76,3 +76,99 @@ async def test_somebody_admitted_again_has_the_same_account_however_the_name_is_
     assert {user.id for user in (*others, again)} == {first.id}
     assert again.email.endswith("@users.invalid")
     assert {fault.field for fault in caught.value.faults} == {"username", "email"}
+
+
+async def test_nobody_has_no_conversation_on_any_storage(any_closed_storage: Storage) -> None:
+    async with chat_on(any_closed_storage, ScriptedChatModel()) as chat:
+        with pytest.raises(NotFound, match="There is no user with the number 999"):
+            await chat.create_conversation(user_id=999)
+        assert (await chat.list_conversations(user_id=999)).total == 0
+
+
+NONSENSE: dict[str, list[Any]] = {
+    "title": [None, 5, "", "a\0", "\ud800", ["t"]],
+    "model": [5, "", "\udfff"],
+    "project_id": [5, "", "\ud800"],
+    "system_prompt": [5, b"Be brief."],
+    "temperature": [None, "hot", True, float("nan"), 10**400],
+    "max_tokens": [None, "5", 1.5, True, 2**70],
+    "thinking_enabled": [None, "no", 1],
+    "tools": [5, "double", [5], [["double"]], ["nope"], ["\ud800"], b"double"],
+}
+
+
+async def test_a_setting_that_is_none_is_invalid_input_on_every_storage(any_closed_storage: Storage) -> None:
+    async with chat_on(any_closed_storage, ScriptedChatModel(), tools=[Doubling()]) as chat:
+        ada = await chat.admit_user(username="ada")
+        made = await chat.create_conversation(user_id=ada.id)
+        for field, values in {**NONSENSE, "model": [None, *NONSENSE["model"]]}.items():
+            for value in values:
+                with pytest.raises(InvalidInput) as caught:
+                    await chat.update_conversation(user_id=ada.id, conversation_id=made.id, **{field: value})
+                assert {fault.field.partition(".")[0] for fault in caught.value.faults} == {field}, value
+        for field, values in NONSENSE.items():
+            for value in values:
+                with pytest.raises(InvalidInput):
+                    await chat.create_conversation(user_id=ada.id, **{field: value})
+        assert list((await chat.list_conversations(user_id=ada.id)).items) == [made]
+
+
+async def test_a_change_reaches_the_settings_of_that_conversation_alone(any_closed_storage: Storage) -> None:
+    """Whoever hands on what a client sent must not let it change which conversation it is, whose, or since when."""
+    async with chat_on(any_closed_storage, ScriptedChatModel()) as chat:
+        ada, eve = [await chat.admit_user(username=name) for name in ("ada", "eve")]
+        mine = await chat.create_conversation(user_id=eve.id, title="mine")
+        other = await chat.create_conversation(user_id=eve.id, title="my other")
+        hers = await chat.create_conversation(user_id=ada.id, title="hers")
+        attacks: list[dict[str, Any]] = [
+            {"id": "hijack"},
+            {"id": other.id},
+            {"id": hers.id},
+            {"created_at": hers.created_at},
+            {"updated_at": utc_now()},
+            {"owner": ada.id},
+            {"zz": 1},
+            {"__class__": str},
+        ]
+        for attack in attacks:
+            with pytest.raises(InvalidInput) as caught:
+                await chat.update_conversation(
+                    user_id=eve.id, conversation_id=mine.id, **{"title": "", "temperature": 0.5, **attack}
+                )
+            told = {(fault.field, fault.rule) for fault in caught.value.faults}
+            assert told == {("title", "too_short"), *((name, "unknown") for name in attack)}
+        for user_id, conversation_id in ((ada.id, mine.id), (eve.id, hers.id)):
+            with pytest.raises(NotFound):
+                await chat.update_conversation(user_id=user_id, conversation_id=conversation_id, title="x")
+        assert set((await chat.list_conversations(user_id=eve.id)).items) == {mine, other}
+        assert list((await chat.list_conversations(user_id=ada.id)).items) == [hers]
+
+
+async def test_what_a_person_sends_is_text_on_every_storage(any_closed_storage: Storage) -> None:
+    nonsense: list[Any] = [None, 5, b"Hello?", ["Hello?"], "", "a\0", "\ud800"]
+    async with chat_on(any_closed_storage, ScriptedChatModel()) as chat:
+        ada = await chat.admit_user(username="ada")
+        made = await chat.create_conversation(user_id=ada.id)
+        for content in nonsense:
+            with pytest.raises(InvalidInput) as caught:
+                await chat.send_message(user_id=ada.id, conversation_id=made.id, content=content)
+            assert [fault.field for fault in caught.value.faults] == ["content"], content
+        assert (await chat.list_messages(user_id=ada.id, conversation_id=made.id)).total == 0
+
+
+async def test_numbers_of_pages_are_numbers_on_every_storage(any_closed_storage: Storage) -> None:
+    async with chat_on(any_closed_storage, ScriptedChatModel()) as chat:
+        ada = await chat.admit_user(username="ada")
+        made = await chat.create_conversation(user_id=ada.id)
+        nonsense: list[Any] = [None, "1", 1.5, True, 0, -(2**70)]
+        for number in nonsense:
+            with pytest.raises(InvalidInput):
+                await chat.list_conversations(user_id=ada.id, page=number)
+            with pytest.raises(InvalidInput):
+                await chat.list_conversations(user_id=ada.id, page_size=number)
+            with pytest.raises(InvalidInput):
+                await chat.list_messages(user_id=ada.id, conversation_id=made.id, limit=number)
+            with pytest.raises(InvalidInput):
+                await chat.admit_user(username=number)
+        with pytest.raises(InvalidInput):
+            await chat.admit_user(username="ada", email=nonsense[2])

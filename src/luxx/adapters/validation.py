@@ -15,22 +15,12 @@ import msgspec
 from msgspec import UNSET, inspect
 
 from luxx.domain.errors import FAULTS_LIMIT, Fault, InvalidInput
+from luxx.domain.fields import ARRAY, BOOLEAN, FINITE, INTEGER, NULL, NUMBER, OBJECT, STRING, unstorable
 from luxx.domain.message import clean
 
 T = TypeVar("T")
 
 FaultCheck: TypeAlias = Callable[[Any], Fault | None]
-
-STRING: Final = "a string"
-INTEGER: Final = "an integer"
-NUMBER: Final = "a number"
-FINITE: Final = "a finite number"
-BOOLEAN: Final = "true or false"
-NULL: Final = "null"
-ARRAY: Final = "an array"
-OBJECT: Final = "an object"
-EXPECTED: Final = (STRING, INTEGER, NUMBER, FINITE, BOOLEAN, NULL, ARRAY, OBJECT)
-"""What the parameter `expected` of a `type` fault is made of; several are joined by " or "."""
 
 _JSON_TYPES: Final[Mapping[type[inspect.Type], tuple[str, type | tuple[type, ...]]]] = {
     inspect.StrType: (STRING, str),
@@ -275,11 +265,8 @@ def _check_string(value: Any, kind: inspect.StrType, place: _Place, faults: _Fau
 
 
 def _readable(text: str, place: _Place, faults: _Faults) -> bool:
-    if "\0" in text:
-        faults.add(place, "nul")
-        return False
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        faults.add(place, "invalid", reason="it holds an unpaired surrogate")
+    if (fault := unstorable(text, "")) is not None:
+        faults.add(place, fault.rule, **fault.parameters)
         return False
     return True
 

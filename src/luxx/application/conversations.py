@@ -2,7 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, TypedDict, Unpack
@@ -12,6 +13,7 @@ from luxx.application.ports import Clock, ConversationPlace, NewId, NewUnit
 from luxx.application.tools import Toolbox
 from luxx.domain.conversation import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, DEFAULT_TITLE, Conversation
 from luxx.domain.errors import Fault, InvalidInput
+from luxx.domain.fields import number_fault
 
 PAGE_SIZE_MAX: Final = 100
 OFFSET_MAX: Final = 2**31 - 1
@@ -19,7 +21,10 @@ OFFSET_MAX: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateConversation:
-    """Make a conversation; raises `InvalidInput` with every fault."""
+    """Make a conversation; raises `InvalidInput` with every fault, `NotFound` where there is no such user.
+
+    A user is an account: `AdmitUser` makes one for whomever your program vouches for.
+    """
 
     new_unit: NewUnit
     clock: Clock
@@ -52,7 +57,7 @@ class CreateConversation:
             temperature=temperature,
             max_tokens=max_tokens,
             thinking_enabled=thinking_enabled,
-            tools=None if tools is None else tuple(dict.fromkeys(tools)),
+            tools=_once_each(tools),
             created_at=now,
             updated_at=now,
         )
@@ -64,11 +69,19 @@ class CreateConversation:
         return conversation
 
 
+def _once_each(names: object) -> tuple[str, ...] | None:
+    """Give each name once; what is no list of names is given as it is, for `Conversation.faults` to tell."""
+    if isinstance(names, str) or not isinstance(names, Collection):
+        return names  # type: ignore[return-value]  # None, or a fault
+    return tuple(dict.fromkeys(names)) if all(isinstance(name, str) for name in names) else tuple(names)
+
+
 def _unknown_tools(conversation: Conversation, toolbox: Toolbox | None) -> tuple[Fault, ...]:
-    if conversation.tools is None or toolbox is None:
+    named: object = conversation.tools
+    if not isinstance(named, tuple) or toolbox is None:
         return ()
     known = [spec.name for spec in toolbox.specs]
-    if all(name in known for name in conversation.tools):
+    if all(name in known for name in named):
         return ()
     return (Fault(field="tools", rule="choice", parameters={"choices": ", ".join(known)}),)
 
@@ -138,14 +151,11 @@ class ListConversations:
         cursor: str | None = None,
     ) -> ConversationPage:
         behind = None if cursor is None else _place_of(cursor)
-        faults = []
-        if page < 1:
-            faults.append(Fault(field="page", rule="too_small", parameters={"limit": 1}))
-        if page_size < 1:
-            faults.append(Fault(field="page_size", rule="too_small", parameters={"limit": 1}))
-        if page_size > PAGE_SIZE_MAX:
-            faults.append(Fault(field="page_size", rule="too_large", parameters={"limit": PAGE_SIZE_MAX}))
-        if faults:
+        checks = (
+            number_fault("page", page, 1, math.inf, whole=True),
+            number_fault("page_size", page_size, 1, PAGE_SIZE_MAX, whole=True),
+        )
+        if faults := [fault for fault in checks if fault is not None]:
             raise InvalidInput(*faults)
         # A page number beyond what any database counts is an empty page like any other beyond the end.
         offset = 0 if behind else min((page - 1) * page_size, OFFSET_MAX)
@@ -167,14 +177,18 @@ class ConversationChanges(TypedDict, total=False):
     temperature: float
     max_tokens: int
     thinking_enabled: bool
-    tools: tuple[str, ...] | None
+    tools: Sequence[str] | None
+
+
+_CHANGEABLE: Final = ConversationChanges.__annotations__.keys()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateConversation:
     """Change the given fields and no others; None clears `project_id` and `system_prompt`, in `tools` it allows all.
 
-    A change is no activity: the place in the list stays. Raises `InvalidInput`, `NotFound`.
+    A change is no activity: the place in the list stays. Raises `InvalidInput`, for what is none of
+    `ConversationChanges` too, and `NotFound`.
     """
 
     new_unit: NewUnit
@@ -183,13 +197,16 @@ class UpdateConversation:
     async def __call__(
         self, *, user_id: int, conversation_id: str, **changes: Unpack[ConversationChanges]
     ) -> Conversation:
-        if changes.get("tools") is not None:
-            changes["tools"] = tuple(dict.fromkeys(changes["tools"] or ()))
+        # Whoever hands on what a client sent must not let it change whose a conversation is, or which.
+        unknown = [Fault(field=name, rule="unknown") for name in changes if name not in _CHANGEABLE]
+        settings = {name: value for name, value in changes.items() if name in _CHANGEABLE}
+        if "tools" in changes:
+            settings["tools"] = _once_each(changes["tools"])
         async with self.new_unit() as unit:
-            conversation = replace(await unit.conversations.hold(user_id, conversation_id), **changes)
+            conversation = replace(await unit.conversations.hold(user_id, conversation_id), **settings)  # type: ignore[arg-type]  # checked next
             # A tool that was named when there was one, and is gone since, is no reason to refuse a new title.
-            unknown = _unknown_tools(conversation, self.toolbox) if "tools" in changes else ()
-            if faults := (*conversation.faults(), *unknown):
+            gone = _unknown_tools(conversation, self.toolbox) if "tools" in changes else ()
+            if faults := (*conversation.faults(), *gone, *unknown):
                 raise InvalidInput(*faults)
             await unit.conversations.update(conversation)
             await unit.commit()

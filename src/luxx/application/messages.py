@@ -7,7 +7,8 @@ from typing import Final
 from luxx.application.cancel_turn import CancelTurn
 from luxx.application.follow_turn import parts_so_far
 from luxx.application.ports import NewUnit, TurnLog
-from luxx.domain.errors import Fault, InvalidInput
+from luxx.domain.errors import InvalidInput
+from luxx.domain.fields import number_fault
 from luxx.domain.message import Message, Status
 
 LIMIT_MAX: Final = 1000
@@ -35,10 +36,8 @@ class ListMessages:
     async def __call__(
         self, *, user_id: int, conversation_id: str, limit: int = 100, before: str | None = None
     ) -> MessagePage:
-        if limit < 1:
-            raise InvalidInput(Fault(field="limit", rule="too_small", parameters={"limit": 1}))
-        if limit > LIMIT_MAX:
-            raise InvalidInput(Fault(field="limit", rule="too_large", parameters={"limit": LIMIT_MAX}))
+        if (fault := number_fault("limit", limit, 1, LIMIT_MAX, whole=True)) is not None:
+            raise InvalidInput(fault)
         async with self.new_unit(once=True) as unit:
             found = await unit.messages.page(user_id, conversation_id, limit=limit + 1, before=before)
         items = [

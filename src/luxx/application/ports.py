@@ -215,7 +215,9 @@ class FoundConversations(Counted[Conversation]):
 class Conversations(Protocol):
     """The conversations of users."""
 
-    async def add(self, conversation: Conversation) -> None: ...
+    async def add(self, conversation: Conversation) -> None:
+        """Store a new one; raises `NotFound` where there is no user of that number."""
+        ...
 
     async def get(self, owner: int, conversation_id: str) -> Conversation:
         """Read one; raises `NotFound` `conversation_not_found`."""

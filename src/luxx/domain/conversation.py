@@ -1,10 +1,12 @@
 """Conversations and their model settings."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from luxx.domain.errors import Fault
+from luxx.domain.fields import ARRAY, NULL, boolean_fault, number_fault, text_fault, type_fault
 
 TITLE_LIMIT: Final = 255
 PROJECT_ID_LIMIT: Final = 64
@@ -13,6 +15,7 @@ SYSTEM_PROMPT_LIMIT: Final = 65_536
 TEMPERATURE_MAX: Final = 2.0
 TOOLS_LIMIT: Final = 256
 """Names of allowed tools in one conversation, at most."""
+TOOL_NAME_LIMIT: Final = 64
 MAX_TOKENS_LIMIT: Final = 2**31 - 1
 
 DEFAULT_TITLE: Final = "新会话"
@@ -41,33 +44,29 @@ class Conversation:
     updated_at: datetime
 
     def faults(self) -> tuple[Fault, ...]:
-        """Check the rules of every field; the empty tuple means that all are kept."""
-        found: list[Fault] = []
-        texts = (
-            ("title", self.title, 1, TITLE_LIMIT),
-            ("model", self.model, 1, MODEL_LIMIT),
-            ("project_id", self.project_id, 1, PROJECT_ID_LIMIT),
-            ("system_prompt", self.system_prompt, 0, SYSTEM_PROMPT_LIMIT),
-        )
-        for name, text, shortest, longest in texts:
-            if text is None:
-                continue
-            if len(text) < shortest:
-                found.append(Fault(field=name, rule="too_short", parameters={"limit": shortest}))
-            elif len(text) > longest:
-                found.append(Fault(field=name, rule="too_long", parameters={"limit": longest}))
-            elif "\0" in text:
-                found.append(Fault(field=name, rule="nul"))
-        numbers = (
-            ("temperature", self.temperature, 0, TEMPERATURE_MAX),
-            ("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT),
-        )
-        for name, number, least, most in numbers:
-            # Not `number < least`: that would let a NaN pass.
-            if not number >= least:
-                found.append(Fault(field=name, rule="too_small", parameters={"limit": least}))
-            elif not number <= most:
-                found.append(Fault(field=name, rule="too_large", parameters={"limit": most}))
-        if self.tools is not None and len(self.tools) > TOOLS_LIMIT:
-            found.append(Fault(field="tools", rule="too_many", parameters={"limit": TOOLS_LIMIT}))
-        return tuple(found)
+        """Check the rules of every field, its type first; the empty tuple means that all are kept."""
+        found = [
+            text_fault("title", self.title, 1, TITLE_LIMIT),
+            text_fault("model", self.model, 1, MODEL_LIMIT),
+        ]
+        if self.project_id is not None:
+            found.append(text_fault("project_id", self.project_id, 1, PROJECT_ID_LIMIT))
+        if self.system_prompt is not None:
+            found.append(text_fault("system_prompt", self.system_prompt, 0, SYSTEM_PROMPT_LIMIT))
+        found.append(number_fault("temperature", self.temperature, 0, TEMPERATURE_MAX))
+        found.append(number_fault("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT, whole=True))
+        found.append(boolean_fault("thinking_enabled", self.thinking_enabled))
+        found.extend(_tools_faults(self.tools))
+        return tuple(fault for fault in found if fault is not None)
+
+
+def _tools_faults(names: object) -> Iterator[Fault | None]:
+    if names is None:
+        return
+    if not isinstance(names, tuple):
+        yield type_fault("tools", ARRAY, NULL)
+    elif len(names) > TOOLS_LIMIT:
+        yield Fault(field="tools", rule="too_many", parameters={"limit": TOOLS_LIMIT})
+    else:
+        for place, name in enumerate(names):
+            yield text_fault(f"tools.{place}", name, 1, TOOL_NAME_LIMIT)

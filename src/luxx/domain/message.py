@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
 from luxx.domain.errors import Fault
+from luxx.domain.fields import text_fault
 
 CONTENT_LIMIT: Final = 200_000
 """Characters in one user message, at most."""
@@ -142,11 +143,6 @@ class Message:
 
 
 def content_faults(content: str) -> tuple[Fault, ...]:
-    """Check what a user sends: 1 to `CONTENT_LIMIT` characters, no U+0000."""
-    if not content:
-        return (Fault(field="content", rule="too_short", parameters={"limit": 1}),)
-    if len(content) > CONTENT_LIMIT:
-        return (Fault(field="content", rule="too_long", parameters={"limit": CONTENT_LIMIT}),)
-    if "\0" in content:
-        return (Fault(field="content", rule="nul"),)
-    return ()
+    """Check what a user sends: text of 1 to `CONTENT_LIMIT` characters, no U+0000, no unpaired surrogate."""
+    fault = text_fault("content", content, 1, CONTENT_LIMIT)
+    return () if fault is None else (fault,)

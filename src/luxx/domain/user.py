@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Final
 
 from luxx.domain.errors import Fault
+from luxx.domain.fields import string_fault
 
 USERNAME_MIN: Final = 3
 USERNAME_MAX: Final = 50
@@ -101,6 +102,8 @@ def _plain(character: str) -> bool:
 
 def username_fault(username: str) -> Fault | None:
     """Check a username: 3 to 50 characters, letters and digits of any script, and `_ - .`."""
+    if (fault := string_fault("username", username)) is not None:
+        return fault
     if len(username) < USERNAME_MIN:
         return Fault(field="username", rule="too_short", parameters={"limit": USERNAME_MIN})
     if len(username) > USERNAME_MAX:
@@ -112,6 +115,8 @@ def username_fault(username: str) -> Fault | None:
 
 def email_fault(email: str) -> Fault | None:
     """Check an e-mail address: `local@host.domain`, 254 characters at most (RFC 5321)."""
+    if (fault := string_fault("email", email)) is not None:
+        return fault
     if len(email) > EMAIL_MAX:
         return Fault(field="email", rule="too_long", parameters={"limit": EMAIL_MAX})
     if not _EMAIL.fullmatch(email):
@@ -121,6 +126,8 @@ def email_fault(email: str) -> Fault | None:
 
 def password_fault(password: str) -> Fault | None:
     """Check a password: 8 to 128 characters after NFC, and none of the most common ones."""
+    if (fault := string_fault("password", password)) is not None:
+        return fault
     normalized = normalized_password(password)
     if len(normalized) < PASSWORD_MIN:
         return Fault(field="password", rule="too_short", parameters={"limit": PASSWORD_MIN})

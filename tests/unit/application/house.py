@@ -31,7 +31,7 @@ from luxx.domain.message import Json, Message
 from luxx.domain.tool import ToolSpec
 from luxx.domain.turn import Text, TurnEvent
 from luxx.testing import FixedClock
-from luxx.testing.contracts.storage_samples import begun, new_turn
+from luxx.testing.contracts.storage_samples import begun, new_turn, stored_user
 
 OWNER: Final = 1
 PATIENCE: Final = 10.0
@@ -176,6 +176,7 @@ async def opened(
     """Open a house; its heart beats once at the start, and not again while a test runs unless `lease_for` is short."""
     clock = FixedClock()
     storage = MemoryStorage(clock=clock)
+    assert [(await stored_user(storage, name)).id for name in ("ada", "eve")] == [OWNER, OWNER + 1]
     wrapped = log(storage.log)
     model, new_id = ScriptedChatModel(), SortableIds()
     run_turn = RunTurn(

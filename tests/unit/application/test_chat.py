@@ -45,6 +45,7 @@ def chat_on(storage: MemoryStorage, model: ChatModel, **options: Any) -> Chat:
 async def test_a_chat_answers_and_calls_the_tools_it_is_given() -> None:
     model = ScriptedChatModel(calling(("double", {"number": 21})), spoken("It is 42."))
     async with chat_on(MemoryStorage(), model, tools=[Doubling()]) as chat:
+        await chat.admit_user(username="ada")
         conversation = await chat.create_conversation(user_id=1)
         answer = await chat.send_message(user_id=1, conversation_id=conversation.id, content="Twice 21?")
         events = [logged.event async for logged in await chat.follow_turn(user_id=1, message_id=answer)]
@@ -57,6 +58,7 @@ async def test_a_chat_answers_and_calls_the_tools_it_is_given() -> None:
 async def test_leaving_ends_what_runs_as_interrupted() -> None:
     storage = MemoryStorage()
     async with chat_on(storage, ScriptedChatModel([ModelText("half"), asyncio.Event()])) as chat:
+        await chat.admit_user(username="ada")
         conversation = await chat.create_conversation(user_id=1)
         answer = await chat.send_message(user_id=1, conversation_id=conversation.id, content="Go on")
         async for logged in await chat.follow_turn(user_id=1, message_id=answer):
@@ -69,6 +71,7 @@ async def test_leaving_ends_what_runs_as_interrupted() -> None:
 
 async def test_when_it_was_left_a_chat_takes_no_message() -> None:
     async with chat_on(MemoryStorage(), ScriptedChatModel()) as chat:
+        await chat.admit_user(username="ada")
         conversation = await chat.create_conversation(user_id=1)
     with pytest.raises(Overloaded):
         await chat.send_message(user_id=1, conversation_id=conversation.id, content="Hello?")

@@ -66,7 +66,7 @@ async def test_an_update_changes_what_is_given_and_nothing_else(house: House, ch
     house.clock.advance(60)
     update = UpdateConversation(new_unit=house.storage.new_unit)
     changed = await update(user_id=OWNER, conversation_id=made.id, **changes)
-    assert changed == replace(made, **changes)
+    assert changed == replace(made, **changes)  # type: ignore[arg-type]  # none names tools
     get = GetConversation(new_unit=house.storage.new_unit)
     assert await get(user_id=OWNER, conversation_id=made.id) == changed
 

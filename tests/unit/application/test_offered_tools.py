@@ -15,6 +15,7 @@ from luxx.application.transcript import STRANGERS_WORDS
 from luxx.domain.errors import InvalidInput
 from luxx.domain.message import NESTING_LIMIT, Json, Status, ToolCallPart
 from luxx.domain.tool import ToolSpec
+from luxx.testing.contracts.storage_samples import stored_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ async def test_a_tool_that_there_is_not_cannot_be_named_by_a_conversation() -> N
         new_unit=storage.new_unit, clock=utc_now, new_id=SortableIds(), default_model="glm-5", toolbox=toolbox
     )
     update = UpdateConversation(new_unit=storage.new_unit, toolbox=toolbox)
+    await stored_user(storage)
     conversation = await create(user_id=OWNER, tools=["echo", "echo"])
     assert conversation.tools == ("echo",)
     for name in ("ehco", "off"):

@@ -80,6 +80,27 @@ def test_a_conversation_names_so_many_tools_and_no_more() -> None:
     assert rules(tools=("t",) * (TOOLS_LIMIT + 1)) == [("tools", "too_many")]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("title", None, "title must be a string"),
+        ("model", 5, "model must be a string"),
+        ("project_id", 5, "project_id must be a string"),
+        ("system_prompt", b"x", "system_prompt must be a string"),
+        ("temperature", "hot", "temperature must be a number"),
+        ("temperature", True, "temperature must be a number"),
+        ("max_tokens", 1.5, "max_tokens must be an integer"),
+        ("thinking_enabled", None, "thinking_enabled must be true or false"),
+        ("tools", "calculate", "tools must be an array or null"),
+        ("tools", ("calculate", 5), "tools.1 must be a string"),
+        ("tools", ("",), "tools.0 must have at least 1 characters"),
+        ("title", "\ud800", "title is not valid: it holds an unpaired surrogate"),
+    ],
+)
+def test_what_is_of_another_type_is_a_fault_and_no_crash(field: str, value: Any, said: str) -> None:
+    assert [f"{fault.field} {fault}" for fault in replace(GOOD, **{field: value}).faults()] == [said]
+
+
 def test_every_fault_is_told_at_once_and_in_words() -> None:
     bad = replace(GOOD, title="", project_id="x" * 65, temperature=3.0, max_tokens=0)
     assert [f"{fault.field} {fault}" for fault in bad.faults()] == [

@@ -11,8 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from luxx.adapters.database.connection import Connection
 from luxx.adapters.database.recent import put_away
-from luxx.adapters.database.rows import columns_of, insert_of, names_of, values_of
-from luxx.adapters.database.schema import UtcTime, conversation_counts, conversations, messages, turns
+from luxx.adapters.database.rows import columns_of, names_of, values_of
+from luxx.adapters.database.schema import UtcTime, conversation_counts, conversations, messages, turns, users
 from luxx.adapters.database.statements import Row, Script, Statement
 from luxx.application.ports import ConversationPlace, FoundConversations
 from luxx.domain.conversation import Conversation
@@ -86,7 +86,17 @@ def _count(postgres: bool) -> sa.Executable:
 
 
 _COUNT: Final = Statement(_count)
-_ADD_CONVERSATION: Final = Statement(insert_of(conversations, CONVERSATION))
+# Only where the owner is there: a violated constraint would void a transaction on Postgres.
+_ADD_CONVERSATION: Final = Statement(
+    sa.insert(conversations)
+    .from_select(
+        _NAMES,
+        sa.select(*(sa.bindparam(column.name, type_=column.type) for column in CONVERSATION)).where(
+            users.c.id == sa.bindparam("user_id", type_=users.c.id.type)
+        ),
+    )
+    .returning(conversations.c.id)
+)
 _SELECT_CONVERSATION: Final = sa.select(*CONVERSATION).where(THE_CONVERSATION)
 _GET_CONVERSATION: Final = Statement(_SELECT_CONVERSATION)
 _HOLD_CONVERSATION: Final = Statement(_SELECT_CONVERSATION.with_for_update(key_share=True))
@@ -293,7 +303,9 @@ def _scopes(project_id: str | None, change: int) -> dict[str, int]:
 
 
 def _add_conversation(conversation: Conversation) -> Script[None]:
-    yield _ADD_CONVERSATION, values_of(conversation, _NAMES)
+    rows = yield _ADD_CONVERSATION, values_of(conversation, _NAMES)
+    if not rows:
+        raise NotFound(f"There is no user with the number {conversation.user_id!r}: make an account first.")
     yield _COUNT, _counting(conversation.user_id, _scopes(conversation.project_id, 1))
 
 

@@ -168,6 +168,8 @@ class MemoryConversations:
     tables: Tables
 
     async def add(self, conversation: Conversation) -> None:
+        if conversation.user_id not in self.tables.users:
+            raise NotFound(f"There is no user with the number {conversation.user_id!r}: make an account first.")
         self.tables.conversations[conversation.id] = conversation
         self.tables.history[conversation.id] = ()
 

@@ -62,7 +62,7 @@ MaxTokens = Annotated[int, Meta(ge=1, le=conv.MAX_TOKENS_LIMIT)]
 
 
 ToolNames = Annotated[
-    list[Annotated[str, Meta(min_length=1, max_length=64)]],
+    list[Annotated[str, Meta(min_length=1, max_length=conv.TOOL_NAME_LIMIT)]],
     Meta(max_length=conv.TOOLS_LIMIT, description="The tools that the model may call here; null allows all."),
 ]
 

@@ -6,8 +6,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from luxx.adapters import validation
 from luxx.application import api_keys
+from luxx.domain import fields
 from luxx.domain.errors import RULES, Fault, LuxxError, ToolError
 from luxx.entrypoints.http import account_forms
 
@@ -102,14 +102,14 @@ REASONS_ZH: Final[Mapping[str, str]] = {
 }
 
 TYPES_ZH: Final[Mapping[str, str]] = {
-    validation.STRING: "字符串",
-    validation.INTEGER: "整数",
-    validation.NUMBER: "数字",
-    validation.FINITE: "有限的数字",
-    validation.BOOLEAN: "布尔值",
-    validation.NULL: "空值",
-    validation.ARRAY: "数组",
-    validation.OBJECT: "对象",
+    fields.STRING: "字符串",
+    fields.INTEGER: "整数",
+    fields.NUMBER: "数字",
+    fields.FINITE: "有限的数字",
+    fields.BOOLEAN: "布尔值",
+    fields.NULL: "空值",
+    fields.ARRAY: "数组",
+    fields.OBJECT: "对象",
 }
 
 _PREFERENCE: Final = re.compile(

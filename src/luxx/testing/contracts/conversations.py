@@ -86,6 +86,21 @@ class ConversationsContract:
         assert found == conversation
         assert found.created_at.tzinfo is UTC
 
+    async def test_a_conversation_of_nobody_is_refused_and_the_unit_goes_on(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        nobody = replace(ada, id=ada.id + 1)
+        ours, theirs = new_conversation(ada), new_conversation(nobody)
+        async with storage.new_unit() as unit:
+            with pytest.raises(NotFound, match="There is no user"):
+                await unit.conversations.add(theirs)
+            await unit.conversations.add(ours)
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.conversations.get(ada.id, ours.id) == ours
+            assert await count_of(unit, nobody, None) == 0
+            with pytest.raises(NotFound):
+                await unit.conversations.get(nobody.id, theirs.id)
+
     async def test_update_stores_all_fields_but_owner_id_and_creation(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         stored = await stored_conversation(storage, ada, project_id="p")

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,7 +49,13 @@ class Awaited:
         async def call(*args: Any, **kwargs: Any) -> Any:
             return await asyncio.to_thread(method, *args, **kwargs)
 
-        return method if name in {"stream", "follow"} else call
+        return method if name in {"stream", "follow", "all_conversations", "all_messages"} else call
+
+
+async def walk(items: Any) -> list[Any]:
+    if isinstance(items, Iterator):
+        return await asyncio.to_thread(list, items)
+    return [item async for item in items]
 
 
 async def read(stream: Any) -> list[StreamEvent]:
@@ -228,6 +234,36 @@ async def test_tools_are_listed_read_and_run(ada: Any) -> None:
     assert (ran.name, ran.result["value"]) == ("calculate", 1024)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 100])
+async def test_lists_are_walked_to_their_end_each_item_once(ada: Any, model: ScriptedChatModel, size: int) -> None:
+    made = [(await ada.create_conversation(project_id="p")).id for _ in range(4)]
+    await ada.create_conversation()
+    found = await walk(ada.all_conversations(project_id="p", page_size=size))
+    assert [one.id for one in found] == made[::-1]
+    assert await walk(ada.all_conversations(project_id="nothing here")) == []
+    model.then(spoken("one"), spoken("two"))
+    for content in ("a", "b"):
+        await ada.send(made[0], content)
+    messages = await walk(ada.all_messages(made[0], page_size=size))
+    assert [one.content for one in messages] == ["two", "b", "one", "a"]
+    assert await walk(ada.all_messages(made[1])) == []
+
+
+async def test_a_list_that_moves_while_it_is_walked_gives_nothing_twice(ada: Any, model: ScriptedChatModel) -> None:
+    made = [(await ada.create_conversation()).id for _ in range(5)]
+    seen: list[str] = []
+
+    async def next_of(items: Any) -> Any:
+        return await (asyncio.to_thread(next, items) if isinstance(items, Iterator) else anext(items))
+
+    items = ada.all_conversations(page_size=2)
+    seen += [(await next_of(items)).id for _ in range(2)]
+    model.then(spoken("moved"))
+    await ada.send(made[4], "one that was read moves to the front")
+    seen += [one.id for one in await walk(items)]
+    assert seen == made[::-1]
+
+
 async def test_the_server_tells_how_it_is(anyone: Any, served: Live) -> None:
     assert (await anyone.live()).status == "ok"
     assert (await anyone.ready()).checks == {"database": "ok", "turns": "ok"}
@@ -240,7 +276,7 @@ async def test_the_server_tells_how_it_is(anyone: Any, served: Live) -> None:
 
 def made(result: object) -> None:
     """Ask for the first event of a stream; any other call is made by now."""
-    if isinstance(result, Stream):
+    if isinstance(result, Iterator):
         next(result)
 
 

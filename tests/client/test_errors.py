@@ -1,7 +1,11 @@
 """Errors have names, and all that the service tells of them."""
 
+import asyncio
 import json
+import math
 import pickle
+import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +36,7 @@ from luxx.client import (
 )
 from luxx.client.calls import Answer, Exchange, Pause
 from luxx.client.errors import kind_of
+from luxx.client.following import Following
 from luxx.domain.errors import ModelRateLimited
 from luxx.entrypoints.http.text import ERRORS
 
@@ -146,6 +151,82 @@ def test_pauses_grow_and_are_bounded() -> None:
     pauses = [exchange.lost(httpx.ConnectError("refused")).seconds for _ in range(7)]
     for pause, most in zip(pauses, (1, 2, 4, 4, 4, 4, 4), strict=True):
         assert most / 2 <= pause <= most
+
+
+async def test_where_nobody_is_the_error_names_the_address_and_how_often_it_was_tried() -> None:
+    with Client(URL, patience=RUSHED) as client:
+        with pytest.raises(ConnectionLost, match=rf"to GET {URL}/health/ready in 3 tries and \d+\.\d s: "):
+            await asyncio.to_thread(client.ready)
+        with pytest.raises(ConnectionLost, match=rf"to POST {URL}/api/messages/stream in 3 tries "):
+            await asyncio.to_thread(lambda: list(client.stream("conv_1", "Hi")))
+    async with AsyncClient(URL, patience=Patience(tries=1)) as alone:
+        with pytest.raises(ConnectionLost, match=rf"to GET {URL}/health/ready: "):
+            await alone.ready()
+
+
+async def test_a_name_that_nobody_knows_is_told_at_once() -> None:
+    began = time.monotonic()
+    with Client("http://nowhere.invalid") as client:
+        with pytest.raises(ConnectionLost, match=r"to GET http://nowhere\.invalid/health/live: "):
+            await asyncio.to_thread(client.live)
+        with pytest.raises(ConnectionLost, match=r"nowhere\.invalid/api/messages/msg_1/stream: "):
+            await asyncio.to_thread(lambda: list(client.follow("msg_1")))
+    async with AsyncClient("http://nowhere.invalid") as other:
+        with pytest.raises(ConnectionLost, match=r"nowhere\.invalid/api/messages/stream: "):
+            async for _ in other.stream("conv_1", "Hi"):
+                pass
+    assert time.monotonic() - began < 10
+
+
+def test_a_name_that_was_right_before_may_be_so_again() -> None:
+    unknown = httpx.ConnectError("[Errno -2] Name or service not known")
+    unknown.__cause__ = socket.gaierror(-2, "Name or service not known")
+    assert isinstance(Exchange[Any](calls.me(), RUSHED, reached=True).lost(unknown), Pause)
+    with pytest.raises(ConnectionLost):
+        Exchange[Any](calls.me(), RUSHED).lost(unknown)
+    following = Following(RUSHED, message_id="msg_1")
+    following.opened({"content-type": "text/event-stream"})
+    assert following.lost(unknown) == 0.0
+
+
+async def test_a_client_keeps_in_mind_that_it_has_reached_the_service() -> None:
+    def unknown_after_one(request: httpx.Request) -> httpx.Response:
+        if asked:
+            error = httpx.ConnectError("no name", request=request)
+            raise error from socket.gaierror(-3, "Temporary failure in name resolution")
+        asked.append(request)
+        return httpx.Response(200, json={"status": "ok", "checks": {}})
+
+    asked: list[httpx.Request] = []
+    with Client(URL, patience=RUSHED, transport=httpx.MockTransport(unknown_after_one)) as client:
+        client.live()
+        with pytest.raises(ConnectionLost, match="in 3 tries"):
+            client.live()
+        with pytest.raises(ConnectionLost, match="in 3 tries"):
+            list(client.follow("msg_1"))
+    asked.clear()
+    async with AsyncClient(URL, patience=RUSHED, transport=httpx.MockTransport(unknown_after_one)) as other:
+        await other.live()
+        with pytest.raises(ConnectionLost, match="in 3 tries"):
+            await other.live()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tries", 0),
+        ("tries", -1),
+        ("connect_seconds", 0),
+        ("answer_seconds", -1.0),
+        ("silence_seconds", math.nan),
+        ("send_seconds", 0.0),
+        ("first_pause_seconds", -0.1),
+        ("longest_wait_seconds", math.nan),
+    ],
+)
+def test_a_patience_that_can_wait_for_nothing_is_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=field):
+        Patience(**{field: value})  # type: ignore[arg-type]  # a number as any other
 
 
 def test_what_must_happen_once_is_tried_again_only_where_it_cannot_have_happened() -> None:

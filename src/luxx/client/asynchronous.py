@@ -1,7 +1,7 @@
 """The client for programs on asyncio."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from luxx.client import calls
 from luxx.client.blocking import Client, Stream
-from luxx.client.calls import Answer, Call, Exchange, Maybe
+from luxx.client.calls import Answer, Call, Exchange, Maybe, Walk
 from luxx.client.following import Following
 from luxx.client.parts import DEFAULT_PATIENCE, ClientParts, StreamParts
 from luxx.client.patience import Patience
@@ -36,6 +36,7 @@ from luxx.domain.conversation import Conversation
 from luxx.domain.message import Message
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class AsyncClient(ClientParts):
@@ -65,16 +66,22 @@ class AsyncClient(ClientParts):
         await self._http.aclose()
 
     async def _made(self, call: Call[T]) -> T:
-        exchange = Exchange(call, self.patience)
+        exchange = Exchange(call, self.patience, reached=self._reached)
         while True:
             try:
                 response = await self._http.request(**self._arguments(call.request))
+                self._reached = True
                 step = exchange.answered(response.status_code, response.headers, response.content)
             except httpx.RequestError as error:
                 step = exchange.lost(error)
             if isinstance(step, Answer):
                 return step.value
             await asyncio.sleep(step.seconds)
+
+    async def _walked(self, walk: Walk[T, Item]) -> AsyncGenerator[Item]:
+        while walk.call is not None:
+            for item in walk.came(await self._made(walk.call)):
+                yield item
 
     # --- accounts -----------------------------------------------------------------------------------
 
@@ -119,6 +126,9 @@ class AsyncClient(ClientParts):
         return await self._made(
             calls.conversations(project_id=project_id, page=page, page_size=page_size, cursor=cursor)
         )
+
+    def all_conversations(self, *, project_id: str | None = None, page_size: int = 100) -> AsyncIterator[Conversation]:
+        return self._walked(calls.all_conversations(project_id=project_id, page_size=page_size))
 
     async def create_conversation(
         self,
@@ -183,6 +193,9 @@ class AsyncClient(ClientParts):
     async def messages(self, conversation_id: str, *, limit: int = 100, before: str | None = None) -> MessagePage:
         return await self._made(calls.messages(conversation_id, limit=limit, before=before))
 
+    def all_messages(self, conversation_id: str, *, page_size: int = 100) -> AsyncIterator[Message]:
+        return self._walked(calls.all_messages(conversation_id, page_size=page_size))
+
     async def send(
         self, conversation_id: str, content: str, *, tools_enabled: bool = True, idempotency_key: str | None = None
     ) -> Sent:
@@ -195,10 +208,14 @@ class AsyncClient(ClientParts):
     ) -> "AsyncStream":
         key = calls.key_of(idempotency_key)
         sending = calls.stream(conversation_id, content, tools_enabled=tools_enabled, idempotency_key=key)
-        return AsyncStream(self, Following(self.patience, sending=sending), idempotency_key=key)
+        return AsyncStream(self, Following(self.patience, sending=sending, reached=self._reached), idempotency_key=key)
 
     def follow(self, message_id: str, *, after: int = 0) -> "AsyncStream":
-        return AsyncStream(self, Following(self.patience, message_id=message_id, after=after), idempotency_key=None)
+        return AsyncStream(
+            self,
+            Following(self.patience, message_id=message_id, after=after, reached=self._reached),
+            idempotency_key=None,
+        )
 
     async def cancel(self, message_id: str) -> Message:
         return await self._made(calls.cancel(message_id))
@@ -283,6 +300,7 @@ class AsyncStream(StreamParts):
         while following.end is None:
             try:
                 async with http.stream(**self._client._arguments(following.request(), streamed=True)) as response:  # noqa: SLF001  # as above
+                    self._client._reached = True  # noqa: SLF001  # as above
                     if response.status_code != 200:
                         pause = following.refused(response.status_code, response.headers, await response.aread())
                     else:

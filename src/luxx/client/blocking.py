@@ -1,7 +1,7 @@
 """The client for programs that wait."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
 from types import TracebackType
@@ -11,7 +11,7 @@ import httpx
 from msgspec import UNSET
 
 from luxx.client import calls
-from luxx.client.calls import Answer, Call, Exchange, Maybe
+from luxx.client.calls import Answer, Call, Exchange, Maybe, Walk
 from luxx.client.following import Following
 from luxx.client.parts import DEFAULT_PATIENCE, ClientParts, StreamParts
 from luxx.client.patience import Patience
@@ -35,6 +35,7 @@ from luxx.domain.conversation import Conversation
 from luxx.domain.message import Message
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class Client(ClientParts):
@@ -78,16 +79,21 @@ class Client(ClientParts):
         self._http.close()
 
     def _made(self, call: Call[T]) -> T:
-        exchange = Exchange(call, self.patience)
+        exchange = Exchange(call, self.patience, reached=self._reached)
         while True:
             try:
                 response = self._http.request(**self._arguments(call.request))
+                self._reached = True
                 step = exchange.answered(response.status_code, response.headers, response.content)
             except httpx.RequestError as error:
                 step = exchange.lost(error)
             if isinstance(step, Answer):
                 return step.value
             time.sleep(step.seconds)
+
+    def _walked(self, walk: Walk[T, Item]) -> Generator[Item]:
+        while walk.call is not None:
+            yield from walk.came(self._made(walk.call))
 
     # --- accounts -----------------------------------------------------------------------------------
 
@@ -141,6 +147,13 @@ class Client(ClientParts):
     ) -> ConversationPage:
         """List conversations, newest activity first. `cursor`, an earlier `next_cursor`, goes before `page`."""
         return self._made(calls.conversations(project_id=project_id, page=page, page_size=page_size, cursor=cursor))
+
+    def all_conversations(self, *, project_id: str | None = None, page_size: int = 100) -> Iterator[Conversation]:
+        """Give all conversations one after the other, newest activity first, asking for a page where one is read.
+
+        What moves to the front before it was read is left out; nothing else is, and nothing comes twice.
+        """
+        return self._walked(calls.all_conversations(project_id=project_id, page_size=page_size))
 
     def create_conversation(
         self,
@@ -210,6 +223,10 @@ class Client(ClientParts):
         """Read the newest `limit` messages, oldest first; `before` a message's id, only older ones."""
         return self._made(calls.messages(conversation_id, limit=limit, before=before))
 
+    def all_messages(self, conversation_id: str, *, page_size: int = 100) -> Iterator[Message]:
+        """Give all messages one after the other, newest first, asking for a page where one is read."""
+        return self._walked(calls.all_messages(conversation_id, page_size=page_size))
+
     def send(
         self, conversation_id: str, content: str, *, tools_enabled: bool = True, idempotency_key: str | None = None
     ) -> Sent:
@@ -229,7 +246,7 @@ class Client(ClientParts):
         """Send a message and give the events of its answer. Nothing is sent before the first event is asked for."""
         key = calls.key_of(idempotency_key)
         sending = calls.stream(conversation_id, content, tools_enabled=tools_enabled, idempotency_key=key)
-        return Stream(self, Following(self.patience, sending=sending), idempotency_key=key)
+        return Stream(self, Following(self.patience, sending=sending, reached=self._reached), idempotency_key=key)
 
     def follow(self, message_id: str, *, after: int = 0) -> "Stream":
         """Give the events of an answer behind the event `after`: those that there are, and the others as they come.
@@ -237,7 +254,11 @@ class Client(ClientParts):
         Where the service keeps their log no more, it tells the answer from its beginning: with
         `Started`, throw away what you have of it.
         """
-        return Stream(self, Following(self.patience, message_id=message_id, after=after), idempotency_key=None)
+        return Stream(
+            self,
+            Following(self.patience, message_id=message_id, after=after, reached=self._reached),
+            idempotency_key=None,
+        )
 
     def cancel(self, message_id: str) -> Message:
         """Stop an answer, and give it as it is stored; one that has ended stays as it is."""
@@ -332,6 +353,7 @@ class Stream(StreamParts):
         while following.end is None:
             try:
                 with http.stream(**self._client._arguments(following.request(), streamed=True)) as response:  # noqa: SLF001  # as above
+                    self._client._reached = True  # noqa: SLF001  # as above
                     if response.status_code != 200:
                         pause = following.refused(response.status_code, response.headers, response.read())
                     else:

@@ -1,7 +1,8 @@
 """Every endpoint as a request to make and a way to read its answer; no byte is sent here."""
 
 import re
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
@@ -35,6 +36,7 @@ from luxx.domain.conversation import Conversation
 from luxx.domain.message import Message
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 # As a header holds it without a change (RFC 9110, 5.5).
 _KEY: Final = re.compile(r"(?=.{1,255}\Z)[!-~]([ -~]*[!-~])?")
@@ -86,11 +88,15 @@ class Answer(Generic[T]):
 
 
 class Exchange(Generic[T]):
-    """One call, over however many tries: told what came of each, it says what to do next."""
+    """One call, over however many tries: told what came of each, it says what to do next.
 
-    def __init__(self, call: Call[T], patience: Patience) -> None:
+    `reached` says that the service has answered before: then its name is right, whatever becomes of it.
+    """
+
+    def __init__(self, call: Call[T], patience: Patience, *, reached: bool = False) -> None:
         self._call: Final = call
         self._tries: Final = Tries(patience)
+        self._reached: Final = reached
         self._lost = False
 
     def answered(self, status: int, headers: Headers, body: bytes) -> Answer[T] | Pause:
@@ -117,10 +123,10 @@ class Exchange(Generic[T]):
 
     def lost(self, error: httpx.RequestError) -> Pause:
         """Take note of a try without a whole answer; raises `ConnectionLost`."""
-        failure = connection_lost(error)
+        failure = connection_lost(error, self._tries)
         # Without a connection nothing was asked for: that may always be repeated.
         sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-        if hopeless(error) or (sent and not self._call.repeatable):
+        if hopeless(error, reached=self._reached) or (sent and not self._call.repeatable):
             raise failure from error
         self._lost = self._lost or sent
         return Pause(self._tries.pause_after(failure))
@@ -133,17 +139,69 @@ def may_pass(error: LuxxApiError | UnreadableAnswer) -> bool:
     return error.code in {"rate_limited", "overloaded"}
 
 
-def hopeless(error: httpx.RequestError) -> bool:
-    """Tell whether no other try can do better: what was asked for can not be said in HTTP at all."""
-    return isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol | httpx.DecodingError)
+def hopeless(error: httpx.RequestError, *, reached: bool) -> bool:
+    """Tell whether no other try can do better: it cannot be said in HTTP, or nobody knows the name.
+
+    A name that was right before may be gone for the time of a restart.
+    """
+    if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol | httpx.DecodingError):
+        return True
+    return not reached and any(isinstance(cause, socket.gaierror) for cause in _causes(error))
 
 
-def connection_lost(error: httpx.RequestError) -> ConnectionLost:
-    """Say it with the names of the client."""
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def connection_lost(error: httpx.RequestError, tries: Tries) -> ConnectionLost:
+    """Say it with the names of the client, and what was asked, where, how often."""
     what = str(error) or type(error).__name__
-    lost = ConnectionLost(f"No whole answer came from the service: {what}")
+    try:
+        asked = f" to {error.request.method} {error.request.url}"
+    except RuntimeError:  # httpx has noted no request
+        asked = ""
+    lost = ConnectionLost(f"No whole answer came{asked}{tries.told()}: {what}")
     lost.__cause__ = error
     return lost
+
+
+# --- walking through pages --------------------------------------------------------------------------
+
+
+class Walk(Generic[T, Item]):
+    """All items of a list that comes in pages: make `call`, tell what came, and go on until `call` is None."""
+
+    def __init__(self, first: Call[T], step: Callable[[T], tuple[Sequence[Item], Call[T] | None]]) -> None:
+        self.call: Call[T] | None = first
+        self._step: Final = step
+
+    def came(self, page: T) -> Sequence[Item]:
+        """Take a page, and give its items."""
+        items, self.call = self._step(page)
+        return items
+
+
+def all_conversations(*, project_id: str | None, page_size: int) -> Walk[ConversationPage, Conversation]:
+    def page(cursor: str | None) -> Call[ConversationPage]:
+        return conversations(project_id=project_id, page=1, page_size=page_size, cursor=cursor)
+
+    def step(came: ConversationPage) -> tuple[Sequence[Conversation], Call[ConversationPage] | None]:
+        return came.items, None if came.next_cursor is None else page(came.next_cursor)
+
+    return Walk(page(None), step)
+
+
+def all_messages(conversation_id: str, *, page_size: int) -> Walk[MessagePage, Message]:
+    def page(before: str | None) -> Call[MessagePage]:
+        return messages(conversation_id, limit=page_size, before=before)
+
+    def step(came: MessagePage) -> tuple[Sequence[Message], Call[MessagePage] | None]:
+        return came.items[::-1], page(came.items[0].id) if came.has_more and came.items else None
+
+    return Walk(page(None), step)
 
 
 # --- reading ----------------------------------------------------------------------------------------

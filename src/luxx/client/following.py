@@ -110,10 +110,15 @@ class Following:
         sending: Request | None = None,
         message_id: str | None = None,
         after: int = 0,
+        reached: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Either `sending`, the request that sends the message, or the `message_id` of an answer, is given."""
+        """Either `sending`, the request that sends the message, or the `message_id` of an answer, is given.
+
+        `reached` is as in `Exchange`.
+        """
         self._clock: Final = clock
+        self._reached = reached
         self._opened_at = 0.0
         self.message_id = message_id
         self.request_id: str | None = None
@@ -122,7 +127,7 @@ class Following:
         self._sending: Final = sending
         self._last = after
         self._whole = after == 0
-        self._tries: Final = Tries(patience)
+        self._tries: Final = Tries(patience, clock=clock)
         self._frames = Frames()
         self._trouble: LuxxClientError | None = None
         # What was given, and how much of it a service that tells the answer anew will give again.
@@ -148,6 +153,7 @@ class Following:
 
     def opened(self, headers: Headers) -> None:
         """Take the head of an answer with the status 200."""
+        self._reached = True
         self.request_id = headers.get("x-request-id")
         self._opened_at = self._clock()
         if not headers.get("content-type", "").startswith("text/event-stream"):
@@ -162,8 +168,8 @@ class Following:
 
     def lost(self, error: httpx.RequestError) -> float:
         """Take note that the connection broke, or never was; gives the pause."""
-        failure = connection_lost(error)
-        if hopeless(error):
+        failure = connection_lost(error, self._tries)
+        if hopeless(error, reached=self._reached):
             raise failure from error
         return self._tries.pause_after(failure)
 

@@ -40,6 +40,7 @@ class ClientParts:
         self.token = token
         self.language: Final = language
         self.patience: Final = patience
+        self._reached = False
 
     @property
     def token(self) -> str | None:

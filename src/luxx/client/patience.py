@@ -1,7 +1,10 @@
 """How long to wait, how often to try, and when to give up."""
 
+import math
 import random
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from luxx.client.errors import LuxxClientError
@@ -20,6 +23,9 @@ class Patience:
       `longest_pause_seconds`, and at random down to half of it, so that many clients do not come back at once.
     - `longest_wait_seconds`: the longest `Retry-After` that is waited for; where the service asks for
       more, the error is raised at once, with its `retry_after`.
+
+    A service that cannot be reached is given up after 19 s or so with these defaults; `Patience(tries=1)`
+    tries nothing again. Raises ValueError for what is no number of seconds or of tries.
     """
 
     connect_seconds: float = 5.0
@@ -31,17 +37,36 @@ class Patience:
     longest_pause_seconds: float = 5.0
     longest_wait_seconds: float = 60.0
 
+    def __post_init__(self) -> None:
+        if self.tries < 1:
+            raise ValueError(f"tries must be at least 1: {self.tries} would ask for nothing")
+        for name, value in asdict(self).items():
+            if math.isnan(value) or value < 0:
+                raise ValueError(f"{name} must be a number, and at least 0, not {value}")
+        for name in ("connect_seconds", "answer_seconds", "send_seconds", "silence_seconds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must be more than 0: nothing comes so soon")
+
 
 class Tries:
     """Counts what failed in a row."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: Patience, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience: Final = patience
+        self._clock: Final = clock
         self._failures = 0
+        self._since = clock()
 
     def progressed(self) -> None:
         """Note that something new came."""
         self._failures = 0
+        self._since = self._clock()
+
+    def told(self) -> str:
+        """Say how often, and for how long, it was tried, the try counted that fails now; nothing of a first one."""
+        if not self._failures:
+            return ""
+        return f" in {self._failures + 1} tries and {self._clock() - self._since:.1f} s"
 
     def pause_after(self, failure: LuxxClientError) -> float:
         """Give the seconds to wait before the next try; raises `failure` where there is none."""

@@ -86,7 +86,10 @@ CODES: Final[Mapping[str, tuple[str, str]]] = {
     "payload_too_large": ("413", "the body is larger than 4 MiB"),
     "uri_too_long": ("414", "the address is too long"),
     "unsupported_media_type": ("415", "the body is not `application/json`"),
-    "generation_in_progress": ("409", "the conversation's last answer is still being written: wait, or cancel it"),
+    "generation_in_progress": (
+        "409",
+        "the conversation's last answer is still being written: its newest message; wait, or cancel it",
+    ),
     "idempotency_conflict": ("409", "this `Idempotency-Key` was used for another message"),
     "rate_limited": ("429", "too often; `Retry-After` says when to try again"),
     "tool_failed": ("422, 502", "422: the tool cannot work with these arguments; 502: what it relies on failed"),

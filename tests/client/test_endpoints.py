@@ -17,6 +17,7 @@ from luxx.application.ports import ModelEnd, ModelText, ModelThinking
 from luxx.client import (
     AsyncClient,
     Client,
+    Conflict,
     Done,
     LuxxClientError,
     NotFound,
@@ -232,6 +233,24 @@ async def test_tools_are_listed_read_and_run(ada: Any) -> None:
     assert tool.parameters["type"] == "object"
     ran = await ada.execute_tool("calculate", {"expression": "2**10"})
     assert (ran.name, ran.result["value"]) == ("calculate", 1024)
+
+
+async def test_an_answer_that_is_in_the_way_is_found_followed_and_cancelled(ada: Any, model: ScriptedChatModel) -> None:
+    model.then(spoken("Hello"), (ModelText("So far"), asyncio.Event()), spoken("At last."))
+    conversation = await ada.create_conversation()
+    assert await ada.running_answer(conversation.id) is None
+    await ada.send(conversation.id, "Hi")
+    assert await ada.running_answer(conversation.id) is None
+    async with AsyncClient(ada.url, token=ada.token) as elsewhere, elsewhere.stream(conversation.id, "Go on") as stream:
+        await anext(stream)
+        await anext(stream)
+        with pytest.raises(Conflict) as caught:
+            await ada.send(conversation.id, "And this?")
+        assert caught.value.code == "generation_in_progress"
+        running = await ada.running_answer(conversation.id)
+        assert (running.id, running.content) == (stream.message_id, "So far")
+        await ada.cancel(running.id)
+    assert (await ada.send(conversation.id, "And this?")).assistant_message.content == "At last."
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 100])

@@ -196,6 +196,9 @@ class AsyncClient(ClientParts):
     def all_messages(self, conversation_id: str, *, page_size: int = 100) -> AsyncIterator[Message]:
         return self._walked(calls.all_messages(conversation_id, page_size=page_size))
 
+    async def running_answer(self, conversation_id: str) -> Message | None:
+        return await self._made(calls.running_answer(conversation_id))
+
     async def send(
         self, conversation_id: str, content: str, *, tools_enabled: bool = True, idempotency_key: str | None = None
     ) -> Sent:

@@ -227,6 +227,13 @@ class Client(ClientParts):
         """Give all messages one after the other, newest first, asking for a page where one is read."""
         return self._walked(calls.all_messages(conversation_id, page_size=page_size))
 
+    def running_answer(self, conversation_id: str) -> Message | None:
+        """Give the answer that is being written in a conversation, as far as it has come; None where there is none.
+
+        It is in the way where `send` raises `Conflict` `generation_in_progress`: `follow` or `cancel` it by its id.
+        """
+        return self._made(calls.running_answer(conversation_id))
+
     def send(
         self, conversation_id: str, content: str, *, tools_enabled: bool = True, idempotency_key: str | None = None
     ) -> Sent:

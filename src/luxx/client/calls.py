@@ -33,7 +33,7 @@ from luxx.client.results import (
     Tools,
 )
 from luxx.domain.conversation import Conversation
-from luxx.domain.message import Message
+from luxx.domain.message import Message, Status
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -382,6 +382,14 @@ def delete_conversation(conversation_id: str) -> Call[None]:
 
 def messages(conversation_id: str, *, limit: int, before: str | None) -> Call[MessagePage]:
     return _get(_path("messages", conversation_id), _read_messages, limit=limit, before=before)
+
+
+def running_answer(conversation_id: str) -> Call[Message | None]:
+    def read(body: bytes) -> Message | None:
+        # No other message is taken while it is written: it is the newest.
+        return next((one for one in _read_messages(body).items if one.status is Status.STREAMING), None)
+
+    return _get(_path("messages", conversation_id), read, limit=1)
 
 
 def key_of(given: str | None) -> str:

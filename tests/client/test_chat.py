@@ -32,7 +32,7 @@ from tests.support.until import until
 import luxx
 from luxx.adapters.models.local.weights import NAME, installed
 from luxx.adapters.models.scripted import ScriptedChatModel, calling, spoken
-from luxx.application.ports import ModelEnd, ModelText, ModelThinking
+from luxx.application.ports import ModelEnd, ModelText, ModelThinking, UserEntry
 from luxx.client import AsyncClient, Message, Role, Status, Text, TextPart
 from luxx.domain.errors import ModelUnavailable
 from luxx.entrypoints.cli.chat_screen import TerminalScreen, harmless, settled
@@ -215,15 +215,50 @@ async def test_bytes_that_are_no_text_and_a_terminal_without_letters_end_nothing
     assert (chat.status, chat.out) == (0, "Zo?\n")
 
 
-async def test_a_failed_answer_and_a_misspelt_command_are_told_and_make_the_status_1(
+async def test_a_failed_answer_is_told_and_makes_the_status_1(
     served: Live, token: str, model: ScriptedChatModel
 ) -> None:
     model.then((ModelText("Hel"), ModelUnavailable("gone")), spoken("Well."))
     chat = await piped("--url", served.url, lines="Hi\nHi\n", LUXX_TOKEN=token)
     assert (chat.status, chat.out) == (1, "Hel\nWell.\n")
     assert chat.problems.startswith("luxx: model_unavailable: ")
-    chat = await piped("--url", served.url, lines="/mdoel x\n", LUXX_TOKEN=token)
-    assert (chat.status, chat.problems) == (1, "luxx: there is no /mdoel; /help tells what there is\n")
+
+
+async def test_a_line_of_a_pipe_is_a_command_only_where_it_is_nothing_else(
+    served: Live, token: str, model: ScriptedChatModel
+) -> None:
+    asked = [
+        "/etc/hosts is which file?",
+        "/",
+        "/mdoel x",
+        "/new roads in Rome",
+        "/model of a ship",
+        "/help me",
+        "//new",
+    ]
+    model.then(*(spoken("Well.") for _ in asked))
+    lines = "\n".join(["/model glm-air", *asked, "/new", "/quit", "never asked"])
+    chat = await piped("--url", served.url, lines=lines, LUXX_TOKEN=token)
+    assert (chat.status, chat.out) == (0, "Well.\n" * len(asked))
+    told = [entry.text for entry in model.requests[-1].entries if isinstance(entry, UserEntry)]
+    assert (told, model.requests[-1].model) == (asked, "glm-air")
+
+
+@pytest.mark.parametrize("problems", ["", "2>&1"])
+async def test_where_nobody_reads_the_rest_it_ends_quietly(
+    served: Live, token: str, model: ScriptedChatModel, problems: str
+) -> None:
+    model.then(spoken("one two three four " * 1000), spoken("never read"))
+    chat = await asyncio.create_subprocess_exec(
+        *("/bin/bash", "-c", f'"$@" {problems} | head -c 7; echo " ${{PIPESTATUS[0]}}"', "bash"),
+        *(*COMMAND, "--url", served.url),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(LUXX_TOKEN=token),
+    )
+    out, said = await asyncio.wait_for(chat.communicate(b"Count\nAgain\n"), 60)
+    assert (out, said) == (b"one two 141\n", b"")
 
 
 async def test_sigint_during_an_answer_cancels_it_and_the_next_line_is_answered(
@@ -383,6 +418,18 @@ async def test_a_terminal_shows_markdown_tool_calls_and_thinking(
     assert b"\x1b]0;owned" not in chat.raw
     chat.type("\x04")
     assert await chat.ended() == 0
+
+
+async def test_a_misspelt_command_is_told_and_not_sent(
+    served: Live, token: str, model: ScriptedChatModel, terminal: OpenTerminal
+) -> None:
+    chat = await terminal("--url", served.url, LUXX_TOKEN=token)
+    await chat.until("› ")
+    chat.type("/mdoel x\r")
+    await chat.until("there is no /mdoel; /help tells what there is")
+    chat.type("\x04")
+    assert await chat.ended() == 1
+    assert model.requests == []
 
 
 async def test_ctrl_c_cancels_the_answer_and_at_the_prompt_leaves(

@@ -12,9 +12,12 @@ from luxx import __version__
 INTERRUPTED: Final = 130
 """The exit status after a Ctrl-C that nothing else has answered: a shell's 128, and SIGINT's number."""
 
+UNREAD: Final = 141
+"""The exit status where nobody reads the output any more, as `| head` does not: 128, and SIGPIPE's number."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives the exit status: 0 done, 1 failed, 2 misused or misconfigured, 130 interrupted."""
+    """Run the command; gives 0 for done, 1 failed, 2 misused or misconfigured, 130 interrupted, 141 unread."""
     parser = argparse.ArgumentParser(prog="luxx", description="An LLM chat backend to trust and to embed.")
     parser.add_argument("--version", action="version", version=f"luxx {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -64,12 +67,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     _open_closed_streams()
     try:
-        return _run(parser.parse_args(arguments))
+        status = _run(parser.parse_args(arguments))
+        sys.stdout.flush()  # not at the very end, where nobody could answer for it
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        _give_up_output()
+        return UNREAD
     except EOFError:
         print("\nluxx: the input ended before all was asked", file=sys.stderr)
         return 1
+    return status
+
+
+def _give_up_output() -> None:
+    """Lead what is still to be written to nothing: the interpreter tries once more when it ends, and complains."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nothing, stream.fileno())
+    os.close(nothing)
 
 
 def _open_closed_streams() -> None:
@@ -114,6 +133,8 @@ def _run(options: argparse.Namespace) -> int:
     except BadSettings as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise  # nobody reads what would be said
     except (LuxxError, MissingExtra, OSError) as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
                 client = stack.enter_context(_at_home(options.local))
             else:
                 client = stack.enter_context(_away(options.url, options.username, interactive=interactive))
-            chat = Chat(client, screen, model=options.model, thinking=options.thinking)
+            chat = Chat(client, screen, model=options.model, thinking=options.thinking, typed=sys.stdin.isatty())
             if interactive:
                 _edit_lines()
                 screen.note(f"Luxx at {client.url}. /help tells what else there is; Ctrl-D leaves.")
@@ -118,10 +118,15 @@ def _edit_lines() -> None:
 
 
 class Chat:
-    """A conversation of a person with a service."""
+    """A conversation of a person with a service.
 
-    def __init__(self, client: Client, screen: Screen, *, model: str | None, thinking: bool) -> None:
+    Lines that are `typed` hold commands or misspelt ones where they begin with a slash; those of a pipe may
+    be any text, and are commands only where they are nothing else.
+    """
+
+    def __init__(self, client: Client, screen: Screen, *, model: str | None, thinking: bool, typed: bool) -> None:
         self._client: Final = client
+        self._typed: Final = typed
         self._screen: Final = screen
         self._model = model
         self._thinking: Final = thinking
@@ -155,16 +160,18 @@ class Chat:
         return 1 if self._failed else 0
 
     def _take(self, line: str) -> None:
-        if not line.startswith("/"):
+        name, *words = line.split()
+        if not line.startswith("/") or not (self._typed or self._is_nothing_else(name, words)):
             self._ask(line)
-            return
-        name, _, rest = line.partition(" ")
-        command = self._commands.get(name)
-        if command is None:
+        elif (command := self._commands.get(name)) is None:
             self._failed = True
             self._screen.problem(f"there is no {name}; /help tells what there is")
         else:
-            command(rest.strip())
+            command(" ".join(words))
+
+    def _is_nothing_else(self, name: str, words: Sequence[str]) -> bool:
+        """Tell whether this is a command that there is, with no more behind it than it takes."""
+        return name in self._commands and len(words) <= (1 if name == "/model" else 0)
 
     def _new(self, _: str) -> None:
         self._conversation = None

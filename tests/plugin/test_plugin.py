@@ -148,6 +148,38 @@ ADDRESSED = """
 """
 
 
+EXHAUSTED = """
+    import pytest
+
+    from luxx.testing import spoken
+
+    pytestmark = pytest.mark.asyncio
+
+
+    async def test_that_fails_by_it(luxx_client, luxx_model):
+        conversation = await luxx_client.create_conversation()
+        await luxx_client.send(conversation.id, "Who asks?")
+
+
+    async def test_that_does_not_look(luxx_client, luxx_model):
+        luxx_model.then(spoken("one"))
+        conversation = await luxx_client.create_conversation()
+        await luxx_client.send(conversation.id, "first")
+        [event async for event in luxx_client.stream(conversation.id, "Who asks?")]
+
+
+    async def test_that_expects_it(luxx_client, luxx_model):
+        conversation = await luxx_client.create_conversation()
+        with pytest.raises(Exception):
+            await luxx_client.send(conversation.id, "Who asks?")
+        luxx_model.exhausted = None
+
+
+    async def test_that_fails_for_another_reason(luxx_model):
+        assert luxx_model.requests
+"""
+
+
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """Run the tests of a project; the plugins of this environment that it has no use for stay away."""
     others = [part for name in ("schemathesis", "hypothesispytest", "faker", "xdist") for part in ("-p", f"no:{name}")]
@@ -166,6 +198,20 @@ def test_a_foreign_project_gives_an_address_and_a_token_to_a_program(pytester: p
     done = run(pytester)
     done.assert_outcomes(passed=4, errors=1)
     done.stdout.fnmatch_lines(["*A test takes luxx_url or luxx_client, not both: an application is served once.*"])
+
+
+def test_a_test_that_asks_for_more_than_the_script_has_fails_with_that(pytester: pytest.Pytester) -> None:
+    pytester.makeini(STRICT)
+    pytester.makepyfile(EXHAUSTED)
+    result = run(pytester)
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "E *ScriptExhausted: The script has 0 round(s), and this is request 1: 'Who asks?'*",
+            "E *ScriptExhausted: The script has 1 round(s), and this is request 2: 'Who asks?'*",
+            "E *assert []",
+        ]
+    )
 
 
 def test_a_run_that_uses_no_fixture_of_it_loads_no_more_than_the_plugin(pytester: pytest.Pytester) -> None:

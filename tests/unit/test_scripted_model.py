@@ -6,6 +6,7 @@ import sys
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,31 @@ async def test_a_script_that_has_run_out_says_what_was_asked() -> None:
     await heard(model, REQUEST)
     with pytest.raises(ScriptExhausted, match=r"1 round.*request 2.*'Hi there'.*'glm-5'"):
         await heard(model, REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("cues", "says"),
+    [
+        ("hello", r"spoken\('hello'\)"),
+        (["hello"], r"ModelText\('hello'\) says it"),
+        (ModelText("hello"), r"\[ModelText"),
+        ([None], "not None"),
+        ([ModelEnd], "not <class"),
+        (5, r"\[5\]"),
+    ],
+)
+def test_what_is_no_round_is_refused_at_once(cues: Any, says: str) -> None:
+    model = ScriptedChatModel()
+    with pytest.raises(TypeError, match=says):
+        model.then(spoken("fine"), cues)
+    with pytest.raises(TypeError, match=says):
+        ScriptedChatModel(cues)
+
+
+async def test_a_round_may_be_any_iterable_of_cues() -> None:
+    model = ScriptedChatModel().then((ModelText(text) for text in "ab"), [], [ModelTimeout])
+    assert text_in(await heard(model, REQUEST)) == "ab"
+    assert await heard(model, REQUEST) == []
 
 
 async def test_a_pause_is_waited_for_and_an_exception_is_raised_in_its_place() -> None:

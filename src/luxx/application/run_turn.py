@@ -1,6 +1,7 @@
 """The loop between model and tools, once: run a turn from its first round to its stored end."""
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -236,7 +237,7 @@ class RunTurn:
         thinking: list[str] = []
         calls: list[ToolCall] = []
         ended = False
-        async with aclosing(self.model.stream(request)) as events:
+        async with aclosing(_answer_of(self.model, request)) as events:
             async for event in events:
                 running.heard(event)
                 match event:
@@ -304,6 +305,17 @@ class RunTurn:
         return ToolReturned(
             id=call.id, name=call.name, success=False, error=clean_problem(problem), duration_ms=duration_ms
         )
+
+
+def _answer_of(model: ChatModel, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+    """Ask a model; raises TypeError where what it gives cannot be read, and says so before anything else does."""
+    answer: Any = model.stream(request)
+    if not hasattr(answer, "__anext__") or not hasattr(answer, "aclose"):
+        if inspect.iscoroutine(answer):
+            answer.close()  # else it warns that nobody awaited it
+        raise TypeError(f"{type(model).__name__}.stream must be an async generator, and gave a {type(answer).__name__}")
+    events: AsyncGenerator[ModelEvent, None] = answer
+    return events
 
 
 async def _as_they_come(

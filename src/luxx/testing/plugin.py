@@ -7,11 +7,13 @@
     luxx_url        the address of that application, served on loopback in a thread: for programs that take one
     luxx_token      the token of somebody who is logged in there
 
-All of them live for one test. All but the first need the extra `server`, and the last three also `testing`.
+All of them live for one test, and a test in which the script of `luxx_model` ran out fails with
+`ScriptExhausted`, whatever the service told of it (`luxx_model.exhausted = None` where that was to be). All but
+the first need the extra `server`, and the last three also `testing`.
 This module imports nothing of Luxx: a test run that uses no fixture of it pays for none.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -60,6 +62,25 @@ def luxx_model() -> "ScriptedChatModel":
     from luxx.adapters.models.scripted import ScriptedChatModel  # noqa: PLC0415  # see above
 
     return ScriptedChatModel()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail a test with what its model raised, not with what a service made of that."""
+    try:
+        yield
+    except (Exception, pytest.fail.Exception):
+        _fail_where_exhausted(item)
+        raise
+    _fail_where_exhausted(item)
+
+
+def _fail_where_exhausted(item: pytest.Item) -> None:
+    __tracebackhide__ = True
+    model = getattr(item, "funcargs", {}).get("luxx_model")
+    exhausted: BaseException | None = getattr(model, "exhausted", None)
+    if exhausted is not None:
+        raise exhausted.with_traceback(None)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from tests.support.until import until
@@ -423,3 +424,32 @@ async def test_a_call_is_seen_before_its_result_is_there() -> None:
         assert called == ToolCalled(id="call_1", name="held", arguments={"a": 1})
         gate.opened.set()
         await house.ended(message_id)
+
+
+class Coroutine:
+    """What somebody writes who forgets to yield."""
+
+    async def stream(self, request: Any) -> Any:
+        return [ModelText(request.model)]
+
+
+class Listing:
+    """What somebody writes who forgets to be asynchronous."""
+
+    def stream(self, request: Any) -> Any:
+        return [ModelText(request.model)]
+
+
+@pytest.mark.parametrize(("model", "gave"), [(Coroutine(), "coroutine"), (Listing(), "list")])
+async def test_a_model_that_is_no_async_generator_is_said_to_be_none(
+    model: Any, gave: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(chat_model=model) as house:
+        answer = await house.answer()
+    assert answer.error is not None
+    assert answer.error.code == "internal_error"
+    (record,) = [one for one in caplog.records if one.exc_info]
+    error = record.exc_info[1] if record.exc_info else None
+    assert str(error) == f"{type(model).__name__}.stream must be an async generator, and gave a {gave}"
+    assert error is not None
+    assert error.__context__ is None

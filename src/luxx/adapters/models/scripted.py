@@ -32,12 +32,15 @@ class ScriptedChatModel:
 
     A round is played as it stands: it ends with a `ModelEnd` only if its script does. `requests` holds
     the requests in the order in which they came; `open_streams` counts those that are being read.
+    What is no round is a TypeError as soon as it is given.
     """
 
     def __init__(self, *rounds: Iterable[Cue]) -> None:
-        self._rounds = [tuple(cues) for cues in rounds]
+        self._rounds = [_round(cues) for cues in rounds]
         self.requests: list[ModelRequest] = []
         self.open_streams = 0
+        self.exhausted: ScriptExhausted | None = None
+        """What was raised where the script had run out: a service that asks tells it as a fault of its own."""
 
     @classmethod
     def saying(cls, *texts: str, usage: Usage | None = None) -> Self:
@@ -46,7 +49,7 @@ class ScriptedChatModel:
 
     def then(self, *rounds: Iterable[Cue]) -> Self:
         """Add rounds to the script; gives the model itself."""
-        self._rounds.extend(tuple(cues) for cues in rounds)
+        self._rounds.extend([_round(cues) for cues in rounds])
         return self
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
@@ -54,10 +57,11 @@ class ScriptedChatModel:
         self.requests.append(request)
         number = len(self.requests)
         if number > len(self._rounds):
-            raise ScriptExhausted(
+            self.exhausted = ScriptExhausted(
                 f"The script has {len(self._rounds)} round(s), and this is request {number}: "
                 f"{_asked(request)!r} for model {request.model!r}. Script another round, or find out who asks."
             )
+            raise self.exhausted
         self.open_streams += 1
         try:
             for cue in self._rounds[number - 1]:
@@ -71,6 +75,23 @@ class ScriptedChatModel:
                     await cue()
         finally:
             self.open_streams -= 1
+
+
+def _round(cues: object) -> tuple[Cue, ...]:
+    if isinstance(cues, str):
+        raise TypeError(f"A round is a list of cues, and not a text: spoken({cues!r}) makes one of it.")
+    if not isinstance(cues, Iterable):
+        raise TypeError(f"A round is a list of cues: [{cues!r}], if that is the only one.")
+    found = tuple(cues)
+    for cue in found:
+        if isinstance(cue, type):
+            known = issubclass(cue, BaseException)
+        else:
+            known = isinstance(cue, ModelEvent | BaseException | asyncio.Event) or callable(cue)
+        if not known:
+            hint = f": ModelText({cue!r}) says it" if isinstance(cue, str) else ""
+            raise TypeError(f"A cue is an event of a model, an exception, or a pause, and not {cue!r}{hint}.")
+    return found
 
 
 def spoken(text: str, *, usage: Usage | None = None, reason: str = "stop") -> tuple[ModelEvent, ...]:

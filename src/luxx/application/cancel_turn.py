@@ -31,7 +31,7 @@ class CancelTurn:
         async with self.new_unit(once=True) as unit:
             turn = await unit.turns.get(user_id, message_id)
         if turn is None:
-            raise NotFound(f"There is no turn that writes the message {message_id!r}.", code="message_not_found")
+            raise NotFound(f"There is no answer with the id {message_id!r}.", code="message_not_found")
         if turn.running:
             async with self.new_unit() as unit:
                 await unit.turns.request_cancel(user_id, message_id)

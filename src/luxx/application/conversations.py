@@ -17,6 +17,7 @@ from luxx.domain.fields import number_fault
 
 PAGE_SIZE_MAX: Final = 100
 OFFSET_MAX: Final = 2**31 - 1
+NO_TOOLS: Final = "there are no tools to name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,8 @@ def _unknown_tools(conversation: Conversation, toolbox: Toolbox | None) -> tuple
     known = [spec.name for spec in toolbox.specs]
     if all(name in known for name in named):
         return ()
+    if not known:
+        return (Fault(field="tools", rule="invalid", parameters={"reason": NO_TOOLS}),)
     return (Fault(field="tools", rule="choice", parameters={"choices": ", ".join(known)}),)
 
 

@@ -64,7 +64,7 @@ class FollowTurn:
             # Not the answer: it may be large, and whoever reads the log has it there.
             turn = await unit.turns.get(user_id, message_id)
             if turn is None:
-                raise NotFound(f"There is no turn that wrote the message {message_id!r}.", code="message_not_found")
+                raise NotFound(f"There is no answer with the id {message_id!r}.", code="message_not_found")
         if turn.running:
             # Its question is there: whoever deletes that one ends the turn first.
             return self._follow(user_id, message_id, after)
@@ -130,7 +130,7 @@ class FollowTurn:
                         # What this process wrote to the end is there by now.
                         if await self.log.read(message_id, after=after, limit=1):
                             continue
-                        raise Overloaded("This server is about to stop: follow the answer at another one.")
+                        raise Overloaded("This process is stopping: follow the answer at another one.")
                 woken = await wakeup.wait(self.poll)
 
     async def _read(self, message_id: str, after: int, limit: int, afresh: bool) -> Sequence[LoggedEvent]:

@@ -115,9 +115,12 @@ class TurnSupervisor:
 
     @contextmanager
     def accepting(self) -> Iterator[None]:
-        """Hold the door while a turn is begun; raises `Overloaded` when draining or full."""
+        """Hold the door while a turn is begun; raises `Overloaded` when draining or full, RuntimeError outside."""
+        if not self._upkeep:
+            # Its lease would run out under it: nothing renews it.
+            raise RuntimeError("Nothing is sent outside of `async with`: enter the Chat, or its TurnSupervisor, first.")
         if self._draining:
-            raise Overloaded("This server is about to stop: send again, to another one.")
+            raise Overloaded("This process is stopping and takes no more messages: send again, to another one.")
         if len(self._tasks) + self._accepting >= self._max_turns:
             raise Overloaded("Too many answers are being written now: send again a little later.")
         self._accepting += 1

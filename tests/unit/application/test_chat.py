@@ -10,7 +10,7 @@ from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models import ScriptedChatModel, calling, spoken
 from luxx.adapters.system import SortableIds, utc_now
 from luxx.application import Chat, ChatModel, ModelText
-from luxx.domain.errors import Conflict, Forbidden, InvalidInput, Overloaded, StorageUnavailable
+from luxx.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Status
 from luxx.domain.tool import ToolSpec
 from luxx.domain.turn import Done, ToolReturned
@@ -73,8 +73,33 @@ async def test_when_it_was_left_a_chat_takes_no_message() -> None:
     async with chat_on(MemoryStorage(), ScriptedChatModel()) as chat:
         await chat.admit_user(username="ada")
         conversation = await chat.create_conversation(user_id=1)
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match="This process is stopping"):
         await chat.send_message(user_id=1, conversation_id=conversation.id, content="Hello?")
+
+
+async def test_before_it_is_entered_a_chat_takes_no_message_and_says_what_to_do() -> None:
+    chat = chat_on(MemoryStorage(), ScriptedChatModel())
+    ada = await chat.admit_user(username="ada")
+    conversation = await chat.create_conversation(user_id=ada.id)
+    with pytest.raises(RuntimeError, match="async with"):
+        await chat.send_message(user_id=ada.id, conversation_id=conversation.id, content="Hello?")
+    assert (await chat.list_messages(user_id=ada.id, conversation_id=conversation.id)).total == 0
+
+
+async def test_what_is_refused_is_told_in_words_for_whoever_asked() -> None:
+    async with chat_on(MemoryStorage(), ScriptedChatModel.saying("Hi.")) as chat:
+        ada = await chat.admit_user(username="ada")
+        with pytest.raises(InvalidInput, match="tools is not valid: there are no tools to name"):
+            await chat.create_conversation(user_id=ada.id, tools=["nope"])
+        conversation = await chat.create_conversation(user_id=ada.id, tools=[])
+        answer = await chat.send_message(user_id=ada.id, conversation_id=conversation.id, content="Hello?")
+        await chat.follow_turn.to_end(user_id=ada.id, message_id=answer)
+        question = (await chat.list_messages(user_id=ada.id, conversation_id=conversation.id)).items[0]
+        for wrong in ("x", question.id):
+            with pytest.raises(NotFound, match=f"There is no answer with the id '{wrong}'"):
+                await chat.follow_turn(user_id=ada.id, message_id=wrong)
+        with pytest.raises(NotFound, match=f"There is no answer with the id '{question.id}'"):
+            await chat.cancel_turn(user_id=ada.id, message_id=question.id)
 
 
 async def test_a_storage_that_lacks_something_is_closed_and_says_what() -> None:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from luxx.application import api_keys
+from luxx.application import api_keys, conversations
 from luxx.domain import fields
 from luxx.domain.errors import RULES, Fault, LuxxError, ToolError
 from luxx.entrypoints.http import account_forms
@@ -96,6 +96,7 @@ REASONS_ZH: Final[Mapping[str, str]] = {
     api_keys.PAST: "必须是将来的时间",
     account_forms.NO_TIME: "必须是带时区的 RFC 3339 时间",
     api_keys.ONE_OF_TWO: "expires_at 与 expires_in_days 只能填写一个",
+    conversations.NO_TOOLS: "没有可用的工具",
     "1 to 255 characters": "长度应为 1 到 255 个字符",
     "it must be the id of an event": "必须是事件的 id",
     "take it from next_cursor of a page": "请使用列表返回的 next_cursor",

@@ -29,6 +29,22 @@ async def listed(user: Account, **params: Any) -> dict[str, Any]:
     return dict(answer.json()["data"])
 
 
+async def test_every_bad_field_is_told_at_once_a_tool_that_there_is_not_too(user: Account) -> None:
+    bad = {"max_tokens": 0, "title": "", "tools": ["nope"], "zz": 1}
+    made = (await user.post("/api/conversations/", json={})).json()["data"]
+    answers = [
+        await user.post("/api/conversations/", json=bad),
+        await user.call("PUT", f"/api/conversations/{made['id']}", json=bad),
+    ]
+    for answer in answers:
+        assert answer.status_code == 422
+        details = answer.json()["error"]["details"]
+        assert sorted(detail["field"] for detail in details) == sorted(bad)
+    for tools in ("nope", ["nope", 5], 5):
+        answer = await user.post("/api/conversations/", json={"tools": tools})
+        assert len(answer.json()["error"]["details"]) == 1, tools
+
+
 async def test_a_conversation_is_made_with_the_defaults_of_the_contract(stored: Live) -> None:
     user = await stored.account()
     answer = await user.post("/api/conversations/", json={})

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 FaultCheck: TypeAlias = Callable[[Any], Fault | None]
 
+NO_CHECKS: Final[Mapping[str, FaultCheck]] = {}
+
 _JSON_TYPES: Final[Mapping[type[inspect.Type], tuple[str, type | tuple[type, ...]]]] = {
     inspect.StrType: (STRING, str),
     inspect.IntType: (INTEGER, int),
@@ -95,7 +97,7 @@ class _Faults:
         self.add(place, "type", expected=" or ".join(dict.fromkeys(names)))
 
 
-def convert(value: object, kind: type[T]) -> T:
+def convert(value: object, kind: type[T], *, checks: Mapping[str, FaultCheck] = NO_CHECKS) -> T:
     """Convert decoded JSON to the Struct `kind`; raises `InvalidInput` with every fault, by dotted path.
 
     Types are strict: "5" is no integer, true is no number; 5.0 is an integer, as JSON Schema has it.
@@ -103,9 +105,17 @@ def convert(value: object, kind: type[T]) -> T:
 
     A field's `Meta(extra={"fault": check})` names a rule of the domain: `check(value)` runs where the
     value keeps all other rules and is not null, and its `Fault` is reported as it is.
+    So are `checks`, by field of `kind`: rules that are known only while the program runs.
     """
     faults = _Faults()
     checked = _checked(value, _type_of(kind), _Place(), faults)  # type: ignore[arg-type]  # mypy: a type[T] is hashable
+    for name, check in checks.items():
+        given = checked.get(name) if isinstance(checked, dict) else None
+        # Of many faults not all are kept: some may be this field's.
+        if given is None or faults.more or any(fault.field.partition(".")[0] == name for fault in faults.first):
+            continue
+        if (fault := check(given)) is not None:
+            faults.take(fault)
     if faults.count:
         raise InvalidInput(*faults.first, more=faults.more)
     try:

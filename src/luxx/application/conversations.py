@@ -34,6 +34,10 @@ class CreateConversation:
     toolbox: Toolbox | None = None
     """What `tools` may name; None checks no names."""
 
+    def tools_fault(self, names: object) -> Fault | None:
+        """Check names of tools beforehand, for who has other faults to tell together with this one."""
+        return _unknown_tool(names, self.toolbox)
+
     async def __call__(
         self,
         *,
@@ -62,12 +66,17 @@ class CreateConversation:
             created_at=now,
             updated_at=now,
         )
-        if faults := (*conversation.faults(), *_unknown_tools(conversation, self.toolbox)):
-            raise InvalidInput(*faults)
+        _check(conversation, self.tools_fault(conversation.tools))
         async with self.new_unit() as unit:
             await unit.conversations.add(conversation)
             await unit.commit()
         return conversation
+
+
+def _check(conversation: Conversation, *others: Fault | None) -> None:
+    faults = [*conversation.faults(), *(fault for fault in others if fault is not None)]
+    if faults:
+        raise InvalidInput(*faults)
 
 
 def _once_each(names: object) -> tuple[str, ...] | None:
@@ -77,16 +86,15 @@ def _once_each(names: object) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(names)) if all(isinstance(name, str) for name in names) else tuple(names)
 
 
-def _unknown_tools(conversation: Conversation, toolbox: Toolbox | None) -> tuple[Fault, ...]:
-    named: object = conversation.tools
-    if not isinstance(named, tuple) or toolbox is None:
-        return ()
+def _unknown_tool(names: object, toolbox: Toolbox | None) -> Fault | None:
+    if not isinstance(names, tuple | list) or toolbox is None:
+        return None
     known = [spec.name for spec in toolbox.specs]
-    if all(name in known for name in named):
-        return ()
+    if all(name in known for name in names):
+        return None
     if not known:
-        return (Fault(field="tools", rule="invalid", parameters={"reason": NO_TOOLS}),)
-    return (Fault(field="tools", rule="choice", parameters={"choices": ", ".join(known)}),)
+        return Fault(field="tools", rule="invalid", parameters={"reason": NO_TOOLS})
+    return Fault(field="tools", rule="choice", parameters={"choices": ", ".join(known)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +205,10 @@ class UpdateConversation:
     new_unit: NewUnit
     toolbox: Toolbox | None = None
 
+    def tools_fault(self, names: object) -> Fault | None:
+        """Check names of tools beforehand, for who has other faults to tell together with this one."""
+        return _unknown_tool(names, self.toolbox)
+
     async def __call__(
         self, *, user_id: int, conversation_id: str, **changes: Unpack[ConversationChanges]
     ) -> Conversation:
@@ -208,9 +220,8 @@ class UpdateConversation:
         async with self.new_unit() as unit:
             conversation = replace(await unit.conversations.hold(user_id, conversation_id), **settings)  # type: ignore[arg-type]  # checked next
             # A tool that was named when there was one, and is gone since, is no reason to refuse a new title.
-            gone = _unknown_tools(conversation, self.toolbox) if "tools" in changes else ()
-            if faults := (*conversation.faults(), *gone, *unknown):
-                raise InvalidInput(*faults)
+            gone = self.tools_fault(conversation.tools) if "tools" in changes else None
+            _check(conversation, gone, *unknown)
             await unit.conversations.update(conversation)
             await unit.commit()
         return conversation

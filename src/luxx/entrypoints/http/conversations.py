@@ -60,8 +60,9 @@ async def create(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
 ) -> ASGIApp:
-    body = await read_body(request, NewConversationBody)
-    conversation = await uses(request).create_conversation(user_id=caller.user.id, **given(body))
+    make = uses(request).create_conversation
+    body = await read_body(request, NewConversationBody, checks={"tools": make.tools_fault})
+    conversation = await make(user_id=caller.user.id, **given(body))
     return ok(request, ConversationData.of(conversation), said="conversation_created", status=201)
 
 
@@ -84,10 +85,9 @@ async def update(
     id: FromPath[str],  # noqa: A002  # the path's own word
     caller: NamedDependency[Caller],
 ) -> ASGIApp:
-    body = await read_body(request, ConversationChangesBody)
-    conversation = await uses(request).update_conversation(
-        user_id=caller.user.id, conversation_id=known_id(id, ABSENT), **given(body)
-    )
+    change = uses(request).update_conversation
+    body = await read_body(request, ConversationChangesBody, checks={"tools": change.tools_fault})
+    conversation = await change(user_id=caller.user.id, conversation_id=known_id(id, ABSENT), **given(body))
     return ok(request, ConversationData.of(conversation), said="conversation_updated")
 
 

@@ -1,6 +1,7 @@
 """Reading requests: strict JSON bodies, query strings, ids and headers."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -9,7 +10,7 @@ from litestar import Request
 from litestar.exceptions import InternalServerException
 from msgspec import inspect
 
-from luxx.adapters.validation import convert
+from luxx.adapters.validation import NO_CHECKS, FaultCheck, convert
 from luxx.domain.errors import Fault, InvalidInput, NotFound, Unauthenticated
 from luxx.entrypoints.http.answers import BadRequest
 
@@ -39,9 +40,11 @@ async def read_json(request: Request[Any, Any, Any]) -> object:
         raise BadRequest("The request body is no valid JSON (RFC 8259).", code="invalid_json", status=400) from None
 
 
-async def read_body(request: Request[Any, Any, Any], kind: type[T]) -> T:
-    """Read the body as `kind`; raises `BadRequest`, `InvalidInput` with every fault."""
-    return convert(await read_json(request), kind)
+async def read_body(
+    request: Request[Any, Any, Any], kind: type[T], *, checks: Mapping[str, FaultCheck] = NO_CHECKS
+) -> T:
+    """Read the body as `kind`; raises `BadRequest`, `InvalidInput` with every fault, those of `checks` too."""
+    return convert(await read_json(request), kind, checks=checks)
 
 
 def read_query(request: Request[Any, Any, Any], kind: type[T]) -> T:

@@ -42,7 +42,8 @@ see the [guide](http-guide.md), for the events of a stream [the stream](streamin
 ## What holds everywhere
 
 - Bodies are JSON in UTF-8 (`Content-Type: application/json`), at most 4 MiB. Fields that an operation does not know
-  are refused, and so is U+0000 in any string; what is missing has the default told here.
+  are refused, and so are parameters that a list does not know (but for `_`), and U+0000 in any string;
+  what is missing has the default told here.
 - A token from a login, or a key, goes into `Authorization: Bearer …`.
 - An answer is `{{"success": true, "message": …, "data": …}}`; `message` and `data` only where there is something to
   say. `message` is Chinese, or English where `Accept-Language` prefers it. Below, *data* is what `data` holds.

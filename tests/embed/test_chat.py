@@ -153,6 +153,10 @@ async def test_what_a_person_sends_is_text_on_every_storage(any_closed_storage: 
             with pytest.raises(InvalidInput) as caught:
                 await chat.send_message(user_id=ada.id, conversation_id=made.id, content=content)
             assert [fault.field for fault in caught.value.faults] == ["content"], content
+        keys: list[Any] = [5, "", "k" * 256, "a\0", "\ud800"]
+        for key in keys:
+            with pytest.raises(InvalidInput):
+                await chat.send_message(user_id=ada.id, conversation_id=made.id, content="Hello?", idempotency_key=key)
         assert (await chat.list_messages(user_id=ada.id, conversation_id=made.id)).total == 0
 
 

@@ -45,6 +45,32 @@ async def test_every_bad_field_is_told_at_once_a_tool_that_there_is_not_too(user
         assert len(answer.json()["error"]["details"]) == 1, tools
 
 
+async def test_a_parameter_that_a_list_does_not_know_is_told_with_all_that_is_wrong(user: Account) -> None:
+    conversation = await user.new_conversation()
+    for path, query, fields in (
+        ("/api/conversations", "pagesize=3", ["pagesize"]),
+        (
+            "/api/conversations",
+            "page=0&page=1&page_size=x&pagesize=3&Cursor=",
+            ["page", "page", "page_size", "pagesize", "Cursor"],
+        ),
+        (f"/api/messages/{conversation}", "limits=1", ["limits"]),
+        ("/api/tools", "categories=data", ["categories"]),
+    ):
+        answer = await user.get(f"{path}?{query}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "validation_failed"), query
+        assert sorted(detail["field"] for detail in answer.json()["error"]["details"]) == sorted(fields)
+    for path in ("/api/conversations?_=1764000000", f"/api/conversations/{conversation}?anything=1"):
+        assert (await user.get(path)).status_code == 200
+
+
+async def test_what_an_event_source_adds_to_a_stream_is_passed_over(user: Account, model: ScriptedChatModel) -> None:
+    model.then(spoken("Hi"))
+    sent = (await user.send(await user.new_conversation(), "Hello?")).json()["data"]
+    answer = await user.get(f"/api/messages/{sent['assistant_message']['id']}/stream?lastEventId=1&after=1")
+    assert answer.text.startswith("id: 2\n")
+
+
 async def test_a_conversation_is_made_with_the_defaults_of_the_contract(stored: Live) -> None:
     user = await stored.account()
     answer = await user.post("/api/conversations/", json={})

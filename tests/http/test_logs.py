@@ -43,7 +43,7 @@ def lines(restored: None) -> Lines:  # noqa: ARG001  # for what it does
 
 
 async def test_a_request_is_one_line_with_its_route_and_never_its_path(lines: Lines, user: Account) -> None:
-    answer = await user.get("/api/messages/conv_private?limit=77&token=private", headers={"X-Request-ID": "mine"})
+    answer = await user.get("/api/messages/conv_private?limit=77&before=private", headers={"X-Request-ID": "mine"})
     assert answer.status_code == 404
     await until(lambda: lines(event="request", request_id="mine"))
     (line,) = lines(event="request", request_id="mine")

@@ -283,8 +283,9 @@ async def test_what_is_wrong_before_the_first_event_is_an_ordinary_error(user: A
         answer = await user.post(path, json=body)
         assert answer.headers["content-type"] == "application/json"
         assert (answer.status_code, answer.json()["error"]["code"]) == expected
-    for keys in (["x" * 256], [""], ["a", "b"]):
-        headers = [*user.headers.items(), *(("Idempotency-Key", key) for key in keys)]
+    for keys in (["x" * 256], [""], ["a", "b"], ["clé"], ["ключ"], ["a\tb"]):
+        named = [*user.headers.items(), *(("Idempotency-Key", key) for key in keys)]
+        headers = [(name.encode(), value.encode()) for name, value in named]
         sent = {"conversation_id": conversation, "content": "hi"}
         answer = await user.http.post(path, json=sent, headers=headers)
         assert answer.status_code == 422

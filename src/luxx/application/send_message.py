@@ -21,6 +21,7 @@ from luxx.application.ports import (
 )
 from luxx.application.supervisor import TurnSupervisor
 from luxx.domain.errors import Conflict, Fault, InternalError, InvalidInput, RateLimited, StorageUnavailable
+from luxx.domain.fields import text_fault
 from luxx.domain.message import Message, Role, Status, TextPart, content_faults
 
 KEY_LIMIT: Final = 255
@@ -59,7 +60,7 @@ class SendMessage:
         idempotency_key: str | None = None,
     ) -> str:
         faults = content_faults(content)
-        if idempotency_key is not None and not 0 < len(idempotency_key) <= KEY_LIMIT:
+        if idempotency_key is not None and text_fault("Idempotency-Key", idempotency_key, 1, KEY_LIMIT) is not None:
             rule = Fault(field="Idempotency-Key", rule="invalid", parameters={"reason": f"1 to {KEY_LIMIT} characters"})
             faults += (rule,)
         if faults:

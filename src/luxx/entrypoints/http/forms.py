@@ -160,7 +160,7 @@ _conversation_fields: Final = attrgetter(*ConversationData.__struct_fields__)
 """All at once: this is done for every item of a list."""
 
 
-class ConversationsQuery(Struct):
+class ConversationsQuery(Struct, forbid_unknown_fields=True):
     project_id: ProjectId | None = None
     page: Annotated[int, Meta(ge=1, le=WHOLE_MAX, description="Counts from 1; `cursor` goes before it.")] = 1
     page_size: Annotated[int, Meta(ge=1, le=100)] = 20
@@ -175,7 +175,7 @@ class ConversationsData(Struct):
     next_cursor: str | None
 
 
-class MessagesQuery(Struct):
+class MessagesQuery(Struct, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=1000, description="The newest so many, oldest first.")] = 100
     before: Annotated[str, Meta(max_length=128, description="A message's id: only older ones.")] | None = None
 
@@ -198,10 +198,12 @@ class SentData(Struct):
 
 
 class StreamQuery(Struct):
+    """Others are passed over: event sources in browsers add their own, and what is asked anew begins with `start`."""
+
     after: Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="The id of the last event seen.")] | None = None
 
 
-class ToolsQuery(Struct):
+class ToolsQuery(Struct, forbid_unknown_fields=True):
     category: Annotated[str, Meta(max_length=64)] | None = None
 
 

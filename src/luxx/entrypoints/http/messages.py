@@ -18,7 +18,7 @@ from luxx.entrypoints.http.event_stream import EventStream
 from luxx.entrypoints.http.forms import MessagesData, MessagesQuery, SendBody, SentData, StreamQuery
 from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import described
-from luxx.entrypoints.http.reading import known_id, last_seen, only_header, read_body, read_query
+from luxx.entrypoints.http.reading import idempotency_key, known_id, last_seen, read_body, read_query
 from luxx.entrypoints.http.text import ANSWER_DELETED, Language, problem_text
 from luxx.entrypoints.http.uses import uses
 
@@ -63,7 +63,7 @@ async def _send(request: Request[Any, Any, Any], caller: Caller) -> tuple[str, s
         conversation_id=known_id(body.conversation_id, "conversation_not_found"),
         content=body.content,
         tools_enabled=body.tools_enabled,
-        idempotency_key=only_header(request, "Idempotency-Key"),
+        idempotency_key=idempotency_key(request),
     )
     return message_id, body.conversation_id
 

@@ -39,7 +39,7 @@ _ERRORS: Final[Mapping[int, str]] = {
 _HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "Idempotency-Key": (
         "The client's own name for this message: a repeat within 24 h gives the first outcome and calls no model.",
-        {"type": "string", "minLength": 1, "maxLength": 255},
+        {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
     ),
     "Last-Event-ID": ("The id of the last event seen.", {"type": "string", "pattern": "^[0-9]{0,15}$"}),
 }
@@ -123,7 +123,8 @@ def openapi_document(handlers: Iterable[HTTPRouteHandler]) -> dict[str, Any]:
             "title": "Luxx",
             "version": __version__,
             "description": "An LLM chat backend: accounts, conversations, durable streamed answers, tools. "
-            "Unknown fields of a body are refused; of a field given twice the last counts.",
+            "Unknown fields of a body and unknown parameters of a list are refused; "
+            "of a field given twice the last counts.",
         },
         "servers": [{"url": "/"}],
         "paths": paths,

@@ -11,6 +11,7 @@ from litestar.exceptions import InternalServerException
 from msgspec import inspect
 
 from luxx.adapters.validation import NO_CHECKS, FaultCheck, convert
+from luxx.application.send_message import KEY_LIMIT
 from luxx.domain.errors import Fault, InvalidInput, NotFound, Unauthenticated
 from luxx.entrypoints.http.answers import BadRequest
 
@@ -20,6 +21,10 @@ BODY_LIMIT: Final = 4 * 1024 * 1024
 """Bytes of a request body, at most."""
 
 ID_LIMIT: Final = 128
+
+NO_KEY: Final = f"1 to {KEY_LIMIT} characters of ASCII"
+
+_KEY: Final = re.compile(rf"(?=.{{1,{KEY_LIMIT}}}\Z)[ -~]+")
 
 _WHOLE: Final = re.compile(r"-?[0-9]{1,1000}")
 
@@ -48,24 +53,33 @@ async def read_body(
 
 
 def read_query(request: Request[Any, Any, Any], kind: type[T]) -> T:
-    """Read the query string as `kind`; parameters that it does not know are passed over. Raises `InvalidInput`."""
+    """Read the query string as `kind`; raises `InvalidInput` with every fault.
+
+    Parameters that it does not know are faults where it forbids unknown fields, but for the `_` that
+    clients add to pass by caches; else they are passed over.
+    """
     given = request.query_params.dict()
-    values: dict[str, object] = {}
-    for name, whole in _parameters_of(kind):
-        texts = given.get(name, [])
-        if len(texts) > 1:
-            raise InvalidInput(Fault(field=name, rule="duplicate"))
-        if texts:
+    known = _parameters_of(kind)
+    faults = [Fault(field=name, rule="duplicate") for name in known if len(given.get(name, ())) > 1]
+    values: dict[str, object] = {name: "" for name in given if name not in known and name != "_"}
+    for name, whole in known.items():
+        if texts := given.get(name):
             values[name] = int(texts[0]) if whole and _WHOLE.fullmatch(texts[0]) else texts[0]
-    return convert(values, kind)
+    try:
+        query = convert(values, kind)
+    except InvalidInput as error:
+        raise InvalidInput(*faults, *error.faults) from None
+    if faults:
+        raise InvalidInput(*faults)
+    return query
 
 
 @cache
-def _parameters_of(kind: type[msgspec.Struct]) -> list[tuple[str, bool]]:
+def _parameters_of(kind: type[msgspec.Struct]) -> dict[str, bool]:
     """Name the fields of `kind`, and tell which may hold whole numbers."""
     info = inspect.type_info(kind)
     assert isinstance(info, inspect.StructType)  # noqa: S101  # `kind` is a Struct
-    return [(field.encode_name, "int" in str(field.type).lower()) for field in info.fields]
+    return {field.encode_name: "int" in str(field.type).lower() for field in info.fields}
 
 
 def only_header(request: Request[Any, Any, Any], name: str) -> str | None:
@@ -74,6 +88,14 @@ def only_header(request: Request[Any, Any, Any], name: str) -> str | None:
     if len(given) > 1:
         raise InvalidInput(Fault(field=name, rule="duplicate"))
     return given[0].strip(" \t") if given else None
+
+
+def idempotency_key(request: Request[Any, Any, Any]) -> str | None:
+    """Read the header Idempotency-Key: of other characters than these, hops make whatever they like (RFC 9110, 5.5)."""
+    given = only_header(request, "Idempotency-Key")
+    if given is not None and not _KEY.fullmatch(given):
+        raise InvalidInput(Fault(field="Idempotency-Key", rule="invalid", parameters={"reason": NO_KEY}))
+    return given
 
 
 def known_id(value: str, code: str) -> str:

@@ -98,6 +98,7 @@ REASONS_ZH: Final[Mapping[str, str]] = {
     api_keys.ONE_OF_TWO: "expires_at 与 expires_in_days 只能填写一个",
     conversations.NO_TOOLS: "没有可用的工具",
     "1 to 255 characters": "长度应为 1 到 255 个字符",
+    "1 to 255 characters of ASCII": "应为 1 到 255 个 ASCII 字符",
     "it must be the id of an event": "必须是事件的 id",
     "take it from next_cursor of a page": "请使用列表返回的 next_cursor",
 }

@@ -68,7 +68,7 @@ def read_query(request: Request[Any, Any, Any], kind: type[T]) -> T:
     try:
         query = convert(values, kind)
     except InvalidInput as error:
-        raise InvalidInput(*faults, *error.faults) from None
+        raise InvalidInput(*faults, *error.faults, more=error.more) from None
     if faults:
         raise InvalidInput(*faults)
     return query

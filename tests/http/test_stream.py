@@ -141,6 +141,7 @@ async def test_going_on_from_any_event_gives_the_rest_and_nothing_else(stored: L
         for headers, params in (
             ({"Last-Event-ID": str(after)}, {}),
             ({}, {"after": str(after)}),
+            ({"Last-Event-ID": ""}, {"after": str(after)}),
             ({"Last-Event-ID": str(after)}, {"after": "1"}),
         ):
             path = f"/api/messages/{message_id}/stream"

@@ -121,7 +121,7 @@ def last_seen(request: Request[Any, Any, Any], after: int | None) -> int:
     what it has seen since (HTML, 9.2.3).
     """
     given = only_header(request, "Last-Event-ID")
-    if given is None:
+    if not given:  # an empty one is as good as none (HTML, 9.2.4)
         return after or 0
     if not re.fullmatch(r"[0-9]{1,15}", given):
         reason = "it must be the id of an event"

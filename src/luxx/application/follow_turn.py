@@ -150,8 +150,8 @@ class FollowTurn:
         async with self.new_unit(read_only=True) as unit:
             turn = await unit.turns.get(owner, message_id)
             answer = None if turn is None else await unit.messages.get(owner, message_id)
-        if turn is not None and answer is not None:
-            return LoggedEvent(turn.last_seq, end_of(answer))
+        if answer is not None:
+            return LoggedEvent(after, end_of(answer))
         if after == 0:
             # Deleted before anything of it was told: no stream begins with its end.
             raise NotFound(f"The message {message_id!r} was deleted.", code="message_not_found")

@@ -1,5 +1,6 @@
 """Postgres that stops answering for a while, and goes on: its processes are stopped and continued."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from luxx.adapters.database.postgres import Postgres
 from luxx.adapters.database.statements import Statement
 from luxx.domain.errors import StorageUnavailable
 from luxx.testing.contracts.storage_samples import stored_user
+from luxx.testing.postgres import ThrowawayPostgres
 
 ONE = Statement(sa.text("SELECT 1"))
 PROCESS = Statement(sa.text("SELECT pg_backend_pid()"))
@@ -75,6 +77,39 @@ async def test_what_is_answered_late_is_said_to_be_and_touches_nobody_elses_tran
     ((told,),) = await driver.fetch(RENAME, {}, writes=True)
     assert told == await _address(on_postgres)
     assert len(told) == len(address) + 2, "each change was stored, and once"
+
+
+async def test_a_request_that_was_given_up_leaves_no_late_transaction_to_the_next_one(
+    driver: Postgres, on_postgres: Database
+) -> None:
+    """Whoever is cancelled while a BEGIN is late does not see it time out."""
+    process = await _process(driver)
+    address = await _address(on_postgres)
+    connection = await driver.connect()
+    os.kill(process, signal.SIGSTOP)
+    try:
+        late = asyncio.create_task(_one(connection))
+        await asyncio.sleep(0.05)
+        late.cancel()
+        await asyncio.wait({late})
+        await connection.close()
+        writing = asyncio.create_task(driver.fetch(RENAME, {}, writes=True))
+        await asyncio.sleep(0.05)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    ((told,),) = await writing
+    assert told == await _address(on_postgres) == address + "x"
+
+
+async def test_the_server_gives_up_before_the_connection_is_dropped(
+    driver: Postgres, postgres: ThrowawayPostgres
+) -> None:
+    """What it still did would be done for nobody, and beside the connections that are counted."""
+    for _ in range(3):
+        with pytest.raises(StorageUnavailable):
+            await driver.fetch(Statement(sa.text("SELECT pg_sleep(60)")), {})
+    asleep = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+    assert list(await postgres.execute(asleep)) == []
 
 
 async def test_a_heartbeat_finds_a_connection_that_answers_within_three_tries(driver: Postgres) -> None:

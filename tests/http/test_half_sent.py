@@ -17,6 +17,7 @@ from tests.support.until import until
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models.scripted import ScriptedChatModel, spoken
+from luxx.application.ports import ModelEnd, ModelText
 from luxx.entrypoints.http.unreadable import FIELDS_LIMIT, HEADERS_LIMIT, PIPELINE_LIMIT, URL_LIMIT
 from luxx.settings import Settings
 
@@ -177,6 +178,32 @@ async def test_what_has_no_end_is_refused_before_it_has_come_far(
         with suppress(ConnectionError, asyncio.IncompleteReadError):  # reset while we were sending: refused too
             assert (await answering).status == status
     assert sent < 8 * (URL_LIMIT + HEADERS_LIMIT)
+
+
+async def test_a_large_head_leaves_all_the_room_to_its_body(served: Live) -> None:
+    large = b"X-Large: " + b"x" * 60_000 + b"\r\n"
+    async with wire(served.url) as connection:
+        await connection.send(HEAD + large + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(20_000):
+            connection._writer.write(b"1\r\n \r\n")
+        await connection.send(b"2\r\n{}\r\n0\r\n\r\n")
+        assert (await connection.answer()).status == 422
+
+
+async def test_a_refusal_is_never_the_answer_to_another_request(served: Live, model: ScriptedChatModel) -> None:
+    gate = asyncio.Event()
+    model.then([ModelText("half"), gate.wait, ModelEnd("stop")])
+    user = await served.account()
+    body = json.dumps({"conversation_id": await user.new_conversation(), "content": "Hi"}).encode()
+    headers = [("Content-Type", "application/json"), *user.headers.items()]
+    async with wire(served.url) as connection:
+        await connection.send(request_bytes("POST", "/api/messages/stream", headers=headers, body=body))
+        status, _ = await connection.head()
+        assert status == 200
+        await connection.send(b"this is no HTTP\r\n\r\n")
+        with suppress(ConnectionError):
+            assert b"HTTP/1.1" not in await rest(connection)
+    gate.set()
 
 
 async def test_a_trailer_is_no_header(served: Live) -> None:

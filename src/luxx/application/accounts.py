@@ -19,10 +19,12 @@ from luxx.domain.user import (
     Session,
     User,
     email_fault,
+    email_taken,
     new_password_fault,
     normalized_password,
     password_fault,
     username_fault,
+    username_taken,
 )
 
 NOBODYS_HASH: Final = "!"
@@ -46,13 +48,16 @@ class RegisterUser:
         checks = (username_fault(username), email_fault(email), password_fault(password))
         if faults := [fault for fault in checks if fault is not None]:
             raise InvalidInput(*faults)
-        new = NewUser(username=username, email=email, password_hash=NOBODYS_HASH, role=role, created_at=self.clock())
-        async with self.new_unit() as unit:
-            await unit.users.add(new)  # tells what is taken; without a commit nothing stays of it
         async with self.queue.place():
+            async with self.new_unit(read_only=True) as unit:
+                if await unit.users.by_username(username) is not None:
+                    raise username_taken(username)
+                if await unit.users.by_email(email) is not None:
+                    raise email_taken(email)
             password_hash = await self.hasher.hash(normalized_password(password))
+        new = NewUser(username=username, email=email, password_hash=password_hash, role=role, created_at=self.clock())
         async with self.new_unit() as unit:
-            user = await unit.users.add(replace(new, password_hash=password_hash))
+            user = await unit.users.add(new)
             await unit.commit()
         return user
 

@@ -85,6 +85,10 @@ class Users(Protocol):
 
     async def get(self, user_id: int) -> User | None: ...
 
+    async def by_email(self, email: str) -> User | None:
+        """Find a user by the comparison key of an address."""
+        ...
+
     async def by_username(self, username: str) -> User | None:
         """Find by name, compared by `comparison_key`."""
         ...

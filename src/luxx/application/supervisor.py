@@ -34,9 +34,9 @@ class TurnSupervisor:
     """Runs turns as tasks of this process; use it as an async context manager around all sending.
 
     While it is entered, a heartbeat (15 in the time of a lease) renews the leases of its turns and
-    looks for cancels. A task of its own (3 times in the time of a lease) takes over turns whose
-    process died and stores them as interrupted, and forgets logs that ended `keep_log` ago; however
-    much that is, it keeps no heartbeat waiting. Leaving it ends what still runs as interrupted.
+    looks for cancels. A task of its own (3 times in the time of a lease) renews them once more, takes
+    over turns whose process died and stores them as interrupted, and forgets logs that ended
+    `keep_log` ago; however much that is, it keeps no heartbeat waiting. Leaving it ends what still runs as interrupted.
 
     `holder` names this process among all that share the storage: it must be unique. A dead process's
     turns end at most 4/3 of `lease_for` later; 5/3 where storage was away meanwhile, because those

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from luxx.domain.errors import Fault
+from luxx.domain.errors import Conflict, Fault
 from luxx.domain.fields import string_fault
 
 USERNAME_MIN: Final = 3
@@ -28,6 +28,14 @@ _EMAIL: Final = re.compile(
 class Role(StrEnum):
     USER = "user"
     ADMIN = "admin"
+
+
+def username_taken(username: str) -> Conflict:
+    return Conflict(f"The username {username!r} is taken.", code="username_taken")
+
+
+def email_taken(email: str) -> Conflict:
+    return Conflict(f"The e-mail address {email!r} is taken.", code="email_taken")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from luxx.adapters.database.rows import columns_of, insert_of, named, names_of, 
 from luxx.adapters.database.schema import api_keys, sessions, users
 from luxx.adapters.database.statements import Row, Statement, insert_if_new
 from luxx.domain.api_key import ApiKey
-from luxx.domain.errors import Conflict, NotFound
-from luxx.domain.user import NewUser, Role, Session, User, comparison_key
+from luxx.domain.errors import NotFound
+from luxx.domain.user import NewUser, Role, Session, User, comparison_key, email_taken, username_taken
 
 _USER: Final = columns_of(users, User)
 _SESSION: Final = columns_of(sessions, Session)
@@ -50,6 +50,7 @@ _GET_USER: Final = Statement(_USER_BY_ID)
 # NO KEY: what refers to the user (a new conversation) need not wait.
 _HOLD_USER: Final = Statement(_USER_BY_ID.with_for_update(key_share=True))
 _USER_BY_NAME: Final = Statement(sa.select(*_USER).where(users.c.username_key == sa.bindparam("username_key")))
+_USER_BY_EMAIL: Final = Statement(sa.select(*_USER).where(users.c.email_key == sa.bindparam("email_key")))
 _USERS: Final = Statement(
     sa.select(*_USER)
     .where(users.c.id > sa.bindparam("after"))
@@ -80,11 +81,14 @@ class DatabaseUsers:
         for row in await self.connection.fetch(_ADD_USER, {**values, **keys}):
             return _user(row)
         if await self.by_username(user.username) is not None:
-            raise Conflict(f"The username {user.username!r} is taken.", code="username_taken")
-        raise Conflict(f"The e-mail address {user.email!r} is taken.", code="email_taken")
+            raise username_taken(user.username)
+        raise email_taken(user.email)
 
     async def get(self, user_id: int) -> User | None:
         return await self._first(_GET_USER, {"id": user_id})
+
+    async def by_email(self, email: str) -> User | None:
+        return await self._first(_USER_BY_EMAIL, {"email_key": comparison_key(email)})
 
     async def by_username(self, username: str) -> User | None:
         return await self._first(_USER_BY_NAME, {"username_key": comparison_key(username)})

@@ -202,7 +202,10 @@ def rest_of_conversations(*, in_project: bool) -> Statement:
         # Few; but Postgres takes what is above a bound for a third of all, and plans anew for each bound that it is
         # told. What is between two, one of which it is not told, it takes for few.
         .where(
-            *mine, conversations.c.updated_at > sa.select(began).scalar_subquery(), conversations.c.updated_at < _EVER
+            *mine,
+            conversations.c.updated_at > sa.select(began).scalar_subquery(),
+            conversations.c.updated_at < _EVER,
+            conversations.c.created_at <= began,
         )
         .order_by(*_NEWEST_FIRST)  # which names the index
         .offset(_NONE)  # skips nothing, but keeps `said` from being looked up twice

@@ -25,6 +25,8 @@ from luxx.domain.errors import NotFound
 from luxx.domain.message import Message, Role, Status
 
 MESSAGE: Final = columns_of(messages, Message)
+ANSWER: Final = ("parts", "status", "model", "usage", "error")
+"""The columns that the end of a turn sets, as `answer_values` gives them."""
 _NAMES: Final = names_of(Message)
 
 _ROLES: Final = {role.value: role for role in Role}

@@ -66,9 +66,7 @@ class DatabasePasswordTries:
 
     async def begin(self, one: PasswordTry, *, since: datetime, account_limit: int, peer_limit: int) -> datetime | None:
         limits = {"account_limit": account_limit - 1, "peer_limit": peer_limit - 1}
-        return await self.connection.run(
-            _begin_try({**values_of(one, names_of(PasswordTry)), "since": since, **limits})
-        )
+        return await self.connection.run(_begin_try({**values_of(one, _NAMES), "since": since, **limits}))
 
     async def forget(self, account: str) -> None:
         await self.connection.fetch(_LOCK_NAME, {"name": f"account {account}"})

@@ -61,6 +61,13 @@ def translated() -> Iterator[None]:
         raise _told(error) from error
 
 
+def _limits(seconds: float | None) -> dict[str, str]:
+    """Let the server give up first: what it still did for a connection that was dropped would be done for nobody."""
+    if seconds is None:
+        return {"lock_timeout": "8s"}
+    return {"statement_timeout": f"{seconds * 900:.0f}ms", "lock_timeout": f"{min(8.0, seconds * 0.75) * 1000:.0f}ms"}
+
+
 async def open_connection(dsn: str, *, command_timeout: float | None) -> Any:
     """Open a connection of asyncpg's, which belongs to the caller; raises `StorageUnavailable`."""
     try:
@@ -70,10 +77,10 @@ async def open_connection(dsn: str, *, command_timeout: float | None) -> Any:
             command_timeout=command_timeout,
             server_settings={
                 "application_name": "luxx",
+                **_limits(command_timeout),
                 # A process that was stopped in mid-transaction must not keep its row locks: whoever
                 # takes its turns over would pass them by for as long as it hangs.
                 "idle_in_transaction_session_timeout": "4s",
-                "lock_timeout": "8s",
                 "tcp_keepalives_idle": "15",
                 "tcp_keepalives_interval": "5",
                 "tcp_keepalives_count": "3",
@@ -183,11 +190,30 @@ async def _answered(inner: Any, asked: Awaitable[_Result]) -> _Result:
     What it was asked may still be done: a late BEGIN would put the next one's statements into a
     transaction that nobody commits.
     """
+
+    async def in_time() -> _Result:
+        try:
+            return await asked
+        except TimeoutError:
+            inner.terminate()  # here: whoever was cancelled meanwhile is not told of it
+            raise
+
     try:
-        return await undisturbed(asked)
+        return await undisturbed(in_time())
+    except _RAISED as error:
+        raise _told(error) from error
+
+
+async def _read(session: _Session, asked: Awaitable[_Result]) -> _Result:
+    """Wait for what was asked for by a read, which may be cancelled; drop the connection where it was not answered."""
+    try:
+        return await asked
+    except asyncio.CancelledError:
+        session.discard()  # the driver would keep the next one waiting until the server was told
+        raise
     except _RAISED as error:
         if isinstance(error, TimeoutError):
-            inner.terminate()
+            session.discard()
         raise _told(error) from error
 
 
@@ -228,17 +254,13 @@ class Postgres:
         arguments = compiled.arguments(parameters)
         pool = self._upkeep if upkeep else self._requests
         session = await pool.take()
+        fetched = session.inner.fetch(compiled.text, *arguments)
+        rows: Sequence[Row]
         try:
-            fetched = session.inner.fetch(compiled.text, *arguments)
-            rows = await (undisturbed(fetched) if writes else fetched)
-        except asyncio.CancelledError:
-            if not writes:
-                session.discard()  # the driver would keep the next one waiting until the server was told
-            raise
-        except _RAISED as error:
-            if isinstance(error, TimeoutError):
-                session.discard()
-            raise _told(error) from error
+            if writes:
+                rows = await _answered(session.inner, fetched)
+            else:
+                rows = await _read(session, fetched)
         finally:
             pool.give(session)
         return compiled.decoded(rows)

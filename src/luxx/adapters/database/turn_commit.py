@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from luxx.adapters.database.messages import answer_values
+from luxx.adapters.database.messages import ANSWER, answer_values
 from luxx.adapters.database.notices import CHANNEL
 from luxx.adapters.database.recent import EVENT
 from luxx.adapters.database.schema import Names, messages, recent_events, turn_events, turns
@@ -38,7 +38,7 @@ def commit_at_once(shares: Sequence[Share], *, now: datetime, payload: str) -> t
     }
     if ended:
         answers = [answer_values(share.end[1]) for share in ended if share.end is not None]
-        values |= {name: [answer[name] for answer in answers] for name in _ANSWER}
+        values |= {name: [answer[name] for answer in answers] for name in ANSWER}
         values |= {
             "ending": [share.end is not None for share in shares],
             "now": now,
@@ -109,8 +109,6 @@ def _go_on_all(shares: Sequence[Share]) -> Script[tuple[int, int]]:
 
 # --- statements -------------------------------------------------------------------------------------
 
-_ANSWER: Final = ("parts", "status", "model", "usage", "error")
-
 
 def among(column: sa.ColumnElement[str], name: str, postgres: bool) -> sa.ColumnElement[bool]:
     """Tell whether a column is among the values of a parameter, in one statement for any number of them."""
@@ -164,11 +162,11 @@ def _commit_of(*, ends: bool) -> sa.Executable:
     )
     parts = [moved, added]
     if ends:
-        answer = _unnested("answer", answer=text, **dict.fromkeys(_ANSWER, text))
+        answer = _unnested("answer", answer=text, **dict.fromkeys(ANSWER, text))
         parts.append(
             sa.update(messages)
             .where(messages.c.id == answer.c.answer, answer.c.answer == good.c.turn)
-            .values({name: answer.c[name] for name in _ANSWER})
+            .values({name: answer.c[name] for name in ANSWER})
             .cte("answered")
         )
     told = sa.select(notify()).scalar_subquery()
@@ -191,7 +189,7 @@ _END: Final = Statement(sa.update(turns).where(_THE_TURN).values(running=False, 
 _STORE_ANSWER: Final = Statement(
     sa.update(messages)
     .where(messages.c.id == sa.bindparam("answer"))
-    .values({name: sa.bindparam(name) for name in _ANSWER})
+    .values({name: sa.bindparam(name) for name in ANSWER})
 )
 
 

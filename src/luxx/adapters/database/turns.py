@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from luxx.adapters.database.connection import Connection, Driver
 from luxx.adapters.database.conversations import CONVERSATION, THE_CONVERSATION, conversation_of, no_conversation
 from luxx.adapters.database.errors import NotUnique
-from luxx.adapters.database.messages import MESSAGE, answer_values, message_of, messages_of, page_of_messages
+from luxx.adapters.database.messages import ANSWER, MESSAGE, answer_values, message_of, messages_of, page_of_messages
 from luxx.adapters.database.rows import names_of
 from luxx.adapters.database.schema import (
     Duration,
@@ -33,7 +33,6 @@ _TURN: Final = names_of(Turn)
 _REMEMBERED: Final = names_of(Remembered)
 _ONE: Final = sa.literal_column("1", sa.BigInteger())
 _TWO: Final = sa.literal_column("2", sa.BigInteger())
-_ANSWER: Final = ("parts", "status", "model", "usage", "error")
 
 
 def now_on(postgres: bool) -> sa.ColumnElement[Any]:
@@ -87,7 +86,7 @@ def _earlier(conversation: sa.ColumnElement[str], limit: sa.ColumnElement[int]) 
 
 
 def _message_values(which: str, position: sa.ColumnElement[int]) -> dict[str, sa.ColumnElement[Any]]:
-    names = ("id", "role", "created_at", *_ANSWER)
+    names = ("id", "role", "created_at", *ANSWER)
     values: dict[str, sa.ColumnElement[Any]] = {
         name: _given(messages.c[name], f"{which}_{name}") for name in names if name != "created_at"
     }

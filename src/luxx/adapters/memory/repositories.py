@@ -24,7 +24,7 @@ from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.message import Message
 from luxx.domain.turn import Started
-from luxx.domain.user import NewUser, Session, User, comparison_key
+from luxx.domain.user import NewUser, Session, User, comparison_key, email_taken, username_taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class MemoryUsers:
     async def add(self, user: NewUser) -> User:
         username, email = comparison_key(user.username), comparison_key(user.email)
         if username in self.tables.usernames:
-            raise Conflict(f"The username {user.username!r} is taken.", code="username_taken")
+            raise username_taken(user.username)
         if email in self.tables.emails:
-            raise Conflict(f"The e-mail address {user.email!r} is taken.", code="email_taken")
+            raise email_taken(user.email)
         added = User(
             id=len(self.tables.users) + 1,
             username=user.username,
@@ -53,6 +53,10 @@ class MemoryUsers:
 
     async def get(self, user_id: int) -> User | None:
         return self.tables.users.get(user_id)
+
+    async def by_email(self, email: str) -> User | None:
+        user_id = self.tables.emails.get(comparison_key(email))
+        return None if user_id is None else self.tables.users[user_id]
 
     async def by_username(self, username: str) -> User | None:
         user_id = self.tables.usernames.get(comparison_key(username))

@@ -47,7 +47,8 @@ class EnvelopedHttp(HttpToolsProtocol):
         self._in_head = False
         self._in_body = False
         self._just_begun = False
-        self._body_came = False
+        self._progressed = False
+        """Whether this read held the end of a head, or something of a body."""
         self._head_bytes = 0
         self._framing_bytes = 0
 
@@ -86,7 +87,7 @@ class EnvelopedHttp(HttpToolsProtocol):
     # --- the parser's callbacks ---------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        self._just_begun = self._body_came = False
+        self._just_begun = self._progressed = False
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -94,7 +95,7 @@ class EnvelopedHttp(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > URL_LIMIT + HEADERS_LIMIT:
                 self._refuse_head()
-        elif self._in_body and not self._body_came:
+        elif self._in_body and not self._progressed:
             # Chunk sizes and trailers: nothing that the application reads, and the parser would take any amount.
             self._framing_bytes += len(data)
             if self._framing_bytes > HEADERS_LIMIT:
@@ -116,7 +117,7 @@ class EnvelopedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._in_body = True
+        self._in_body = self._progressed = True
         self._framing_bytes = 0
         size = sum(len(name) + len(value) for name, value in self.headers)
         if size > HEADERS_LIMIT or len(self.headers) > FIELDS_LIMIT:
@@ -131,7 +132,8 @@ class EnvelopedHttp(HttpToolsProtocol):
             self._arm()
 
     def on_body(self, body: bytes) -> None:
-        self._body_came = True
+        self._framing_bytes = 0
+        self._progressed = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -150,9 +152,6 @@ class EnvelopedHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # the client gets our words
         """Refuse what is no HTTP, and close: where a next request would begin is not known."""
-        if len(self.pipeline) >= PIPELINE_LIMIT:
-            self.transport.abort()  # a refusal would be taken for the answer to the first that waits
-            return
         too_large = len(self.headers or ()) > FIELDS_LIMIT or (
             sum(len(name) + len(value) for name, value in self.headers or ()) > HEADERS_LIMIT
         )
@@ -167,7 +166,17 @@ class EnvelopedHttp(HttpToolsProtocol):
         else:
             self._refuse("431 Request Header Fields Too Large", "payload_too_large", "请求头过大")
 
+    def _is_its_turn(self) -> bool:
+        """Tell whether what would be written now is the answer to the request at fault, and to no other before it."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if self.pipeline:
+            return False
+        return cycle is None or cycle.response_complete or (self._in_body and not cycle.response_started)
+
     def _refuse(self, line: str, code: str, message: str) -> None:
+        if not self._is_its_turn():
+            self.transport.abort()
+            return
         identity = f"req_{uuid.uuid4().hex}"
         body = wire.encode(Failure(success=False, message=message, error=ErrorObject(code, identity)))
         head = (

@@ -62,6 +62,8 @@ class AccountsContract:
             await unit.commit()
         async with storage.new_unit() as unit:
             assert await unit.users.by_username(asked) == user
+            assert await unit.users.by_email(user.email.upper()) == user
+            assert await unit.users.by_email("nobody@example.com") is None
             with pytest.raises(Conflict) as taken:
                 await unit.users.add(new_user(asked, "other@example.org"))
             assert taken.value.code == "username_taken"

@@ -25,7 +25,7 @@ class Names:
     """Looks names up, `AT_ONCE` at a time and `OF_ONE_ZONE` of those that one owner answers for.
 
     A thread cannot be stopped: a look-up goes on when nobody waits for it any more, and counts until it ends. So
-    whoever lets the names of a zone take long holds up that zone.
+    whoever lets the names of a zone take long holds up that zone, and all others only by many zones at once.
     """
 
     def __init__(self, look_up: LookUp) -> None:

@@ -1,6 +1,8 @@
 """No word is lost and none doubled, wherever a connection breaks."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -474,3 +476,25 @@ def test_a_comment_at_once_is_no_sign_of_life_and_tries_come_to_an_end() -> None
     assert list(following.feed(b": welcome\n\n")) == []
     with pytest.raises(ConnectionLost):
         following.closed()
+
+
+async def test_a_stream_that_is_dropped_in_the_middle_is_closed_at_once(
+    served: Live, token: str, model: ScriptedChatModel
+) -> None:
+    """Left to the collector it would be closed at any moment: also while its client holds its locks, for ever."""
+    gate = asyncio.Event()
+    model.then([ModelText("half"), gate.wait, ModelEnd("stop")])
+
+    def drop(client: Client) -> bool:
+        stream = client.stream(client.create_conversation().id, "Hi")
+        next(stream)
+        left = weakref.ref(stream)
+        gc.disable()
+        try:
+            del stream
+            return left() is None
+        finally:
+            gc.enable()
+
+    assert await blocking(served.url, token, drop)
+    gate.set()

@@ -267,7 +267,7 @@ class AsyncStream(StreamParts):
     def __init__(self, client: AsyncClient, following: Following, *, idempotency_key: str | None) -> None:
         super().__init__(following, idempotency_key=idempotency_key)
         self._client: Final = client
-        self._events = self._read()
+        self._events = _read(self._client, self._following)
 
     async def __aenter__(self) -> Self:
         return self
@@ -287,7 +287,7 @@ class AsyncStream(StreamParts):
             raise
         except BaseException:
             # A generator ends with what it raises, and an answer does not: not with a wait that was given up.
-            self._events = self._read()
+            self._events = _read(self._client, self._following)
             raise
 
     async def aclose(self) -> None:
@@ -298,27 +298,27 @@ class AsyncStream(StreamParts):
             pass
         return self._message()
 
-    async def _read(self) -> AsyncGenerator[StreamEvent]:
-        following, http = self._following, self._client._http  # noqa: SLF001  # a stream is a part of its client
-        while following.end is None:
-            try:
-                async with http.stream(**self._client._arguments(following.request(), streamed=True)) as response:  # noqa: SLF001  # as above
-                    self._client._reached = True  # noqa: SLF001  # as above
-                    if response.status_code != 200:
-                        pause = following.refused(response.status_code, response.headers, await response.aread())
-                    else:
-                        following.opened(response.headers)
-                        async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]  # a generator, told as an iterator
-                            async for chunk in chunks:
-                                for event in following.feed(chunk):
-                                    yield event
-                                if following.hung_up:
-                                    break
-                        pause = following.closed()
-            except httpx.RequestError as error:
-                pause = following.lost(error)
-            if following.end is None:
-                await asyncio.sleep(pause)
+
+async def _read(client: AsyncClient, following: Following) -> AsyncGenerator[StreamEvent]:
+    while following.end is None:
+        try:
+            async with client._http.stream(**client._arguments(following.request(), streamed=True)) as response:  # noqa: SLF001  # a stream is a part of its client
+                client._reached = True  # noqa: SLF001  # as above
+                if response.status_code != 200:
+                    pause = following.refused(response.status_code, response.headers, await response.aread())
+                else:
+                    following.opened(response.headers)
+                    async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]  # a generator, told as an iterator
+                        async for chunk in chunks:
+                            for event in following.feed(chunk):
+                                yield event
+                            if following.hung_up:
+                                break
+                    pause = following.closed()
+        except httpx.RequestError as error:
+            pause = following.lost(error)
+        if following.end is None:
+            await asyncio.sleep(pause)
 
 
 def _tell_as(told: type, silent: type) -> None:

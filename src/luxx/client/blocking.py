@@ -322,7 +322,7 @@ class Stream(StreamParts):
     def __init__(self, client: Client, following: Following, *, idempotency_key: str | None) -> None:
         super().__init__(following, idempotency_key=idempotency_key)
         self._client: Final = client
-        self._events = self._read()
+        self._events = _read(self._client, self._following)
 
     def __enter__(self) -> Self:
         return self
@@ -342,7 +342,7 @@ class Stream(StreamParts):
             raise
         except BaseException:
             # A generator ends with what it raises, and an answer does not.
-            self._events = self._read()
+            self._events = _read(self._client, self._following)
             raise
 
     def close(self) -> None:
@@ -355,23 +355,25 @@ class Stream(StreamParts):
             pass
         return self._message()
 
-    def _read(self) -> Generator[StreamEvent]:
-        following, http = self._following, self._client._http  # noqa: SLF001  # a stream is a part of its client
-        while following.end is None:
-            try:
-                with http.stream(**self._client._arguments(following.request(), streamed=True)) as response:  # noqa: SLF001  # as above
-                    self._client._reached = True  # noqa: SLF001  # as above
-                    if response.status_code != 200:
-                        pause = following.refused(response.status_code, response.headers, response.read())
-                    else:
-                        following.opened(response.headers)
-                        with closing(response.iter_bytes()) as chunks:  # type: ignore[type-var]  # a generator, told as an iterator
-                            for chunk in chunks:
-                                yield from following.feed(chunk)
-                                if following.hung_up:
-                                    break
-                        pause = following.closed()
-            except httpx.RequestError as error:
-                pause = following.lost(error)
-            if following.end is None:
-                time.sleep(pause)
+
+def _read(client: Client, following: Following) -> Generator[StreamEvent]:
+    # Of no stream: one that is dropped in the middle is closed then and there, and not by the collector, which
+    # may come while the same client holds its locks.
+    while following.end is None:
+        try:
+            with client._http.stream(**client._arguments(following.request(), streamed=True)) as response:  # noqa: SLF001  # a stream is a part of its client
+                client._reached = True  # noqa: SLF001  # as above
+                if response.status_code != 200:
+                    pause = following.refused(response.status_code, response.headers, response.read())
+                else:
+                    following.opened(response.headers)
+                    with closing(response.iter_bytes()) as chunks:  # type: ignore[type-var]  # a generator, told as an iterator
+                        for chunk in chunks:
+                            yield from following.feed(chunk)
+                            if following.hung_up:
+                                break
+                    pause = following.closed()
+        except httpx.RequestError as error:
+            pause = following.lost(error)
+        if following.end is None:
+            time.sleep(pause)

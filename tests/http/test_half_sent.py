@@ -181,11 +181,22 @@ async def test_what_has_no_end_is_refused_before_it_has_come_far(
 
 
 async def test_a_large_head_leaves_all_the_room_to_its_body(served: Live) -> None:
-    large = b"X-Large: " + b"x" * 60_000 + b"\r\n"
+    target, large = b"/api/auth/login?" + b"x" * 40_000, b"X-Large: " + b"x" * 40_000 + b"\r\n"
+    head = HEAD.replace(b"/api/auth/login", target) + large
     async with wire(served.url) as connection:
-        await connection.send(HEAD + large + b"Transfer-Encoding: chunked\r\n\r\n")
-        for _ in range(20_000):
-            connection._writer.write(b"1\r\n \r\n")
+        await connection.send(head + b"Content-Length: 2\r\n\r\n")
+        await asyncio.sleep(0.05)  # the body comes in a read of its own
+        await connection.send(b"{}")
+        assert (await connection.answer()).status == 422
+
+
+async def test_a_body_in_many_small_chunks_is_read_whole(served: Live) -> None:
+    async with wire(served.url) as connection:
+        await connection.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(20):
+            for piece in (b"1;" + b"x" * 5_000 + b"\r\n", b" \r\n"):
+                await connection.send(piece)
+                await asyncio.sleep(0.005)  # each in a read of its own
         await connection.send(b"2\r\n{}\r\n0\r\n\r\n")
         assert (await connection.answer()).status == 422
 
@@ -203,6 +214,25 @@ async def test_a_refusal_is_never_the_answer_to_another_request(served: Live, mo
         await connection.send(b"this is no HTTP\r\n\r\n")
         with suppress(ConnectionError):
             assert b"HTTP/1.1" not in await rest(connection)
+    gate.set()
+
+
+async def test_a_head_that_is_refused_is_not_answered_before_the_request_in_front_of_it(
+    served: Live, model: ScriptedChatModel
+) -> None:
+    """A plain send answers nothing until it has ended: what is written before would be taken for its answer."""
+    asked, gate = asyncio.Event(), asyncio.Event()
+    model.then([asked.set, gate.wait, *spoken("late")])
+    user = await served.account()
+    body = json.dumps({"conversation_id": await user.new_conversation(), "content": "Hi"}).encode()
+    headers = [("Content-Type", "application/json"), *user.headers.items()]
+    many = [(f"X-{number}", "x") for number in range(FIELDS_LIMIT)]
+    async with wire(served.url) as connection:
+        await connection.send(request_bytes("POST", "/api/messages/", headers=headers, body=body))
+        await asked.wait()
+        await connection.send(request_bytes("GET", "/health/live", headers=many))
+        with suppress(ConnectionError):
+            assert await rest(connection) == b""
     gate.set()
 
 
@@ -230,6 +260,20 @@ async def test_requests_are_answered_in_order_and_no_more_may_wait_than_so_many(
             await connection.send(b"".join(request_bytes("GET", target) for target in targets * 100))
             answers = await rest(connection)
     assert answers.count(b"HTTP/1.1 ") <= PIPELINE_LIMIT
+
+
+async def test_who_asks_ahead_and_no_further_than_that_is_answered_everything(served: Live) -> None:
+    """More is read when those that wait are answered: else they would soon be too many."""
+    request = request_bytes("GET", "/health/live")
+    async with wire(served.url) as connection:
+        await connection.send(request * PIPELINE_LIMIT)
+        async with asyncio.timeout(10):
+            # Just as the first are read: while most of them still wait.
+            connections = served.server.server_state.connections
+            while sum(len(one.pipeline) for one in connections) < PIPELINE_LIMIT / 2:  # noqa: ASYNC110 - none tells
+                await asyncio.sleep(0)
+        await connection.send(request * PIPELINE_LIMIT)
+        assert [(await connection.answer()).status for _ in range(2 * PIPELINE_LIMIT)] == [200] * 2 * PIPELINE_LIMIT
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such deadline")

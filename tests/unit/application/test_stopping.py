@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -357,22 +358,20 @@ async def test_a_cancel_that_meets_the_end_gives_the_answer_as_it_ended(house: H
     message_id = await house.send(await house.conversation())
     await gate.wait_reached()
 
-    class Meanwhile:
-        """Units of work between which, and between whose reads, the turn may end."""
+    opened_units = 0
 
-        def __init__(self, unit: Any) -> None:
-            self._unit = unit
-
-        async def __aenter__(self) -> Any:
-            inner = await self._unit.__aenter__()
+    @asynccontextmanager
+    async def new_unit(**how: bool) -> AsyncIterator[Any]:
+        """Open a unit; before the second the turn ends: between what is looked at first and what comes next."""
+        nonlocal opened_units
+        opened_units += 1
+        if opened_units == 2:
             gate.opened.set()
             await house.idle()
-            return inner
+        async with house.storage.new_unit(**how) as unit:
+            yield unit
 
-        async def __aexit__(self, *raised: object) -> None:
-            await self._unit.__aexit__(*raised)
-
-    cancel = replace(house.cancel_turn, new_unit=lambda **how: Meanwhile(house.storage.new_unit(**how)))  # type: ignore[arg-type]  # over one
+    cancel = replace(house.cancel_turn, new_unit=new_unit)  # type: ignore[arg-type]  # over one
     async with asyncio.timeout(PATIENCE):
         answer = await cancel(user_id=OWNER, message_id=message_id)
     assert (answer.status, answer.content) == (Status.COMPLETE, "All of it")
@@ -400,7 +399,7 @@ async def test_a_process_that_was_stopped_for_longer_than_a_lease_takes_over_not
         house.log.slow = True
         time.sleep(0.45)  # noqa: ASYNC251  # as if the whole process were stopped
         house.clock.advance(0.45)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # three times in which it may take something over: nothing tells that it did not
         gate.opened.set()
         answer = await house.ended(message_id)
     assert (answer.status, answer.content) == (Status.COMPLETE, "Still here")

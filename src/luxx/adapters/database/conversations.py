@@ -190,6 +190,8 @@ def rest_of_conversations(*, in_project: bool) -> Statement:
         .limit(_LIMIT)
         .subquery("still")
     )
+    # Postgres takes what is above a bound for a third of all, and plans anew for each bound that it is told.
+    bound = sa.select(began).scalar_subquery()
     said = (
         sa.select(messages.c.created_at)
         .where(messages.c.conversation_id == conversations.c.id, messages.c.created_at <= began)
@@ -199,13 +201,12 @@ def rest_of_conversations(*, in_project: bool) -> Statement:
     )
     moved = (
         sa.select(*CONVERSATION, sa.func.coalesce(said, conversations.c.created_at).label("stood"))
-        # Few; but Postgres takes what is above a bound for a third of all, and plans anew for each bound that it is
-        # told. What is between two, one of which it is not told, it takes for few.
+        # What is between two bounds, one of which it is not told, it takes for few: and so it is.
         .where(
             *mine,
-            conversations.c.updated_at > sa.select(began).scalar_subquery(),
+            conversations.c.updated_at > bound,
             conversations.c.updated_at < _EVER,
-            conversations.c.created_at <= began,
+            conversations.c.created_at <= bound,
         )
         .order_by(*_NEWEST_FIRST)  # which names the index
         .offset(_NONE)  # skips nothing, but keeps `said` from being looked up twice

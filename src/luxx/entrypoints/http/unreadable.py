@@ -117,14 +117,14 @@ class EnvelopedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._in_body = self._progressed = True
-        self._framing_bytes = 0
         size = sum(len(name) + len(value) for name, value in self.headers)
         if size > HEADERS_LIMIT or len(self.headers) > FIELDS_LIMIT:
             raise _TooLarge
         if len(self.pipeline) >= PIPELINE_LIMIT:
             raise _TooMany
         super().on_headers_complete()
+        self._in_body = self._progressed = True
+        self._framing_bytes = 0
         if self.pipeline:
             # Its body is not read before the request in front of it is answered.
             self._disarm()

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support.until import until
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models.scripted import ScriptedChatModel, spoken
 from luxx.application.ports import ModelEnd, ModelText
-from luxx.entrypoints.http.unreadable import FIELDS_LIMIT, HEADERS_LIMIT, PIPELINE_LIMIT, URL_LIMIT
+from luxx.entrypoints.http.unreadable import FIELDS_LIMIT, HEADERS_LIMIT, PIPELINE_LIMIT, URL_LIMIT, EnvelopedHttp
 from luxx.settings import Settings
 
 SECONDS = 0.4
@@ -222,7 +223,12 @@ async def test_a_head_that_is_refused_is_not_answered_before_the_request_in_fron
 ) -> None:
     """A plain send answers nothing until it has ended: what is written before would be taken for its answer."""
     asked, gate = asyncio.Event(), asyncio.Event()
-    model.then([asked.set, gate.wait, *spoken("late")])
+
+    async def ask() -> None:
+        asked.set()
+        await gate.wait()
+
+    model.then([ask, *spoken("late")])
     user = await served.account()
     body = json.dumps({"conversation_id": await user.new_conversation(), "content": "Hi"}).encode()
     headers = [("Content-Type", "application/json"), *user.headers.items()]
@@ -270,7 +276,7 @@ async def test_who_asks_ahead_and_no_further_than_that_is_answered_everything(se
         async with asyncio.timeout(10):
             # Just as the first are read: while most of them still wait.
             connections = served.server.server_state.connections
-            while sum(len(one.pipeline) for one in connections) < PIPELINE_LIMIT / 2:  # noqa: ASYNC110 - none tells
+            while sum(len(cast("EnvelopedHttp", one).pipeline) for one in connections) < PIPELINE_LIMIT / 2:  # noqa: ASYNC110 - none tells
                 await asyncio.sleep(0)
         await connection.send(request * PIPELINE_LIMIT)
         assert [(await connection.answer()).status for _ in range(2 * PIPELINE_LIMIT)] == [200] * 2 * PIPELINE_LIMIT

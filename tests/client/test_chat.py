@@ -427,6 +427,7 @@ async def test_a_misspelt_command_is_told_and_not_sent(
     await chat.until("› ")
     chat.type("/mdoel x\r")
     await chat.until("there is no /mdoel; /help tells what there is")
+    await chat.until("› ", times=2)
     chat.type("\x04")
     assert await chat.ended() == 1
     assert model.requests == []
@@ -453,6 +454,24 @@ async def test_ctrl_c_cancels_the_answer_and_at_the_prompt_leaves(
     await chat.until("› ", times=3)
     assert await chat.left_by_ctrl_c() == 0
     assert "Traceback" not in chat.seen
+
+
+async def test_keys_pressed_during_an_answer_are_those_of_the_next_line(
+    served: Live, token: str, model: ScriptedChatModel, terminal: OpenTerminal
+) -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+    model.then((ModelText("So far."), first, ModelEnd("stop")), (ModelText("Still here."), second, ModelEnd("stop")))
+    chat = await terminal("--url", served.url, LUXX_TOKEN=token)
+    await chat.until("› ")
+    chat.type("Go\r")
+    await chat.until("So far.")
+    chat.type("No\x01\x04\x04Yes\r")  # to the line's beginning, and two letters away
+    first.set()
+    await chat.until("Still here.")
+    chat.type("\x04")
+    second.set()
+    assert await chat.ended() == 0
+    assert [request.entries[-1] for request in model.requests] == [UserEntry(text="Go"), UserEntry(text="Yes")]
 
 
 async def test_a_second_ctrl_c_waits_no_longer_for_a_service_that_is_gone(

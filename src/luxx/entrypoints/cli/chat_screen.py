@@ -163,7 +163,11 @@ def outcome(returned: ToolReturned | ToolCallPart) -> str:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep the terminal as it is drawn: Ctrl-C throws away nothing half drawn, and keys do not show in between."""
+    """Keep the terminal as it is drawn: Ctrl-C throws away nothing half drawn, and keys do not show in between.
+
+    The keys are those of the next line. They are kept as they are pressed (no ICANON): of a Ctrl-D that the
+    terminal has taken for the end of a line, a prompt would read a zero byte.
+    """
     try:
         import termios  # noqa: PLC0415  # there is none on Windows
     except ImportError:
@@ -175,7 +179,7 @@ def undisturbed() -> Iterator[None]:
         yield
         return
     during = before.copy()
-    during[3] = (during[3] | termios.NOFLSH) & ~termios.ECHO
+    during[3] = (during[3] | termios.NOFLSH) & ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(0, termios.TCSADRAIN, during)
     try:
         yield

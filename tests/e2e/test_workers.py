@@ -53,6 +53,11 @@ def alive(pid: int) -> bool:
     return True
 
 
+def temporary(directory: Path) -> list[Path]:
+    """Tell what lies in the directory for temporary files."""
+    return list(directory.glob("luxx-*"))
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def upstream() -> AsyncIterator[ScriptedUpstream]:
     async with ScriptedUpstream() as provider:
@@ -96,8 +101,8 @@ async def lasting(environ: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def service(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Workers]:
-    """Serve for a test that ends it."""
-    async with serving(environ, tmp_path) as running:
+    """Serve for a test that ends it, with a directory for temporary files to itself."""
+    async with serving(environ | {"TMPDIR": str(tmp_path)}, tmp_path) as running:
         yield running
 
 
@@ -251,7 +256,10 @@ async def test_a_second_signal_stops_all_at_once(service: Workers) -> None:
     assert "Traceback" not in service.said
 
 
-async def test_workers_whose_parent_was_killed_store_their_answers_and_give_the_port_free(service: Workers) -> None:
+async def test_workers_whose_parent_was_killed_store_their_answers_and_leave_nothing_behind(
+    service: Workers, tmp_path: Path
+) -> None:
+    assert temporary(tmp_path)
     async with account_at(service) as account:
         reader = Reader(account, await account.new_conversation(), "slow [[words:9]] [[stall:3]]")
         await reader.seen(2)
@@ -261,6 +269,7 @@ async def test_workers_whose_parent_was_killed_store_their_answers_and_give_the_
     await until(lambda: not any(map(alive, service.seen)), patience=15)
     with socket.create_server(("127.0.0.1", service.port)):
         pass
+    assert not temporary(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pickle
+import shutil
 import socket
 import sys
 import threading
@@ -11,6 +12,7 @@ from contextlib import suppress
 from typing import IO, Final
 
 from luxx.adapters.telemetry.logs import configure
+from luxx.adapters.telemetry.prometheus import SHARED_DIRECTORY
 from luxx.container import Container
 from luxx.domain.errors import LuxxError
 from luxx.entrypoints.cli.serve import DrainingServer, loop_factory, server_of, status_of
@@ -34,18 +36,22 @@ def main() -> int:
     start: Start = pickle.loads(bytes.fromhex(next(orders).decode()))  # noqa: S301  # the parent's, over its pipe
     settings = start.settings
     configure(style=settings.log_format, level=settings.log_level, secrets=settings.secrets)
+    orphaned = threading.Event()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_serve(start, orders, answers))
+            return runner.run(_serve(start, orders, answers, orphaned))
     except BadSettings as error:
         print(error, file=sys.stderr)
         return 2
     except (LuxxError, OSError) as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1
+    finally:
+        if orphaned.is_set():
+            _clear_up()
 
 
-async def _serve(start: Start, orders: Iterator[bytes], answers: IO[bytes]) -> int:
+async def _serve(start: Start, orders: Iterator[bytes], answers: IO[bytes], orphaned: threading.Event) -> int:
     def listening(_: Address) -> None:
         with suppress(BrokenPipeError):  # the parent is gone, as the orders will tell
             if not answers.closed:
@@ -54,7 +60,8 @@ async def _serve(start: Start, orders: Iterator[bytes], answers: IO[bytes]) -> i
 
     server = server_of(Container(settings=start.settings), host="", port=0, listening=listening)
     loop = asyncio.get_running_loop()
-    threading.Thread(target=_obey, args=(orders, server, loop), name="luxx orders", daemon=True).start()
+    obeying = (orders, server, loop, orphaned)
+    threading.Thread(target=_obey, args=obeying, name="luxx orders", daemon=True).start()
     return await status_of(server, [socket.socket(fileno=number) for number in start.sockets])
 
 
@@ -66,7 +73,9 @@ def _lines(number: int) -> Iterator[bytes]:
         yield from whole
 
 
-def _obey(orders: Iterator[bytes], server: DrainingServer, loop: asyncio.AbstractEventLoop) -> None:
+def _obey(
+    orders: Iterator[bytes], server: DrainingServer, loop: asyncio.AbstractEventLoop, orphaned: threading.Event
+) -> None:
     # A loop that is closed belongs to a worker that ends by itself.
     with suppress(RuntimeError):
         for order in orders:
@@ -74,6 +83,13 @@ def _obey(orders: Iterator[bytes], server: DrainingServer, loop: asyncio.Abstrac
                 loop.call_soon_threadsafe(server.drain, "The parent stops")
             else:
                 server.stop(at_once=True)
+        orphaned.set()
         loop.call_soon_threadsafe(lambda: server.drain("The parent is gone", grace=0))
     threading.Event().wait(ORPHAN_SECONDS)
+    _clear_up()
     os._exit(1)
+
+
+def _clear_up() -> None:
+    """Take away what the parent would have, as each worker does: the others have their files open."""
+    shutil.rmtree(os.environ[SHARED_DIRECTORY], ignore_errors=True)

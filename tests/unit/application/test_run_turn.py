@@ -453,3 +453,52 @@ async def test_a_model_that_is_no_async_generator_is_said_to_be_none(
     assert str(error) == f"{type(model).__name__}.stream must be an async generator, and gave a {gave}"
     assert error is not None
     assert error.__context__ is None
+
+
+class Giving:
+    """A model of somebody's who trusts what a provider sends."""
+
+    def __init__(self, event: Any) -> None:
+        self._event = event
+
+    async def stream(self, request: Any) -> Any:  # noqa: ARG002 - its shape
+        yield ModelText("half")
+        yield self._event
+        yield ModelEnd("stop")
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ("text", "str"),
+        (None, "NoneType"),
+        (ModelText(b"bytes"), "ModelText"),  # type: ignore[arg-type]  # the fault
+        (ModelThinking(None), "ModelThinking"),  # type: ignore[arg-type]  # the fault
+        (ModelToolCall(ToolCall(id=None, name="echo", arguments={})), "ModelToolCall"),  # type: ignore[arg-type]  # the fault
+        (ModelToolCall(ToolCall(id="c", name=None, arguments={})), "ModelToolCall"),  # type: ignore[arg-type]  # the fault
+        (ModelEnd("stop", {"total_tokens": 7}), "ModelEnd"),  # type: ignore[arg-type]  # the fault
+        (ModelEnd("stop", Usage(total_tokens=None)), "ModelEnd"),  # type: ignore[arg-type]  # the fault
+    ],
+)
+async def test_what_is_no_event_of_a_model_fails_the_answer_and_is_told_to_who_wrote_the_model(
+    event: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stored, it could be read by nobody: the conversation would be lost, or its turn never end."""
+    async with opened(chat_model=Giving(event), tools=[ECHO]) as house:
+        answer = await house.answer(await house.conversation(thinking_enabled=True))
+    assert (answer.status, answer.parts, answer.usage) == (Status.FAILED, (TextPart(text="half"),), None)
+    assert answer.error is not None
+    assert answer.error.code == "internal_error"
+    (error,) = [one.exc_info[1] for one in caplog.records if one.exc_info]
+    assert str(error).startswith(f"Giving.stream gave a {kind} ")
+
+
+@pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}])
+async def test_arguments_that_are_no_json_object_are_none(arguments: Any) -> None:
+    async with opened(tools=[ECHO]) as house:
+        call = ToolCall(id="c", name="echo", arguments=arguments)
+        house.model.then([ModelToolCall(call), ModelEnd("tool_calls")], spoken("sorry"))
+        answer = await house.answer()
+        (part,) = calls_of(answer.parts)
+        assert (part.arguments, answer.content) == ({}, "sorry")
+        assert part.error == Problem(code="validation_failed", message="The arguments were no JSON object.")

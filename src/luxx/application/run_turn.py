@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
@@ -299,7 +300,8 @@ class RunTurn:
             elif call.arguments is None:
                 problem = Problem(code="validation_failed", message="The arguments were no JSON object.")
             else:
-                done = await self.toolbox.run(call.name, call.arguments, call_id=call.id)
+                # A copy: what was asked is told and stored as it was, whatever the tool takes out of it.
+                done = await self.toolbox.run(call.name, deepcopy(call.arguments), call_id=call.id)
                 return ToolReturned(
                     id=call.id, name=call.name, success=True, result=done.result, duration_ms=done.duration_ms
                 )

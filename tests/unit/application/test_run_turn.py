@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -502,3 +503,22 @@ async def test_arguments_that_are_no_json_object_are_none(arguments: Any) -> Non
         (part,) = calls_of(answer.parts)
         assert (part.arguments, answer.content) == ({}, "sorry")
         assert part.error == Problem(code="validation_failed", message="The arguments were no JSON object.")
+
+
+async def test_what_a_tool_does_to_its_arguments_changes_nothing_that_is_told_of_the_call() -> None:
+    asked: dict[str, Any] = {"a": {"b": [1]}, "c": 2}
+
+    async def consume(arguments: Any) -> Json:
+        arguments["a"]["b"].clear()
+        return arguments.pop("c")
+
+    async with opened(tools=[FunctionTool("consume", consume)]) as house:
+        house.model.then(calling(("consume", deepcopy(asked))), spoken("ok"))
+        answer = await house.answer()
+        (call,) = calls_of(answer.parts)
+        assert (call.arguments, call.result) == (asked, 2)
+        (called,) = steps_in(await house.events(answer.id), ToolCalled)
+        assert called.arguments == asked
+        said = house.model.requests[1].entries[1]
+        assert isinstance(said, AssistantEntry)
+        assert said.calls[0].arguments == asked

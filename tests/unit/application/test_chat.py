@@ -1,15 +1,19 @@
 """`Chat`: the use cases assembled, without a container."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.unit.application.house import PATIENCE
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models import ScriptedChatModel, calling, spoken
 from luxx.adapters.system import SortableIds, utc_now
 from luxx.application import Chat, ChatModel, ModelText
+from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord, Unobserved
 from luxx.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Status
 from luxx.domain.tool import ToolSpec
@@ -21,6 +25,21 @@ class Doubling:
 
     async def run(self, arguments: Any) -> int:
         return 2 * int(arguments["number"])
+
+
+class Broken(Unobserved):
+    """An observer that raises, which no observer may."""
+
+    def turn(self, record: TurnRecord) -> AbstractContextManager[None]:
+        raise OSError(record)
+
+    @contextmanager
+    def round(self, record: RoundRecord) -> Iterator[None]:
+        yield
+        raise OSError(record)
+
+    def tool(self, record: ToolRecord) -> AbstractContextManager[None]:
+        raise OSError(record)
 
 
 class Lacking(MemoryStorage):
@@ -148,3 +167,16 @@ async def test_who_is_disabled_is_not_admitted() -> None:
         with pytest.raises(Forbidden) as caught:
             await chat.admit_user(username="ada")
     assert caught.value.code == "account_disabled"
+
+
+async def test_an_observer_that_fails_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    model = ScriptedChatModel(calling(("double", {"number": 21})), spoken("It is 42."))
+    async with chat_on(MemoryStorage(), model, tools=[Doubling()], observer=Broken()) as chat:
+        ada = await chat.admit_user(username="ada")
+        conversation = await chat.create_conversation(user_id=ada.id)
+        answer = await chat.send_message(user_id=ada.id, conversation_id=conversation.id, content="Twice 21?")
+        async with asyncio.timeout(PATIENCE):
+            _, end = await chat.follow_turn.to_end(user_id=ada.id, message_id=answer)
+    assert isinstance(end, Done)
+    assert end.message.content == "It is 42."
+    assert {one.getMessage() for one in caplog.records} == {"an observer failed"}

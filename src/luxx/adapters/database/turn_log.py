@@ -23,7 +23,7 @@ from luxx.adapters.database.turn_writing import Share, Writing
 from luxx.adapters.database.turns import lease_end, now_on
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
 from luxx.adapters.wire import decode_event, encode_event
-from luxx.application.observer import UNOBSERVED, Observer
+from luxx.application.observer import UNOBSERVED, Observer, Observers
 from luxx.application.ports import ABSURD_LEASE, Clock, Lease, LeaseLost, LoggedEvent, Renewal
 from luxx.domain.errors import InternalError, StorageUnavailable
 from luxx.domain.message import Message
@@ -68,7 +68,7 @@ class DatabaseTurnLog:
     ) -> None:
         self._database = database
         self._pace = pace or Pace()
-        self._observer = observer
+        self._observer = Observers(observer)  # what it raises must not stop the writer
         self._clock = clock
         self._room = room
         self._patience = patience

@@ -30,7 +30,7 @@ from luxx.domain.errors import StorageUnavailable
 class Chat:
     """The use cases over the parts that you have, without a container and without HTTP.
 
-    Use it as an async context manager around all sending; to send before that is a RuntimeError. Entering
+    Use it as an async context manager around all sending, once; to send before that is a RuntimeError. Entering
     opens `storage` and raises `StorageUnavailable` where it is away or lacks its schema. Leaving ends the
     turns that still run as interrupted and closes `storage`; `await chat.supervisor.drain(grace=30)` before
     that gives them 30 seconds.

@@ -40,7 +40,8 @@ class Database:
     seconds a turn's writer bears a database that is away.
 
     `open` reaches for nothing, so that a process can start before its database;
-    `schema_state` tells whether the database is there and fit for use.
+    `schema_state` tells whether the database is there and fit for use. One that was closed may be
+    opened again, in another event loop too.
     """
 
     def __init__(

@@ -75,9 +75,7 @@ class DatabaseTurnLog:
         self._turns: dict[str, Writing] = {}
         self._void: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._dirty: dict[str, Writing] = {}
-        self._work = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._make_events()
         self._away = False
         """Whether there is no telling when the next commit will be."""
         self._letting_on = False
@@ -92,10 +90,15 @@ class DatabaseTurnLog:
         self._putting: asyncio.Task[None] | None = None
         self._put_away_at = _RECENT_LIMIT
 
+    def _make_events(self) -> None:
+        self._work, self._idle = asyncio.Event(), asyncio.Event()
+        (self._work if self._dirty else self._idle).set()
+
     def start(self) -> None:
         if self._tasks:
             return  # two writers would write the same steps
         self._away = False
+        self._make_events()  # those that there are may belong to the loop of an earlier start
         self._tasks.append(asyncio.create_task(self._write(), name="turn log: writer"))
         if self._notices is not None:
             self._tasks.append(asyncio.create_task(self._notices.listen(), name="turn log: notices"))

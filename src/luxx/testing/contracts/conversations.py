@@ -220,8 +220,10 @@ class ConversationsContract:
         assert await _ids(storage, ada, project_id="p", behind=place) == newest_first[1:]
         async with storage.new_unit(read_only=True) as unit:
             assert await count_of(unit, ada, "p") == 3
-            assert await count_of(unit, ada, "absent") == 0
+            for absent in ("absent", "", "p ", "p\0", "\ud800"):
+                assert await count_of(unit, ada, absent) == 0
             assert await count_of(unit, ada, None) == 5
+        assert (await _page(storage, ada, project_id="", behind=place)).total == 0
 
     async def test_a_page_is_the_same_from_whichever_end_it_is_counted(self, storage: Storage) -> None:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")

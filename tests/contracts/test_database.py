@@ -47,6 +47,30 @@ async def test_no_connection_is_held_between_appends(open_database: OpenDatabase
     assert database.connections_in_use == 0
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_database_that_was_closed_may_be_opened_in_another_event_loop(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """As a program does that keeps it in a module and is started twice in one process."""
+    database = Database(request.getfixturevalue(f"{kind}_url"), pool_size=2)
+
+    async def use(name: str) -> None:
+        await database.open()
+        try:
+            ada = await stored_user(database, name)
+            async with asyncio.timeout(PATIENCE):
+                turns = await asyncio.gather(*(running_turn(database, ada) for _ in range(10)))
+                for turn, lease in turns:
+                    await database.log.append(lease, Text(delta="x"))
+                    answer = replace(turn.answer, status=Status.COMPLETE)
+                    await database.log.end(lease, Done(message=answer), answer)
+        finally:
+            await database.close()
+
+    for name in ("ada", "bob", "cyd"):
+        asyncio.run(use(name))
+
+
 async def test_an_unreachable_database_is_said_to_be_so(open_database: OpenDatabase, tmp_path: Path) -> None:
     for url in ("postgresql://nobody@127.0.0.1:1/none", f"sqlite:///{tmp_path / 'absent' / 'luxx.db'}"):
         database = await open_database(url)

@@ -86,6 +86,23 @@ async def test_how_long_commits_take_is_told_to_the_pace(database: Database) -> 
     assert pace.apart(1_000_000) < 60.0
 
 
+async def test_an_observer_that_fails_does_not_stop_the_writer(database: Database) -> None:
+    class Fails(Unobserved):
+        def committed(self, **_: Any) -> None:
+            raise OSError
+
+    _, lease = await running_turn(database, await stored_user(database))
+    log = DatabaseTurnLog(database, clock=moment, observer=Fails())
+    log.start()
+    reader = following(log, lease.message_id)
+    await anext(reader)
+    for word in ("one", "two"):
+        await log.append(lease, Text(delta=word))
+        assert (await anext(reader)).event == Text(delta=word)
+    await reader.aclose()
+    await log.close()
+
+
 async def test_what_a_turn_adds_when_it_is_let_on_is_committed_with_what_it_waited_with(database: Database) -> None:
     ada = await stored_user(database)
     leases = [(await running_turn(database, ada))[1] for _ in range(2)]

@@ -174,5 +174,10 @@ async def test_numbers_of_pages_are_numbers_on_every_storage(any_closed_storage:
                 await chat.list_messages(user_id=ada.id, conversation_id=made.id, limit=number)
             with pytest.raises(InvalidInput):
                 await chat.admit_user(username=number)
+        for field, values in {"project_id": NONSENSE["project_id"], "cursor": [5, "", b"x", ["x"]]}.items():
+            for value in values:
+                with pytest.raises(InvalidInput) as caught:
+                    await chat.list_conversations(user_id=ada.id, **{field: value})
+                assert [fault.field for fault in caught.value.faults] == [field]
         with pytest.raises(InvalidInput):
             await chat.admit_user(username="ada", email=nonsense[2])

@@ -18,7 +18,7 @@ from luxx.application.conversations import (
 )
 from luxx.application.follow_turn import FollowTurn
 from luxx.application.messages import DeleteMessage, ListMessages
-from luxx.application.observer import UNOBSERVED, Observer
+from luxx.application.observer import UNOBSERVED, Observer, Observers
 from luxx.application.ports import ChatModel, Clock, NewId, Storage, Tool
 from luxx.application.run_turn import RunTurn
 from luxx.application.send_message import SendMessage
@@ -30,7 +30,7 @@ from luxx.domain.errors import StorageUnavailable
 class Chat:
     """The use cases over the parts that you have, without a container and without HTTP.
 
-    Use it as an async context manager around all sending; to send before that is a RuntimeError. Entering
+    Use it as an async context manager around all sending, once; to send before that is a RuntimeError. Entering
     opens `storage` and raises `StorageUnavailable` where it is away or lacks its schema. Leaving ends the
     turns that still run as interrupted and closes `storage`; `await chat.supervisor.drain(grace=30)` before
     that gives them 30 seconds.
@@ -63,6 +63,7 @@ class Chat:
         self._storage: Final = storage
         self._open: Final = AsyncExitStack()
         new_unit, log = storage.new_unit, storage.log
+        observer = Observers(observer)  # of somebody's own, it may raise: that must cost no turn
         toolbox = Toolbox(tools, timeout=tool_seconds, observer=observer)
         self.supervisor: Final = TurnSupervisor(
             run_turn=RunTurn(log=log, model=model, toolbox=toolbox, max_rounds=max_rounds, observer=observer),

@@ -11,9 +11,15 @@ from typing import Final, TypedDict, Unpack
 from luxx.application.cancel_turn import CancelTurn
 from luxx.application.ports import Clock, ConversationPlace, NewId, NewUnit
 from luxx.application.tools import Toolbox
-from luxx.domain.conversation import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, DEFAULT_TITLE, Conversation
+from luxx.domain.conversation import (
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_TEMPERATURE,
+    DEFAULT_TITLE,
+    PROJECT_ID_LIMIT,
+    Conversation,
+)
 from luxx.domain.errors import Fault, InvalidInput
-from luxx.domain.fields import number_fault
+from luxx.domain.fields import number_fault, text_fault
 
 PAGE_SIZE_MAX: Final = 100
 OFFSET_MAX: Final = 2**31 - 1
@@ -123,7 +129,9 @@ def _cursor_to(place: ConversationPlace) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _place_of(cursor: str) -> ConversationPlace:
+def _place_of(cursor: object) -> ConversationPlace:
+    if not isinstance(cursor, str):
+        raise InvalidInput(_bad_cursor())
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
         *moments, identity = text.split(" ")
@@ -163,6 +171,7 @@ class ListConversations:
     ) -> ConversationPage:
         behind = None if cursor is None else _place_of(cursor)
         checks = (
+            None if project_id is None else text_fault("project_id", project_id, 1, PROJECT_ID_LIMIT),
             number_fault("page", page, 1, math.inf, whole=True),
             number_fault("page_size", page_size, 1, PAGE_SIZE_MAX, whole=True),
         )

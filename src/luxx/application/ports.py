@@ -434,8 +434,8 @@ class TooManyTurns(Exception):
 class UnitOfWork(Protocol):
     """One transaction, as an async context manager. Leaving without `commit()` undoes everything.
 
-    A read-only unit sees one consistent state and refuses `commit()` with `RuntimeError`. Keep units
-    short: never wait for a model, a tool or a client inside one.
+    A read-only unit sees one consistent state, refuses `commit()` with `RuntimeError`, and changes
+    nothing: what would, raises. Keep units short: never wait for a model, a tool or a client inside one.
     Raises `StorageUnavailable` where the database cannot be reached.
     """
 

@@ -4,8 +4,9 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
@@ -241,25 +242,31 @@ class RunTurn:
             async for event in events:
                 running.heard(event)
                 match event:
-                    case ModelText(delta=delta):
+                    case ModelText(delta=str(delta)):
                         text.append(clean(delta))
                         await self._say(running, Text, text[-1])
-                    case ModelThinking(delta=delta):
+                    case ModelThinking(delta=str(delta)):
                         thinking.append(clean(delta))
                         if conversation.thinking_enabled:
                             await self._say(running, Thinking, thinking[-1])
-                    case ModelToolCall(call=call) if request.tools:
+                    case ModelToolCall(call=ToolCall(id=str(), name=str()) as call) if request.tools:
                         calls.append(running.unique(_cleaned(call)))
                         await running.add(
                             ToolCalled(id=calls[-1].id, name=calls[-1].name, arguments=calls[-1].arguments or {})
                         )
-                    case ModelToolCall():
+                    case ModelToolCall(call=ToolCall(id=str(), name=str())):
                         _log.info("the model asked for a tool where it was offered none")
-                    case ModelEnd(reason=reason, usage=usage):
+                    case ModelEnd(reason=reason, usage=usage) if _counts(usage):
                         ended = True
                         record.reason, record.usage = reason, usage
                         if usage is not None:
                             running.usage = usage if running.usage is None else running.usage + usage
+                    case _:
+                        # Stored, some could never be read again; passed over, an answer would end as if it were whole.
+                        raise TypeError(
+                            f"{type(self.model).__name__}.stream gave a {type(event).__name__} that is no ModelEvent, "
+                            "or holds what none may: see luxx.application.ModelEvent"
+                        )
         if not ended:
             raise ModelUnavailable("The model's answer broke off before its end.")
         return AssistantEntry(text="".join(text), thinking="".join(thinking), calls=tuple(calls))
@@ -293,7 +300,8 @@ class RunTurn:
             elif call.arguments is None:
                 problem = Problem(code="validation_failed", message="The arguments were no JSON object.")
             else:
-                done = await self.toolbox.run(call.name, call.arguments, call_id=call.id)
+                # A copy: what was asked is told and stored as it was, whatever the tool takes out of it.
+                done = await self.toolbox.run(call.name, deepcopy(call.arguments), call_id=call.id)
                 return ToolReturned(
                     id=call.id, name=call.name, success=True, result=done.result, duration_ms=done.duration_ms
                 )
@@ -318,6 +326,14 @@ def _answer_of(model: ChatModel, request: ModelRequest) -> AsyncGenerator[ModelE
     return events
 
 
+def _counts(usage: object) -> bool:
+    match usage:
+        case None | Usage(prompt_tokens=int(), completion_tokens=int(), total_tokens=int()):
+            return True
+        case _:
+            return False
+
+
 async def _as_they_come(
     turn: RunTurn, calls: Sequence[ToolCall], offered: frozenset[str]
 ) -> AsyncGenerator[ToolReturned, None]:
@@ -335,10 +351,11 @@ async def _as_they_come(
 
 
 def _cleaned(call: ToolCall) -> ToolCall:
-    try:
-        arguments = None if call.arguments is None else clean(call.arguments)
-    except ValueError:
-        arguments = None  # nested beyond all use: the model is told as of any arguments that are none
+    arguments = None
+    if isinstance(call.arguments, Mapping):
+        # What is no JSON, or nested beyond all use: the model is told as of any arguments that are none.
+        with suppress(TypeError, ValueError):
+            arguments = clean(call.arguments)
     return replace(call, id=clean(call.id), name=clean(call.name), arguments=arguments, malformed=clean(call.malformed))
 
 

@@ -78,6 +78,8 @@ class TurnSupervisor:
         log.on_cancel(self._cancel_announced)
 
     async def __aenter__(self) -> Self:
+        if self._upkeep:
+            raise RuntimeError("A Chat, a Container and its TurnSupervisor are entered once: make a new one.")
         self._well_since = self._beaten = time.monotonic()
         self._upkeep = (
             asyncio.create_task(self._beat(), name="luxx heartbeat"),
@@ -88,11 +90,13 @@ class TurnSupervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.drain(grace=0)
-        for task in self._upkeep:
-            task.cancel()
-        if self._upkeep:
-            await asyncio.wait(self._upkeep)
+        try:
+            await self.drain(grace=0)
+        finally:  # who leaves in a hurry must not be outlived by a heartbeat
+            for task in self._upkeep:
+                task.cancel()
+            if self._upkeep:
+                await asyncio.wait(self._upkeep)
 
     @property
     def running(self) -> int:

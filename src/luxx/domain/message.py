@@ -35,22 +35,27 @@ class NestedTooDeeply(ValueError):
 def clean(value: Json, *, level: int = 0) -> Json:
     """Make what a model or a tool gave fit to store and to send: any JSON value in, the same kind out.
 
-    U+0000 and lone surrogates become U+FFFD, numbers that JSON cannot write become null. Raises
-    `NestedTooDeeply`.
+    U+0000 and lone surrogates become U+FFFD, numbers that JSON cannot write become null, and those of
+    somebody's own types (an enum, numpy's float64) plain ones. Raises `NestedTooDeeply`, and TypeError for
+    what is no JSON value.
     """
     if level > NESTING_LIMIT:
         raise NestedTooDeeply
     match value:
         case str():
             return _UNSTORABLE.sub("\ufffd", value)
+        case None | bool():
+            return value
+        case int():
+            return int(value)
         case float():
-            return value if math.isfinite(value) else None
+            return float(value) if math.isfinite(value) else None
         case list() | tuple():
             return [clean(item, level=level + 1) for item in value]
         case Mapping():
             return {clean(str(key)): clean(item, level=level + 1) for key, item in value.items()}
         case _:
-            return value
+            raise TypeError(f"a {type(value).__name__} is no JSON value")
 
 
 class Role(StrEnum):

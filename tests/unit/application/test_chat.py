@@ -1,15 +1,20 @@
 """`Chat`: the use cases assembled, without a container."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.support.until import until
+from tests.unit.application.house import PATIENCE
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models import ScriptedChatModel, calling, spoken
 from luxx.adapters.system import SortableIds, utc_now
-from luxx.application import Chat, ChatModel, ModelText
+from luxx.application import Chat, ChatModel, ModelEvent, ModelText
+from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord, Unobserved
 from luxx.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Status
 from luxx.domain.tool import ToolSpec
@@ -21,6 +26,21 @@ class Doubling:
 
     async def run(self, arguments: Any) -> int:
         return 2 * int(arguments["number"])
+
+
+class Broken(Unobserved):
+    """An observer that raises, which no observer may."""
+
+    def turn(self, record: TurnRecord) -> AbstractContextManager[None]:
+        raise OSError(record)
+
+    @contextmanager
+    def round(self, record: RoundRecord) -> Iterator[None]:
+        yield
+        raise OSError(record)
+
+    def tool(self, record: ToolRecord) -> AbstractContextManager[None]:
+        raise OSError(record)
 
 
 class Lacking(MemoryStorage):
@@ -148,3 +168,57 @@ async def test_who_is_disabled_is_not_admitted() -> None:
         with pytest.raises(Forbidden) as caught:
             await chat.admit_user(username="ada")
     assert caught.value.code == "account_disabled"
+
+
+async def test_an_observer_that_fails_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    model = ScriptedChatModel(calling(("double", {"number": 21})), spoken("It is 42."))
+    async with chat_on(MemoryStorage(), model, tools=[Doubling()], observer=Broken()) as chat:
+        ada = await chat.admit_user(username="ada")
+        conversation = await chat.create_conversation(user_id=ada.id)
+        answer = await chat.send_message(user_id=ada.id, conversation_id=conversation.id, content="Twice 21?")
+        async with asyncio.timeout(PATIENCE):
+            _, end = await chat.follow_turn.to_end(user_id=ada.id, message_id=answer)
+    assert isinstance(end, Done)
+    assert end.message.content == "It is 42."
+    assert {one.getMessage() for one in caplog.records} == {"an observer failed"}
+
+
+async def test_a_chat_that_was_left_is_not_entered_again() -> None:
+    """What it would say to each message is that its process is stopping: no word of what to do."""
+    chat = chat_on(MemoryStorage(), ScriptedChatModel())
+    async with chat:
+        with pytest.raises(RuntimeError, match="make a new one"):
+            await chat.__aenter__()
+    with pytest.raises(RuntimeError, match="make a new one"):
+        await chat.__aenter__()
+
+
+async def test_a_chat_that_is_left_in_a_hurry_leaves_nothing_behind() -> None:
+    """Cancelled while its turns come to their end, which takes as long as the model lets it."""
+    others, stopping, slow = asyncio.all_tasks(), asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def stream(self, request: Any) -> AsyncGenerator[ModelEvent, None]:  # noqa: ARG002 - the port's
+            try:
+                yield ModelText("half")
+                await asyncio.Event().wait()
+            finally:
+                stopping.set()
+                await slow.wait()
+
+    async def whole() -> None:
+        async with chat_on(MemoryStorage(), Slow()) as chat:
+            ada = await chat.admit_user(username="ada")
+            conversation = await chat.create_conversation(user_id=ada.id)
+            answer = await chat.send_message(user_id=ada.id, conversation_id=conversation.id, content="Hello?")
+            await chat.follow_turn.to_end(user_id=ada.id, message_id=answer)
+
+    program = asyncio.create_task(whole())
+    await until(lambda: any("luxx turn" in task.get_name() for task in asyncio.all_tasks()))
+    program.cancel()
+    async with asyncio.timeout(PATIENCE):
+        await stopping.wait()
+    program.cancel()
+    await asyncio.wait({program})
+    slow.set()
+    await until(lambda: asyncio.all_tasks() == others)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -453,3 +454,71 @@ async def test_a_model_that_is_no_async_generator_is_said_to_be_none(
     assert str(error) == f"{type(model).__name__}.stream must be an async generator, and gave a {gave}"
     assert error is not None
     assert error.__context__ is None
+
+
+class Giving:
+    """A model of somebody's who trusts what a provider sends."""
+
+    def __init__(self, event: Any) -> None:
+        self._event = event
+
+    async def stream(self, request: Any) -> Any:  # noqa: ARG002 - its shape
+        yield ModelText("half")
+        yield self._event
+        yield ModelEnd("stop")
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ("text", "str"),
+        (None, "NoneType"),
+        (ModelText(b"bytes"), "ModelText"),  # type: ignore[arg-type]  # the fault
+        (ModelThinking(None), "ModelThinking"),  # type: ignore[arg-type]  # the fault
+        (ModelToolCall(ToolCall(id=None, name="echo", arguments={})), "ModelToolCall"),  # type: ignore[arg-type]  # the fault
+        (ModelToolCall(ToolCall(id="c", name=None, arguments={})), "ModelToolCall"),  # type: ignore[arg-type]  # the fault
+        (ModelEnd("stop", {"total_tokens": 7}), "ModelEnd"),  # type: ignore[arg-type]  # the fault
+        (ModelEnd("stop", Usage(total_tokens=None)), "ModelEnd"),  # type: ignore[arg-type]  # the fault
+    ],
+)
+async def test_what_is_no_event_of_a_model_fails_the_answer_and_is_told_to_who_wrote_the_model(
+    event: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stored, it could be read by nobody: the conversation would be lost, or its turn never end."""
+    async with opened(chat_model=Giving(event), tools=[ECHO]) as house:
+        answer = await house.answer(await house.conversation(thinking_enabled=True))
+    assert (answer.status, answer.parts, answer.usage) == (Status.FAILED, (TextPart(text="half"),), None)
+    assert answer.error is not None
+    assert answer.error.code == "internal_error"
+    (error,) = [one.exc_info[1] for one in caplog.records if one.exc_info]
+    assert str(error).startswith(f"Giving.stream gave a {kind} ")
+
+
+@pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}])
+async def test_arguments_that_are_no_json_object_are_none(arguments: Any) -> None:
+    async with opened(tools=[ECHO]) as house:
+        call = ToolCall(id="c", name="echo", arguments=arguments)
+        house.model.then([ModelToolCall(call), ModelEnd("tool_calls")], spoken("sorry"))
+        answer = await house.answer()
+        (part,) = calls_of(answer.parts)
+        assert (part.arguments, answer.content) == ({}, "sorry")
+        assert part.error == Problem(code="validation_failed", message="The arguments were no JSON object.")
+
+
+async def test_what_a_tool_does_to_its_arguments_changes_nothing_that_is_told_of_the_call() -> None:
+    asked: dict[str, Any] = {"a": {"b": [1]}, "c": 2}
+
+    async def consume(arguments: Any) -> Json:
+        arguments["a"]["b"].clear()
+        return arguments.pop("c")
+
+    async with opened(tools=[FunctionTool("consume", consume)]) as house:
+        house.model.then(calling(("consume", deepcopy(asked))), spoken("ok"))
+        answer = await house.answer()
+        (call,) = calls_of(answer.parts)
+        assert (call.arguments, call.result) == (asked, 2)
+        (called,) = steps_in(await house.events(answer.id), ToolCalled)
+        assert called.arguments == asked
+        said = house.model.requests[1].entries[1]
+        assert isinstance(said, AssistantEntry)
+        assert said.calls[0].arguments == asked

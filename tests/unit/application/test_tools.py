@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from enum import IntEnum, StrEnum
 
 import pytest
 from tests.unit.application.house import FunctionTool, echo, failing
@@ -10,6 +11,14 @@ from luxx.application import ExecuteTool, GetTool, ListTools, Toolbox
 from luxx.application.tools import RESULT_LIMIT
 from luxx.domain.errors import Fault, InvalidInput, NotFound, ToolBroken, ToolRefused, ToolTimeout
 from luxx.domain.message import NESTING_LIMIT, Json
+
+
+class Size(IntEnum):
+    SMALL = 1
+
+
+class Colour(StrEnum):
+    RED = "red"
 
 
 def giving(result: Json) -> FunctionTool:
@@ -53,6 +62,20 @@ async def test_a_result_comes_as_json_and_as_text() -> None:
     assert result.text == '{"a":[1,"é\ufffd"],"2":null}'
     assert result.name == "t"
     assert result.duration_ms >= 0
+
+
+async def test_numbers_and_words_of_somebodys_own_types_become_plain_ones() -> None:
+    """`json` takes them for what they are made of, and a storage does not: numpy's float64 is such a float."""
+
+    class Price(float):
+        pass
+
+    class Pieces(int):
+        pass
+
+    result = (await Toolbox([giving([Price(1.5), Pieces(4), Size.SMALL, Colour.RED, True])]).run("t", {})).result
+    assert result == [1.5, 4, 1, "red", True]
+    assert [type(one) for one in result] == [float, int, int, str, bool]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,38 @@ class Driver(Protocol):
         ...
 
 
+def for_reading() -> RuntimeError:
+    return RuntimeError("This unit of work is for reading: open one without read_only and once to change anything.")
+
+
+class Reading:
+    """A connection of a unit that reads: what writes is refused before the database is asked, by any database alike."""
+
+    __slots__ = ("_inner", "_postgres")
+
+    def __init__(self, inner: Connection, *, postgres: bool) -> None:
+        self._inner = inner
+        self._postgres = postgres
+
+    @property
+    def begun(self) -> bool:
+        return self._inner.begun
+
+    async def fetch(self, statement: Statement, parameters: Parameters, *, alone: bool = False) -> Sequence[Row]:
+        if statement.on(postgres=self._postgres).writes:
+            raise for_reading()
+        return await self._inner.fetch(statement, parameters, alone=alone)
+
+    async def run(self, script: Script[_Result], *, last: bool = False) -> _Result:  # noqa: ARG002 - its shape
+        raise for_reading()  # what takes several statements writes
+
+    async def commit(self) -> None:
+        raise for_reading()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
 class OneRead:
     """A connection for a single statement that reads: none is lent before, and no transaction opened."""
 

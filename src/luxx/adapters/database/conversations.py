@@ -269,6 +269,8 @@ class DatabaseConversations:
         offset: int = 0,
         behind: ConversationPlace | None = None,
     ) -> FoundConversations:
+        if project_id == EVERYTHING:
+            return FoundConversations([], 0, None)
         in_project = project_id is not None
         scope = EVERYTHING if project_id is None else project_id
         parameters: dict[str, Any] = {"owner": owner, "scope": scope, "limit": limit + 1, "offset": offset}

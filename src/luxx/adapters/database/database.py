@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from luxx.adapters.database import migrate
 from luxx.adapters.database.accounts import DatabaseApiKeys, DatabaseSessions, DatabaseUsers
-from luxx.adapters.database.connection import Connection, Driver, OneRead, undisturbed
+from luxx.adapters.database.connection import Connection, Driver, OneRead, Reading, for_reading, undisturbed
 from luxx.adapters.database.conversations import DatabaseConversations
 from luxx.adapters.database.errors import unavailable
 from luxx.adapters.database.messages import DatabaseMessages
@@ -40,7 +40,8 @@ class Database:
     seconds a turn's writer bears a database that is away.
 
     `open` reaches for nothing, so that a process can start before its database;
-    `schema_state` tells whether the database is there and fit for use.
+    `schema_state` tells whether the database is there and fit for use. One that was closed may be
+    opened again, in another event loop too.
     """
 
     def __init__(
@@ -178,6 +179,8 @@ class DatabaseUnit:
     async def __aenter__(self) -> Self:
         driver = self._database.driver
         self._lent = OneRead(driver) if self._once else await driver.connect(read_only=self._read_only)
+        if self._read_only:
+            self._lent = Reading(self._lent, postgres=driver.postgres)
         self._open = True
         return self
 
@@ -204,6 +207,8 @@ class DatabaseUnit:
             self._database.log.gone(self._gone)
 
     def _end(self) -> None:
+        if self._read_only:
+            raise for_reading()
         self._open = False
 
     @property

@@ -34,7 +34,7 @@ class Pool(Generic[_Kept]):
     """Lend at most `size`; the one given back last is lent first, so that no more stay open than are used.
 
     `take` waits at most `seconds` for one, or for ever where that is None, in order; then it raises
-    `StorageUnavailable`. One older than `recycle` seconds is not lent again.
+    `StorageUnavailable`. One older than `recycle` seconds is not lent again. Closed, it may be used in another loop.
     """
 
     def __init__(
@@ -43,12 +43,20 @@ class Pool(Generic[_Kept]):
         self._open_one = open_one
         self._seconds = seconds
         self._recycle = recycle
-        self._places: Final = asyncio.Semaphore(size)
+        self._size: Final = size
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: list[_Kept] = []
         self._closed_at = float("-inf")
         self.lent = 0
 
+    def _here(self) -> None:
+        # A semaphore belongs to the loop in which somebody first waited for it; what was lent there is gone with it.
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._places = loop, asyncio.Semaphore(self._size)
+
     async def take(self) -> _Kept:
+        self._here()
         if self._places.locked():
             try:
                 async with asyncio.timeout(self._seconds):

@@ -29,11 +29,12 @@ _SQLITE: Final = sqlite.dialect()
 class Compiled:
     """A statement in the words of one database."""
 
-    __slots__ = ("_binds", "_decoders", "text")
+    __slots__ = ("_binds", "_decoders", "text", "writes")
 
     def __init__(self, core: sa.Executable, dialect: sa.Dialect) -> None:
         compiled: Any = core.compile(dialect=dialect)  # type: ignore[attr-defined]  # every executable compiles
         self.text: Final[str] = compiled.string
+        self.writes: Final = isinstance(core, sa.UpdateBase)
         binds = [(name, compiled.binds[name]) for name in compiled.positiontup]
         self._binds: Final = [
             (name, bind.required, bind.value, bind.type.dialect_impl(dialect).bind_processor(dialect))

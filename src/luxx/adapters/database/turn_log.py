@@ -23,7 +23,7 @@ from luxx.adapters.database.turn_writing import Share, Writing
 from luxx.adapters.database.turns import lease_end, now_on
 from luxx.adapters.wakeups import LocalWakeup, Wakeups
 from luxx.adapters.wire import decode_event, encode_event
-from luxx.application.observer import UNOBSERVED, Observer
+from luxx.application.observer import UNOBSERVED, Observer, Observers
 from luxx.application.ports import ABSURD_LEASE, Clock, Lease, LeaseLost, LoggedEvent, Renewal
 from luxx.domain.errors import InternalError, StorageUnavailable
 from luxx.domain.message import Message
@@ -68,16 +68,14 @@ class DatabaseTurnLog:
     ) -> None:
         self._database = database
         self._pace = pace or Pace()
-        self._observer = observer
+        self._observer = Observers(observer)  # what it raises must not stop the writer
         self._clock = clock
         self._room = room
         self._patience = patience
         self._turns: dict[str, Writing] = {}
         self._void: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._dirty: dict[str, Writing] = {}
-        self._work = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._make_events()
         self._away = False
         """Whether there is no telling when the next commit will be."""
         self._letting_on = False
@@ -92,10 +90,15 @@ class DatabaseTurnLog:
         self._putting: asyncio.Task[None] | None = None
         self._put_away_at = _RECENT_LIMIT
 
+    def _make_events(self) -> None:
+        self._work, self._idle = asyncio.Event(), asyncio.Event()
+        (self._work if self._dirty else self._idle).set()
+
     def start(self) -> None:
         if self._tasks:
             return  # two writers would write the same steps
         self._away = False
+        self._make_events()  # those that there are may belong to the loop of an earlier start
         self._tasks.append(asyncio.create_task(self._write(), name="turn log: writer"))
         if self._notices is not None:
             self._tasks.append(asyncio.create_task(self._notices.listen(), name="turn log: notices"))

@@ -62,7 +62,7 @@ class MemoryUnit:
 
     async def __aenter__(self) -> Self:
         if self._read_only:
-            self._open = self._storage.committed
+            self._open = self._storage.committed.view()
         else:
             self._writes = await self._storage.writing.acquire()
             self._open = self._storage.committed.draft()
@@ -90,6 +90,8 @@ class MemoryUnit:
             self._storage.writing.release()
 
     def _end(self) -> None:
+        if self._read_only:
+            raise RuntimeError("This unit of work is for reading: open one without read_only and once to begin a turn.")
         self._open = None
 
     @property

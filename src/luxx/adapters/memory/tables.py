@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
+from typing import Any
 
 from luxx.application.ports import LoggedEvent, PasswordTry, Remembered, Turn
 from luxx.domain.api_key import ApiKey
@@ -65,6 +67,11 @@ class Tables:
 
     def draft(self) -> "Tables":
         return Tables(**{name: dict(getattr(self, name)) for name in Tables.__slots__})
+
+    def view(self) -> "Tables":
+        """Give the same tables to a unit that reads: it cannot write to them."""
+        views: dict[str, Any] = {name: MappingProxyType(getattr(self, name)) for name in Tables.__slots__}
+        return Tables(**views)
 
     def drop_message(self, message_id: str) -> None:
         """Delete a message, and the turn and log that wrote it."""

@@ -94,6 +94,28 @@ class AccountsContract:
             assert await unit.users.get(ada.id) == wanted
             assert await unit.users.by_username("eve") is None
 
+    async def test_a_user_that_does_not_exist_is_not_made_by_an_update(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        async with storage.new_unit() as unit:
+            await unit.users.update(replace(ada, id=ada.id + 1, username="bob", email="bob@example.org"))
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.page() == [ada]
+
+    async def test_a_session_and_a_key_come_also_with_a_user_who_is_disabled(self, storage: Storage) -> None:
+        """Whoever asks tells a disabled account from a token that is none."""
+        ada = await stored_user(storage)
+        disabled, session = replace(ada, is_active=False), _session(ada, "sess_1")
+        key = ApiKey(id="key_1", user_id=ada.id, name="k", created_at=moment(), expires_at=None)
+        async with storage.new_unit() as unit:
+            await unit.sessions.add(session)
+            await unit.api_keys.add(key, "digest")
+            await unit.users.update(disabled)
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.sessions.with_user("sess_1") == (session, disabled)
+            assert await unit.api_keys.with_user("digest") == (key, disabled)
+
     async def test_a_session_comes_with_its_user(self, storage: Storage) -> None:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")
         sessions = [
@@ -162,6 +184,16 @@ class AccountsContract:
             assert await unit.sessions.live_of(bob.id, moment(10)) == [sessions[2]]
             assert await unit.sessions.live_of(ada.id, sessions[1].expires_at) == [sessions[4]]
 
+    async def test_of_very_many_live_sessions_the_newest_thousand_are_listed(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        async with storage.new_unit() as unit:
+            for n in range(1002):
+                await unit.sessions.add(_session(ada, f"sess_{n}", at=n))
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            live = [one.id for one in await unit.sessions.live_of(ada.id, moment(1002))]
+        assert live == [f"sess_{n}" for n in range(1001, 1, -1)]
+
     async def test_a_session_is_ended_by_its_owner_alone_and_once(self, storage: Storage) -> None:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")
         async with storage.new_unit() as unit:
@@ -218,6 +250,7 @@ class AccountsContract:
             assert await unit.api_keys.with_user("digest") == (key, ada)
             assert [await unit.api_keys.with_user(other) for other in ("DIGEST", "", "key_1")] == [None] * 3
         async with storage.new_unit() as unit:
+            await unit.api_keys.used("key_1", moment(20))
             await unit.api_keys.used("key_1", moment(30))
             await unit.api_keys.used("key_none", moment(30))
             await unit.commit()

@@ -86,6 +86,21 @@ class ConversationsContract:
         assert found == conversation
         assert found.created_at.tzinfo is UTC
 
+    async def test_a_choice_of_no_tools_is_none_of_all_tools(self, storage: Storage) -> None:
+        """What is stored as nothing would come back as leave to call them all."""
+        ada = await stored_user(storage)
+        choices: tuple[tuple[str, ...] | None, ...] = (None, (), ("calculate",), ("b", "a", "天气"))
+        stored = [await stored_conversation(storage, ada, tools=tools) for tools in choices]
+        async with storage.new_unit() as unit:
+            for one, tools in zip(stored, reversed(choices), strict=True):
+                assert await unit.conversations.get(ada.id, one.id) == one
+                await unit.conversations.update(replace(one, tools=tools))
+            await unit.commit()
+        for one, tools in zip(stored, reversed(choices), strict=True):
+            async with storage.new_unit() as unit:
+                assert (await unit.conversations.get(ada.id, one.id)).tools == tools
+                assert (await unit.turns.begin(new_turn(one))).conversation.tools == tools
+
     async def test_a_conversation_of_nobody_is_refused_and_the_unit_goes_on(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         nobody = replace(ada, id=ada.id + 1)
@@ -165,6 +180,7 @@ class ConversationsContract:
                 foreign = replace(conversation, id=conversation_id, user_id=owner)
                 for attempt in (
                     unit.conversations.get(owner, conversation_id),
+                    unit.conversations.hold(owner, conversation_id),
                     unit.conversations.update(foreign),
                     unit.conversations.delete(owner, conversation_id),
                     unit.messages.newest(owner, conversation_id, limit=5),
@@ -220,8 +236,10 @@ class ConversationsContract:
         assert await _ids(storage, ada, project_id="p", behind=place) == newest_first[1:]
         async with storage.new_unit(read_only=True) as unit:
             assert await count_of(unit, ada, "p") == 3
-            assert await count_of(unit, ada, "absent") == 0
+            for absent in ("absent", "", "p ", "p\0", "\ud800"):
+                assert await count_of(unit, ada, absent) == 0
             assert await count_of(unit, ada, None) == 5
+        assert (await _page(storage, ada, project_id="", behind=place)).total == 0
 
     async def test_a_page_is_the_same_from_whichever_end_it_is_counted(self, storage: Storage) -> None:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")

@@ -118,5 +118,8 @@ class MessagesContract:
             await unit.messages.delete(ada.id, question.id)
             await unit.commit()
         assert [message.id for message in await history_of(storage, conversation)] == [answer]
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.turns.get(ada.id, answer) is not None
+        assert await storage.log.read(answer) != []
         last = await ended_turn(storage, conversation)
         assert [message.id for message in await history_of(storage, conversation)][::2] == [answer, last]

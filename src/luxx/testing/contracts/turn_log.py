@@ -17,13 +17,14 @@ from luxx.adapters.system import utc_now
 from luxx.application.ports import ABSURD_LEASE, IdempotencyKey, Lease, LeaseLost, LoggedEvent, NewTurn, Storage
 from luxx.domain.message import Message, Problem, Status
 from luxx.domain.turn import Done, Failed, Started, Step, Text, Thinking, ToolCalled, ToolReturned, fold
-from luxx.domain.user import User
+from luxx.domain.user import Session, User
 from luxx.testing.contracts.storage_samples import (
     EXPIRED,
     LONG,
     PATIENCE,
     begun,
     following,
+    moment,
     new_turn,
     running_turn,
     stored_conversation,
@@ -164,7 +165,9 @@ class TurnLogContract:
         assert len(events) == 12
         for after in range(len(events) + 2):
             assert await storage.log.read(lease.message_id, after=after, limit=100) == events[after:]
-            assert await storage.log.read(lease.message_id, after=after, limit=3) == events[after : after + 3]
+            for afresh in (False, True):
+                few = await storage.log.read(lease.message_id, after=after, limit=3, afresh=afresh)
+                assert few == events[after : after + 3]
 
     async def test_nothing_is_read_of_an_unknown_turn(self, storage: Storage) -> None:
         assert await storage.log.read("msg_unknown") == []
@@ -347,6 +350,37 @@ class TurnLogContract:
         assert [taken.message_id for taken in await storage.log.take_expired("reaper", LONG)] == [lease.message_id]
         assert (await storage.log.renew("here", [long.message_id], LONG)).held == {long.message_id}
 
+    async def test_a_lease_is_as_long_as_its_process_wants_it_without_being_absurd(
+        self, storage: Storage, ada: User
+    ) -> None:
+        longest = 2 * ABSURD_LEASE
+        _, lease = await running_turn(storage, ada, lease_for=longest)
+        assert await storage.log.take_expired("reaper", longest) == []
+        assert (await storage.log.renew("here", [lease.message_id], longest)).held == {lease.message_id}
+
+    async def test_a_renewed_lease_lasts_as_long_as_was_asked_for(self, storage: Storage, ada: User) -> None:
+        _, lease = await running_turn(storage, ada)
+        await storage.log.renew("here", [lease.message_id], EXPIRED)
+        assert [taken.message_id for taken in await storage.log.take_expired("reaper", LONG)] == [lease.message_id]
+
+    async def test_whoever_takes_a_turn_over_is_told_how_far_it_is_and_that_it_is_to_be_cancelled(
+        self, storage: Storage, ada: User
+    ) -> None:
+        _, lease = await running_turn(storage, ada, holder="dead", lease_for=EXPIRED)
+        for number in (1, 2):
+            await storage.log.append(lease, _call(number))
+        await _appears(storage, lease.message_id, 3)
+        async with storage.new_unit() as unit:
+            await unit.turns.request_cancel(ada.id, lease.message_id)
+        (taken,) = await storage.log.take_expired("reaper", LONG)
+        assert taken == replace(lease, holder="reaper", fence=taken.fence, seq=3)
+        for _ in range(2):  # told once, it is still to be cancelled
+            assert (await storage.log.renew("reaper", [lease.message_id], LONG)).to_cancel == {lease.message_id}
+        async with storage.new_unit(read_only=True) as unit:
+            turn = await unit.turns.get(ada.id, lease.message_id)
+        assert turn is not None
+        assert turn.cancel_requested
+
     async def test_a_renewed_lease_is_not_taken_and_an_expired_one_is(self, storage: Storage, ada: User) -> None:
         _, renewed = await running_turn(storage, ada, lease_for=EXPIRED)
         _, expired = await running_turn(storage, ada, holder="dead", lease_for=EXPIRED)
@@ -497,6 +531,21 @@ class TurnLogContract:
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.turns.get(ada.id, answer.id) is not None
             assert await unit.turns.recall(ada.id, "old") is None
+
+    async def test_forget_deletes_the_sessions_that_expired_and_no_others(self, storage: Storage, ada: User) -> None:
+        now = utc_now()
+        sessions = [
+            Session(id=f"sess_{hours}", user_id=ada.id, created_at=moment(), expires_at=now + timedelta(hours=hours))
+            for hours in (-2, 0, 2)
+        ]
+        async with storage.new_unit() as unit:
+            for session in sessions:
+                await unit.sessions.add(session)
+            await unit.commit()
+        await storage.log.forget(ended_before=now + timedelta(days=1), keys_made_before=now)
+        async with storage.new_unit(read_only=True) as unit:
+            found = [await unit.sessions.with_user(session.id) for session in sessions]
+        assert found == [None, (sessions[1], ada), (sessions[2], ada)]
 
     async def test_forget_keeps_keys_made_since(self, storage: Storage, ada: User) -> None:
         conversation = await stored_conversation(storage, ada)

@@ -61,6 +61,17 @@ class TurnsContract:
             (1, Started(user_message=turn.user_message, message_id=turn.answer.id))
         ]
 
+    async def test_the_activity_of_a_conversation_is_its_newest_message_whatever_the_times_say(
+        self, storage: Storage
+    ) -> None:
+        """A clock may have been set back since: what was sent last is what the list goes by."""
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada, updated_at=moment(100))
+        begun = await started(storage, new_turn(conversation, at=moment(50)))
+        assert begun.conversation == replace(conversation, updated_at=moment(50))
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.conversations.get(ada.id, conversation.id) == begun.conversation
+
     async def test_a_turn_begins_with_the_conversation_and_history_that_reading_gives(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         tools, prompt = ("calculate", "天气"), ODD_TEXT * 100

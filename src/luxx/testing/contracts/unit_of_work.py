@@ -1,17 +1,20 @@
 """What every `UnitOfWork` must do. Subclass `UnitOfWorkContract` and give it a `storage` fixture."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
-from luxx.application.ports import Storage
+from luxx.application.ports import Storage, UnitOfWork
 from luxx.testing.contracts.accounts import AccountsContract
 from luxx.testing.contracts.conversations import ConversationsContract
 from luxx.testing.contracts.messages import MessagesContract
 from luxx.testing.contracts.storage_samples import (
+    begun,
     count_of,
     new_conversation,
+    new_turn,
     new_user,
     stored_conversation,
     stored_user,
@@ -92,6 +95,32 @@ class UnitOfWorkContract(AccountsContract, ConversationsContract, MessagesContra
                 await unit.users.get(ada.id)
             with pytest.raises(RuntimeError):
                 await unit.commit()
+
+    @pytest.mark.parametrize("how", [{"read_only": True}, {"once": True}])
+    async def test_a_unit_for_reading_changes_nothing(self, storage: Storage, how: dict[str, bool]) -> None:
+        ada = await stored_user(storage)
+        conversation = await stored_conversation(storage, ada)
+        running = await begun(storage, new_turn(await stored_conversation(storage, ada)))
+        writes: list[Callable[[UnitOfWork], Awaitable[object]]] = [
+            lambda unit: unit.users.add(new_user("bob")),
+            lambda unit: unit.users.update(replace(ada, is_active=False)),
+            lambda unit: unit.conversations.update(replace(conversation, title="changed")),
+            lambda unit: unit.conversations.delete(ada.id, conversation.id),
+            lambda unit: unit.messages.delete(ada.id, running.message_id),
+            lambda unit: unit.turns.begin(new_turn(conversation)),
+            lambda unit: unit.turns.request_cancel(ada.id, running.message_id),
+        ]
+        for write in writes:
+            with pytest.raises(Exception):  # noqa: B017, PT011 - each storage has words of its own
+                async with storage.new_unit(**how) as unit:
+                    await write(unit)
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.page() == [ada]
+            assert await unit.conversations.get(ada.id, conversation.id) == conversation
+            assert await unit.turns.running_in(ada.id, conversation.id) is None
+            turn = await unit.turns.get(ada.id, running.message_id)
+        assert turn is not None
+        assert not turn.cancel_requested
 
     async def test_nobody_sees_what_is_not_committed(self, storage: Storage) -> None:
         async with storage.new_unit() as writer:

@@ -284,6 +284,17 @@ class Container(containers.DeclarativeContainer):
     execute_tool = providers.Singleton(ExecuteTool, toolbox=toolbox)
 
 
+async def made_usable(storage: Storage) -> None:
+    """Bring an embedded database up to date; raises `StorageUnavailable` where storage cannot be used."""
+    if isinstance(storage, Database):
+        # An embedded database has no operator of its own; one that is shared is upgraded on purpose.
+        if not storage.postgres:
+            await storage.upgrade()
+        await storage.check()
+    elif (missing := await storage.missing()) is not None:
+        raise StorageUnavailable(missing)
+
+
 @asynccontextmanager
 async def running(container: Container) -> AsyncIterator[None]:
     """Open what the container holds, in order, and close it in reverse; turns still running end as interrupted.
@@ -299,11 +310,7 @@ async def running(container: Container) -> AsyncIterator[None]:
         if isinstance(storage, Database):
             metrics.watch_pool(lambda: storage.connections_in_use)
         stack.push_async_callback(storage.close)
-        if isinstance(storage, Database) and not storage.postgres:
-            # An embedded database has no operator of its own; one that is shared is upgraded on purpose.
-            await storage.upgrade()
-        if (missing := await storage.missing()) is not None:
-            raise StorageUnavailable(missing)
+        await made_usable(storage)
         await storage.open()
         hasher = container.hasher()
         if isinstance(hasher, Argon2Hasher):

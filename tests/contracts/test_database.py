@@ -59,6 +59,38 @@ async def test_an_unreachable_database_is_said_to_be_so(open_database: OpenDatab
                     await unit.users.get(1)
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/none", "ConnectionRefusedError: "),
+        (f"postgresql://nobody@{'a' * 64}.example/none", "UnicodeError: "),
+        ("postgresql://nobody@127.0.0.1:1/none?sslmode=odd", "ClientConfigurationError: "),
+        ("{postgres}/none", 'InvalidCatalogNameError: database "none" does not exist'),
+        ("sqlite:///{here}/absent/luxx.db", "OperationalError: unable to open database file"),
+    ],
+)
+async def test_the_operator_is_told_why_a_database_cannot_be_reached_and_nobody_else(
+    open_database: OpenDatabase, postgres: ThrowawayPostgres, tmp_path: Path, url: str, reason: str
+) -> None:
+    server = postgres.url().rpartition("/")[0]
+    database = await open_database(url.format(postgres=server, here=tmp_path))
+    with pytest.raises(StorageUnavailable) as caught:
+        await database.check()
+    assert reason in caught.value.to_operator()
+    for said in (str(caught.value), await database.missing()):
+        assert said == "The database cannot be reached now. Try again in a moment."
+
+
+async def test_who_may_not_make_tables_is_told_so(open_database: OpenDatabase, postgres: ThrowawayPostgres) -> None:
+    """As Postgres 15 and newer keep everybody from the schema `public` whom the database does not belong to."""
+    name = postgres.create_database()
+    await postgres.execute(f'CREATE ROLE "{name}" LOGIN')
+    database = await open_database(postgres.url(name).replace("postgres@", f"{name}@"))
+    with pytest.raises(StorageUnavailable) as caught:
+        await database.upgrade()
+    assert caught.value.reason == "InsufficientPrivilegeError: permission denied for schema public"
+
+
 async def test_a_database_that_was_never_migrated_is_said_to_be_unavailable(
     postgres: ThrowawayPostgres, open_database: OpenDatabase, tmp_path: Path
 ) -> None:

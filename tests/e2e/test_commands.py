@@ -231,6 +231,15 @@ def test_a_database_below_no_directory_is_told_in_a_sentence(alone: Operator, co
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("db", "current"), ("db", "upgrade"), ("user", "list")])
+def test_why_the_database_cannot_be_reached_is_told(alone: Operator, command: tuple[str, ...]) -> None:
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    done = alone.luxx(*command, LUXX_DATABASE_URL=url, LUXX_JWT_SECRET=SECRET)
+    assert done.returncode == 1
+    assert "(ConnectionRefusedError: " in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_of_a_port_that_is_taken_it_is_told_what_to_do(
     alone: Operator, workers: str, request: pytest.FixtureRequest

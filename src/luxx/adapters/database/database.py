@@ -106,16 +106,22 @@ class Database:
     async def missing(self) -> str | None:
         """See `Storage.missing`."""
         try:
-            state = await self.schema_state()
+            await self.check()
         except StorageUnavailable as error:
             return str(error)
-        match state:
+        return None
+
+    async def check(self) -> None:
+        """Raise `StorageUnavailable` where `missing` tells something, with the reason that no client is told."""
+        match await self.schema_state():
             case SchemaState.CURRENT:
-                return None
+                return
             case SchemaState.MISSING:
-                return f"The database has no schema yet: {_UPGRADE}."
+                raise StorageUnavailable(f"The database has no schema yet: {_UPGRADE}.")
             case SchemaState.STALE:
-                return f"The database's schema is of another version: {_UPGRADE}, with the newest version in use."
+                raise StorageUnavailable(
+                    f"The database's schema is of another version: {_UPGRADE}, with the newest version in use."
+                )
 
     async def upgrade(self) -> None:
         """Bring the schema up to date. Several processes may do so at once. Raises `StorageUnavailable`."""
@@ -143,7 +149,8 @@ class Database:
                 async with engine.begin() as connection:
                     return await connection.run_sync(work)
         except sa.exc.DBAPIError as error:
-            raise unavailable() from error
+            # SQLAlchemy's has the whole statement in it, and what wraps the driver's own.
+            raise unavailable(error.orig and (error.orig.__cause__ or error.orig)) from error
         finally:
             await engine.dispose()
 
@@ -161,7 +168,7 @@ class Database:
         try:
             return await undisturbed(asyncio.to_thread(whole))
         except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
-            raise unavailable() from error
+            raise unavailable(error.orig if isinstance(error, sa.exc.DBAPIError) else error) from error
 
 
 class DatabaseUnit:

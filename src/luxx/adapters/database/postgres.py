@@ -49,7 +49,7 @@ _RAISED: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Interna
 def _told(error: Exception) -> Exception:
     if isinstance(error, asyncpg.UniqueViolationError):
         return NotUnique(error.constraint_name)
-    return unavailable() if _passing(error) else error
+    return unavailable(error) if _passing(error) else error
 
 
 @contextmanager
@@ -86,8 +86,8 @@ async def open_connection(dsn: str, *, command_timeout: float | None) -> Any:
                 "tcp_keepalives_count": "3",
             },
         )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise unavailable() from error
+    except (OSError, UnicodeError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise unavailable(error) from error  # a UnicodeError is about the host's name
 
 
 class _Session:

@@ -95,13 +95,12 @@ async def _database(settings: Settings) -> str:
     try:
         await _state(settings)
     except StorageUnavailable as error:
-        reason = error.__cause__ or error
         what = (
             "is Postgres running, and does LUXX_DATABASE_URL name it"
             if settings.on_postgres
             else "is it the right file"
         )
-        raise Wrong(f"it cannot be reached ({type(reason).__name__}): {what}?") from None
+        raise Wrong(f"it cannot be reached ({error.reason}): {what}?") from None
     return "Postgres answers" if settings.on_postgres else "the file can be opened"
 
 

@@ -18,6 +18,7 @@ from tests.support.databases import ask
 
 from luxx.adapters.database import Database, SchemaState, migrate
 from luxx.adapters.database.schema import metadata
+from luxx.domain.errors import StorageUnavailable
 from luxx.testing.contracts.storage_samples import new_user
 from luxx.testing.postgres import ThrowawayPostgres
 
@@ -48,6 +49,23 @@ async def test_a_database_is_missing_then_current_and_stale_for_another_version(
     await ask(database, "UPDATE alembic_version SET version_num = '0000'", writes=True)
     assert await database.schema_state() is SchemaState.STALE
     assert "luxx db upgrade" in (await database.missing() or "")
+    await database.close()
+
+
+def overwrite(path: Path, where: slice) -> None:
+    content = bytearray(path.read_bytes())
+    content[where] = b"\xff" * (where.stop - where.start)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", [slice(0, 4096), slice(100, 4096)], ids=["another file", "a damaged one"])
+async def test_a_file_that_is_no_sound_database_is_said_to_be_so(sqlite_url: str, damaged: slice) -> None:
+    overwrite(Path(sqlite_url.removeprefix("sqlite:///")), damaged)
+    database = Database(sqlite_url)
+    for look in (database.check, database.upgrade):
+        with pytest.raises(StorageUnavailable) as caught:
+            await look()
+        assert caught.value.reason.startswith("DatabaseError: ")
     await database.close()
 
 

@@ -99,8 +99,11 @@ class Database:
 
     async def schema_state(self) -> SchemaState:
         """Compare the schema with the one this version needs; raises `StorageUnavailable`."""
-        ((there,),) = await self.driver.fetch(migrate.HAS_VERSION, {})
-        rows = await self.driver.fetch(migrate.VERSIONS, {}) if there else ()
+        try:
+            ((there,),) = await self.driver.fetch(migrate.HAS_VERSION, {})
+            rows = await self.driver.fetch(migrate.VERSIONS, {}) if there else ()
+        except sqlite3.DatabaseError as error:
+            raise unavailable(error) from error  # the file is none of SQLite's, or is damaged
         return migrate.schema_state(version for (version,) in rows)
 
     async def missing(self) -> str | None:

@@ -52,6 +52,14 @@ async def test_a_database_is_missing_then_current_and_stale_for_another_version(
     await database.close()
 
 
+async def test_a_database_of_a_newer_version_is_said_to_be_so_and_left_alone(database: Database) -> None:
+    await ask(database, "UPDATE alembic_version SET version_num = '9999'", writes=True)
+    assert await database.schema_state() is SchemaState.NEWER
+    for look in (database.check, database.upgrade):
+        with pytest.raises(StorageUnavailable, match="newer version than this one"):
+            await look()
+
+
 def overwrite(path: Path, where: slice) -> None:
     content = bytearray(path.read_bytes())
     content[where] = b"\xff" * (where.stop - where.start)

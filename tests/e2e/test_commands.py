@@ -286,6 +286,18 @@ def test_the_doctor_finds_a_place_in_use_well(operator: Operator) -> None:
     assert findings(done)["schema"] == ("ok", "it is current")
 
 
+def test_a_database_of_a_newer_version_is_no_state_to_start_in(alone: Operator) -> None:
+    alone.well("db", "upgrade")
+    with closing(sqlite3.connect(alone.directory / ".luxx" / "luxx.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    for command in (("serve", "--port", "0"), ("db", "current"), ("db", "upgrade"), ("user", "list")):
+        done = alone.luxx(*command)
+        assert done.returncode == 1
+        assert "a newer version than this one" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    assert findings(alone.luxx("doctor", "--port", free_port()))["schema"][0] == "FAIL"
+
+
 async def test_the_doctor_tells_all_that_is_wrong_and_what_to_do(alone: Operator) -> None:
     data = alone.directory / ".luxx"
     data.mkdir(mode=0o755)

@@ -29,6 +29,10 @@ from luxx.extras import needs
 _Result = TypeVar("_Result")
 
 _UPGRADE: Final = "run `luxx db upgrade` for a service, or `await database.upgrade()` in a program that embeds Luxx"
+_NEWER: Final = (
+    "The database's schema is of a newer version than this one: run that version, or go back to a copy of the "
+    "database from before its upgrade."
+)
 
 
 class Database:
@@ -122,16 +126,19 @@ class Database:
             case SchemaState.MISSING:
                 raise StorageUnavailable(f"The database has no schema yet: {_UPGRADE}.")
             case SchemaState.STALE:
-                raise StorageUnavailable(
-                    f"The database's schema is of another version: {_UPGRADE}, with the newest version in use."
-                )
+                raise StorageUnavailable(f"The database's schema is of an older version: {_UPGRADE}.")
+            case SchemaState.NEWER:
+                raise StorageUnavailable(_NEWER)
 
     async def upgrade(self) -> None:
         """Bring the schema up to date. Several processes may do so at once. Raises `StorageUnavailable`."""
         if not self.postgres and not (above := Path(self._place).parent).is_dir():
             raise StorageUnavailable(f"There is no directory {above} for the database: make it, or name another file.")
-        if await self.schema_state() is SchemaState.CURRENT:
-            return
+        match await self.schema_state():
+            case SchemaState.CURRENT:
+                return
+            case SchemaState.NEWER:
+                raise StorageUnavailable(_NEWER)  # there is no way back
         await self.run_sync(migrate.upgrade)
 
     async def run_sync(self, work: Callable[[sa.Connection], _Result]) -> _Result:

@@ -16,11 +16,12 @@ _VERSION: Final = sa.table("alembic_version", sa.column("version_num", sa.Text()
 
 
 class SchemaState(StrEnum):
-    """How a database stands to this version. `STALE`: made by an older or a newer one."""
+    """How a database stands to this version. `STALE`: made by an older one; `NEWER`: by a newer one."""
 
     CURRENT = "current"
     MISSING = "missing"
     STALE = "stale"
+    NEWER = "newer"
 
 
 def newest_revision() -> str:
@@ -45,6 +46,8 @@ def schema_state(versions: Iterable[str]) -> SchemaState:
     found = set(versions)
     if not found:
         return SchemaState.MISSING
+    if max(found) > newest_revision():
+        return SchemaState.NEWER
     return SchemaState.CURRENT if found == {newest_revision()} else SchemaState.STALE
 
 

@@ -113,7 +113,9 @@ async def _schema(settings: Settings) -> str:
         case SchemaState.MISSING if settings.on_postgres:
             raise Wrong("there is none yet: run `luxx db upgrade`")
         case SchemaState.STALE if settings.on_postgres:
-            raise Wrong("it is of another version: run `luxx db upgrade` of the newest version in use")
+            raise Wrong("it is of an older version: run `luxx db upgrade`")
+        case SchemaState.NEWER:
+            raise Wrong("it is of a newer version than this one: run that one, or go back to an older copy")
         case _:
             return "it is brought up to date at the next start"
 

@@ -104,6 +104,24 @@ async def test_processes_that_start_together_migrate_once(postgres: ThrowawayPos
         await database.close()
 
 
+async def test_an_upgrade_waits_for_another_one_however_long_that_takes(
+    postgres: ThrowawayPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = postgres.create_database()
+    await postgres.execute(f"ALTER DATABASE {name} SET statement_timeout = '100ms'")
+    monkeypatch.setattr("luxx.adapters.database.postgres._UPGRADE_LOCK", "100ms")
+    database = Database(postgres.url(name))
+    other = await database.listening()
+    await other.execute(f"BEGIN; SELECT pg_advisory_xact_lock({migrate._LOCK})")
+    upgrading = asyncio.create_task(database.upgrade())
+    await asyncio.sleep(0.5)
+    assert not upgrading.done()
+    await other.close()
+    await upgrading
+    assert await database.schema_state() is SchemaState.CURRENT
+    await database.close()
+
+
 @pytest.fixture
 def common_umask() -> Iterator[None]:
     before = os.umask(0o022)

@@ -62,7 +62,10 @@ def upgrade(connection: sa.Connection) -> None:
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
 
     if connection.dialect.name == "postgresql":
+        # Whoever has it may have large tables to rewrite.
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)

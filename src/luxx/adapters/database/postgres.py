@@ -20,6 +20,8 @@ _QUERY_SECONDS: Final = 10.0
 _UPKEEP_SECONDS: Final = 4.0
 """For commits of the log and heartbeats: three tries, the last on a new connection, fit into a lease of 15 s."""
 _POOL_SECONDS: Final = 10.0
+_UPGRADE_LOCK: Final = "8s"
+"""How long an upgrade waits for a table, while all others wait behind it."""
 _CLOSE_SECONDS: Final = 2.0
 _UPKEEP_SIZE: Final = 2
 
@@ -64,7 +66,8 @@ def translated() -> Iterator[None]:
 def _limits(seconds: float | None) -> dict[str, str]:
     """Let the server give up first: what it still did for a connection that was dropped would be done for nobody."""
     if seconds is None:
-        return {"lock_timeout": "8s"}
+        # Said, because a role may have a limit of its own.
+        return {"statement_timeout": "0", "lock_timeout": _UPGRADE_LOCK}
     return {"statement_timeout": f"{seconds * 900:.0f}ms", "lock_timeout": f"{min(8.0, seconds * 0.75) * 1000:.0f}ms"}
 
 

@@ -191,13 +191,14 @@ async def _answered(inner: Any, asked: Awaitable[_Result]) -> _Result:
     """Wait for the answer to what a connection was asked, and drop the connection where none comes in time.
 
     What it was asked may still be done: a late BEGIN would put the next one's statements into a
-    transaction that nobody commits.
+    transaction that nobody commits. One that takes no writes is dropped as well: it may lead to what
+    became a standby, and the next one to what was made the primary instead.
     """
 
     async def in_time() -> _Result:
         try:
             return await asked
-        except TimeoutError:
+        except (TimeoutError, asyncpg.ReadOnlySQLTransactionError):
             inner.terminate()  # here: whoever was cancelled meanwhile is not told of it
             raise
 

@@ -150,6 +150,10 @@ def _tool_resources(settings: Settings, clock: Clock) -> ToolResources:
 
 def _toolbox(settings: Settings, resources: ToolResources, observer: Observer) -> Toolbox:
     tools = load_tools(resources)
+    if unknown := settings.disabled_tools - {tool.spec.name for tool in tools}:
+        # Passed over, a misspelt name would leave on what was to be off.
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise BadSettings([f"LUXX_DISABLED_TOOLS names no tool by {names}; docs/tools.md has the names"])
     return Toolbox(tools, timeout=settings.tool_seconds, disabled=settings.disabled_tools, observer=observer)
 
 

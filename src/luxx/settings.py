@@ -39,7 +39,10 @@ def _url(*schemes: str) -> Callable[[str], str]:
     def read(value: str) -> str:
         try:
             parts = urlsplit(value)
-            named = parts.hostname is not None and parts.port != 0
+            # As libpq reads it: several hosts, each with its port (of which urlsplit knows nothing).
+            apart = parts.netloc.rpartition("@")[2].split(",") if parts.scheme.startswith("postgres") else ()
+            hosts = [urlsplit(f"//{one}") for one in apart] or [parts]
+            named = all(host.hostname is not None and host.port != 0 for host in hosts)
         except ValueError:
             # What was raised may tell the password: it quotes the part before the path.
             raise ValueError(f"{wanted} and names a host and a port that can be") from None

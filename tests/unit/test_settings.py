@@ -141,6 +141,18 @@ def test_postgres_needs_a_secret_that_all_processes_share(url: str, secret: str 
     assert good(database_url=url, jwt_secret=SECRET).on_postgres
 
 
+@pytest.mark.parametrize("hosts", ["a,b", "a:5432,b:5433", "u:p@a:5432,b", "[::1]:5432,b:5433"])
+def test_a_postgres_url_may_name_several_hosts(hosts: str) -> None:
+    url = f"postgresql://{hosts}/luxx?target_session_attrs=read-write"
+    assert good(database_url=url, jwt_secret=SECRET).storage_url == url
+
+
+@pytest.mark.parametrize("hosts", ["a:x,b:5432", "a,b:99999"])
+def test_each_of_several_hosts_must_be_one(hosts: str) -> None:
+    (fault,) = faults(database_url=f"postgresql://{hosts}/luxx", jwt_secret=SECRET)
+    assert fault.startswith("LUXX_DATABASE_URL must ")
+
+
 @pytest.mark.parametrize(("engine", "needed"), [("searxng", "search_url"), ("brave", "search_key")])
 def test_a_search_engine_needs_what_it_is_reached_by(engine: str, needed: str) -> None:
     (fault,) = faults(search_engine=engine)

@@ -340,6 +340,26 @@ async def test_the_doctor_asks_the_endpoint_for_its_models(alone: Operator, mode
     assert said in text
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"LUXX_LLM_API_KEY": "ключ"}, "the API key must consist of visible ASCII characters"),
+        ({"LUXX_LLM_BASE_URL": "http://me:s3cret@127.0.0.1:9/v1"}, "the base URL must have no user"),
+        ({"LUXX_DISABLED_TOOLS": "fetch-page"}, "LUXX_DISABLED_TOOLS names no tool by 'fetch-page'"),
+    ],
+)
+def test_the_doctor_finds_what_the_service_would_refuse_to_start_with(
+    alone: Operator, variables: dict[str, str], said: str
+) -> None:
+    model = {"LUXX_LLM_BASE_URL": f"http://127.0.0.1:{free_port()}/v1"}
+    done = alone.luxx("doctor", "--port", free_port(), **model | variables)
+    assert (done.returncode, done.stderr) == (1, "")
+    verdict, text = findings(done)["settings"]
+    assert verdict == "FAIL"
+    assert said in text
+    assert "s3cret" not in done.stdout
+
+
 def test_the_doctor_names_every_bad_setting(alone: Operator) -> None:
     done = alone.luxx("doctor", LUXX_TOKEN_HOURS="never", LUXX_MAX_TURNS="few")
     assert (done.returncode, done.stderr) == (1, "")

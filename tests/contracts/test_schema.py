@@ -1,6 +1,7 @@
 """The schema: made by migrations, looked at before anything is served, found at a URL."""
 
 import asyncio
+import errno
 import os
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from alembic.script import ScriptDirectory
 from tests.support.databases import ask
 
 from luxx.adapters.database import Database, SchemaState, migrate
+from luxx.adapters.database.backup import copy_sqlite
 from luxx.adapters.database.schema import metadata
 from luxx.domain.errors import StorageUnavailable
 from luxx.testing.contracts.storage_samples import new_user
@@ -120,6 +122,23 @@ async def test_an_upgrade_waits_for_another_one_however_long_that_takes(
     await upgrading
     assert await database.schema_state() is SchemaState.CURRENT
     await database.close()
+
+
+def test_a_backup_can_be_made_where_files_have_one_name_only(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on FAT, which memory sticks have, and on some shares."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    target = tmp_path / "stick" / "backup.db"
+    target.parent.mkdir()
+    copy_sqlite(sqlite_url, target)
+    assert [one.name for one in target.parent.iterdir()] == ["backup.db"]
+    with pytest.raises(FileExistsError):
+        copy_sqlite(sqlite_url, target)
 
 
 @pytest.fixture

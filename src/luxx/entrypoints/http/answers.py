@@ -181,6 +181,15 @@ def refused(request: Request[Any, Any, Any], error: HTTPException) -> Response[b
     return response
 
 
+async def stopped(request: Request[Any, Any, Any], send: Send) -> None:
+    """Answer for a process whose time to stop is over before the request's answer was begun."""
+    response = failed(request, Overloaded("This process is stopping: ask again, another one."))
+    headers = {name.lower().encode(): value.encode() for name, value in response.headers.items()}
+    headers |= {b"content-type": b"application/json", b"content-length": b"%d" % len(response.content)}
+    await send({"type": "http.response.start", "status": response.status_code, "headers": [*headers.items()]})
+    await send({"type": "http.response.body", "body": response.content, "more_body": False})
+
+
 def broken(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer for a fault of ours: the log has the cause, the client the request id."""
     _log.error("%s failed unexpectedly", request_id(request.scope), exc_info=error)

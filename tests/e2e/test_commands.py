@@ -137,6 +137,16 @@ def test_what_cannot_be_done_is_told_in_a_sentence(alone: Operator) -> None:
     assert alone.users() == before
 
 
+def test_a_terminal_that_cannot_show_a_name_gets_it_escaped(alone: Operator) -> None:
+    """What was done is done: it must not end in a traceback that looks as if it were not."""
+    done = alone.luxx("user", "create", "王小明", "wang@example.org", given=PASSWORD, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"'\u738b\u5c0f\u660e'" in done.stdout
+    listed = alone.luxx("user", "list", PYTHONIOENCODING="ascii")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert json.loads(alone.luxx("user", "list", "--json", PYTHONIOENCODING="latin-1").stdout) == alone.users()
+
+
 def test_a_password_is_no_argument(alone: Operator) -> None:
     """Arguments are seen by everybody on the machine."""
     done = alone.luxx("user", "create", "ada", "ada@example.org", PASSWORD)

@@ -1,6 +1,7 @@
 """The command `luxx`."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         actions.add_parser(action, help=purpose).add_argument("username", metavar="NAME")
 
     _open_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: what is done must not look undone because a name cannot be shown.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _run(parser.parse_args(arguments))
         sys.stdout.flush()  # not at the very end, where nobody could answer for it

@@ -93,7 +93,8 @@ def _print(users: Iterable[User], *, as_json: bool) -> None:
         for user in users
     ]
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        seen = (sys.stdout.encoding or "").lower().startswith("utf")
+        print(json.dumps(rows, ensure_ascii=not seen, indent=2))
         return
     for row in rows:
         state = "active" if row["is_active"] else "disabled"

@@ -150,6 +150,10 @@ def _tool_resources(settings: Settings, clock: Clock) -> ToolResources:
 
 def _toolbox(settings: Settings, resources: ToolResources, observer: Observer) -> Toolbox:
     tools = load_tools(resources)
+    if unknown := settings.disabled_tools - {tool.spec.name for tool in tools}:
+        # Passed over, a misspelt name would leave on what was to be off.
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise BadSettings([f"LUXX_DISABLED_TOOLS names no tool by {names}; docs/tools.md has the names"])
     return Toolbox(tools, timeout=settings.tool_seconds, disabled=settings.disabled_tools, observer=observer)
 
 
@@ -284,6 +288,17 @@ class Container(containers.DeclarativeContainer):
     execute_tool = providers.Singleton(ExecuteTool, toolbox=toolbox)
 
 
+async def made_usable(storage: Storage) -> None:
+    """Bring an embedded database up to date; raises `StorageUnavailable` where storage cannot be used."""
+    if isinstance(storage, Database):
+        # An embedded database has no operator of its own; one that is shared is upgraded on purpose.
+        if not storage.postgres:
+            await storage.upgrade()
+        await storage.check()
+    elif (missing := await storage.missing()) is not None:
+        raise StorageUnavailable(missing)
+
+
 @asynccontextmanager
 async def running(container: Container) -> AsyncIterator[None]:
     """Open what the container holds, in order, and close it in reverse; turns still running end as interrupted.
@@ -299,11 +314,7 @@ async def running(container: Container) -> AsyncIterator[None]:
         if isinstance(storage, Database):
             metrics.watch_pool(lambda: storage.connections_in_use)
         stack.push_async_callback(storage.close)
-        if isinstance(storage, Database) and not storage.postgres:
-            # An embedded database has no operator of its own; one that is shared is upgraded on purpose.
-            await storage.upgrade()
-        if (missing := await storage.missing()) is not None:
-            raise StorageUnavailable(missing)
+        await made_usable(storage)
         await storage.open()
         hasher = container.hasher()
         if isinstance(hasher, Argon2Hasher):

@@ -39,7 +39,10 @@ def _url(*schemes: str) -> Callable[[str], str]:
     def read(value: str) -> str:
         try:
             parts = urlsplit(value)
-            named = parts.hostname is not None and parts.port != 0
+            # As libpq reads it: several hosts, each with its port (of which urlsplit knows nothing).
+            apart = parts.netloc.rpartition("@")[2].split(",") if parts.scheme.startswith("postgres") else ()
+            hosts = [urlsplit(f"//{one}") for one in apart] or [parts]
+            named = all(host.hostname is not None and host.port != 0 for host in hosts)
         except ValueError:
             # What was raised may tell the password: it quotes the part before the path.
             raise ValueError(f"{wanted} and names a host and a port that can be") from None
@@ -218,14 +221,18 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read `environ` (the process's and `.env`, if None); raises `BadSettings` with every fault at once.
 
-        An empty variable counts as absent; a `LUXX_` variable that is no setting is a fault.
+        An empty variable counts as absent; a `LUXX_` variable that is no setting is a fault, unless Kubernetes
+        set it.
         """
         given = _environment() if environ is None else environ
         known = {f"{PREFIX}{one.name.upper()}": one for one in fields(cls)}
         faults = [
             f"{name} is no setting; {_nearest(name, known)}"
             for name in sorted(given)
-            if name.startswith(PREFIX) and name not in known and not name.startswith(f"{PREFIX}TEST_")
+            if name.startswith(PREFIX)
+            and name not in known
+            and not name.startswith(f"{PREFIX}TEST_")
+            and not _of_a_service(name, given)
         ]
         values: dict[str, object] = {}
         for name, one in known.items():
@@ -281,6 +288,19 @@ def _environment() -> Mapping[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise BadSettings([f"the file .env cannot be read as UTF-8 text: {error}"]) from None
     return {name: text for name, text in kept.items() if text is not None} | os.environ
+
+
+_SERVICE: Final = re.compile(
+    r"(?P<service>\w+?)_(SERVICE_HOST|SERVICE_PORT\w*|(?P<link>PORT)|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)"
+)
+
+
+def _of_a_service(name: str, given: Mapping[str, str]) -> bool:
+    """Tell whether Kubernetes has set this, of a Service that is named after us: it tells all containers of all."""
+    found = _SERVICE.fullmatch(name)
+    if found is None or (found["link"] and "://" not in given[name]):
+        return False
+    return {f"{found['service']}_SERVICE_HOST", f"{found['service']}_SERVICE_PORT"} <= given.keys()
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

@@ -14,7 +14,7 @@ from tests.support.databases import OpenDatabase, ask
 from luxx.adapters.database import Database
 from luxx.adapters.database.connection import Driver
 from luxx.adapters.database.notices import Notices
-from luxx.adapters.database.statements import Statement
+from luxx.adapters.database.statements import Script, Statement
 from luxx.adapters.database.turn_log import DatabaseTurnLog
 from luxx.adapters.system import utc_now
 from luxx.application.ports import Lease
@@ -81,6 +81,68 @@ async def test_an_unreachable_database_is_said_to_be_so(open_database: OpenDatab
             with pytest.raises(StorageUnavailable):
                 async with database.new_unit(read_only=read_only) as unit:
                     await unit.users.get(1)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/none", "ConnectionRefusedError: "),
+        (f"postgresql://nobody@{'a' * 64}.example/none", "UnicodeError: "),
+        ("postgresql://nobody@127.0.0.1:1/none?sslmode=odd", "ClientConfigurationError: "),
+        ("{postgres}/none", 'InvalidCatalogNameError: database "none" does not exist'),
+        ("sqlite:///{here}/absent/luxx.db", "OperationalError: unable to open database file"),
+    ],
+)
+async def test_the_operator_is_told_why_a_database_cannot_be_reached_and_nobody_else(
+    open_database: OpenDatabase, postgres: ThrowawayPostgres, tmp_path: Path, url: str, reason: str
+) -> None:
+    server = postgres.url().rpartition("/")[0]
+    database = await open_database(url.format(postgres=server, here=tmp_path))
+    with pytest.raises(StorageUnavailable) as caught:
+        await database.check()
+    assert reason in caught.value.to_operator()
+    for said in (str(caught.value), await database.missing()):
+        assert said == "The database cannot be reached now. Try again in a moment."
+
+
+async def test_who_may_not_make_tables_is_told_so(open_database: OpenDatabase, postgres: ThrowawayPostgres) -> None:
+    """As Postgres 15 and newer keep everybody from the schema `public` whom the database does not belong to."""
+    name = postgres.create_database()
+    await postgres.execute(f'CREATE ROLE "{name}" LOGIN')
+    database = await open_database(postgres.url(name).replace("postgres@", f"{name}@"))
+    with pytest.raises(StorageUnavailable) as caught:
+        await database.upgrade()
+    assert caught.value.reason == "InsufficientPrivilegeError: permission denied for schema public"
+
+
+@pytest.mark.parametrize("upkeep", [False, True], ids=["for requests", "for upkeep"])
+async def test_after_a_failover_nothing_is_written_to_where_only_reading_is(
+    open_database: OpenDatabase, postgres: ThrowawayPostgres, upkeep: bool
+) -> None:
+    """A connection to what is a standby now, as a name led there a moment too long, is not kept for half an hour."""
+    name = postgres.create_database()
+    database = await open_database(postgres.url(name))
+    await database.upgrade()
+    await database.close()
+    await postgres.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    write = Statement(sa.text("DELETE FROM idempotency_keys"))
+
+    async def as_script() -> object:
+        return await database.driver.run(_run_one(write), upkeep=upkeep)
+
+    async def alone() -> object:
+        return await database.driver.fetch(write, {}, writes=True, upkeep=upkeep)
+
+    for attempt in (as_script, alone):
+        with pytest.raises(StorageUnavailable, match="cannot be reached"):
+            await attempt()
+    await postgres.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+    for attempt in (as_script, alone):
+        await attempt()
+
+
+def _run_one(statement: Statement) -> Script[None]:
+    yield statement, {}
 
 
 async def test_a_database_that_was_never_migrated_is_said_to_be_unavailable(

@@ -1,6 +1,7 @@
 """The schema: made by migrations, looked at before anything is served, found at a URL."""
 
 import asyncio
+import errno
 import os
 import stat
 import subprocess
@@ -17,7 +18,9 @@ from alembic.script import ScriptDirectory
 from tests.support.databases import ask
 
 from luxx.adapters.database import Database, SchemaState, migrate
+from luxx.adapters.database.backup import copy_sqlite
 from luxx.adapters.database.schema import metadata
+from luxx.domain.errors import StorageUnavailable
 from luxx.testing.contracts.storage_samples import new_user
 from luxx.testing.postgres import ThrowawayPostgres
 
@@ -51,6 +54,31 @@ async def test_a_database_is_missing_then_current_and_stale_for_another_version(
     await database.close()
 
 
+async def test_a_database_of_a_newer_version_is_said_to_be_so_and_left_alone(database: Database) -> None:
+    await ask(database, "UPDATE alembic_version SET version_num = '9999'", writes=True)
+    assert await database.schema_state() is SchemaState.NEWER
+    for look in (database.check, database.upgrade):
+        with pytest.raises(StorageUnavailable, match="newer version than this one"):
+            await look()
+
+
+def overwrite(path: Path, where: slice) -> None:
+    content = bytearray(path.read_bytes())
+    content[where] = b"\xff" * (where.stop - where.start)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", [slice(0, 4096), slice(100, 4096)], ids=["another file", "a damaged one"])
+async def test_a_file_that_is_no_sound_database_is_said_to_be_so(sqlite_url: str, damaged: slice) -> None:
+    overwrite(Path(sqlite_url.removeprefix("sqlite:///")), damaged)
+    database = Database(sqlite_url)
+    for look in (database.check, database.upgrade):
+        with pytest.raises(StorageUnavailable) as caught:
+            await look()
+        assert caught.value.reason.startswith("DatabaseError: ")
+    await database.close()
+
+
 def test_the_newest_revision_is_the_end_of_the_migrations() -> None:
     scripts = Path(migrate.__file__).with_name("migrations")
     assert [migrate.newest_revision()] == ScriptDirectory(str(scripts)).get_heads()
@@ -76,6 +104,41 @@ async def test_processes_that_start_together_migrate_once(postgres: ThrowawayPos
     assert await databases[0].schema_state() is SchemaState.CURRENT
     for database in databases:
         await database.close()
+
+
+async def test_an_upgrade_waits_for_another_one_however_long_that_takes(
+    postgres: ThrowawayPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = postgres.create_database()
+    await postgres.execute(f"ALTER DATABASE {name} SET statement_timeout = '100ms'")
+    monkeypatch.setattr("luxx.adapters.database.postgres._UPGRADE_LOCK", "100ms")
+    database = Database(postgres.url(name))
+    other = await database.listening()
+    await other.execute(f"BEGIN; SELECT pg_advisory_xact_lock({migrate._LOCK})")
+    upgrading = asyncio.create_task(database.upgrade())
+    await asyncio.sleep(0.5)
+    assert not upgrading.done()
+    await other.close()
+    await upgrading
+    assert await database.schema_state() is SchemaState.CURRENT
+    await database.close()
+
+
+def test_a_backup_can_be_made_where_files_have_one_name_only(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on FAT, which memory sticks have, and on some shares."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    target = tmp_path / "stick" / "backup.db"
+    target.parent.mkdir()
+    copy_sqlite(sqlite_url, target)
+    assert [one.name for one in target.parent.iterdir()] == ["backup.db"]
+    with pytest.raises(FileExistsError):
+        copy_sqlite(sqlite_url, target)
 
 
 @pytest.fixture

@@ -137,6 +137,16 @@ def test_what_cannot_be_done_is_told_in_a_sentence(alone: Operator) -> None:
     assert alone.users() == before
 
 
+def test_a_terminal_that_cannot_show_a_name_gets_it_escaped(alone: Operator) -> None:
+    """What was done is done: it must not end in a traceback that looks as if it were not."""
+    done = alone.luxx("user", "create", "王小明", "wang@example.org", given=PASSWORD, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"'\u738b\u5c0f\u660e'" in done.stdout
+    listed = alone.luxx("user", "list", PYTHONIOENCODING="ascii")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert json.loads(alone.luxx("user", "list", "--json", PYTHONIOENCODING="latin-1").stdout) == alone.users()
+
+
 def test_a_password_is_no_argument(alone: Operator) -> None:
     """Arguments are seen by everybody on the machine."""
     done = alone.luxx("user", "create", "ada", "ada@example.org", PASSWORD)
@@ -231,6 +241,15 @@ def test_a_database_below_no_directory_is_told_in_a_sentence(alone: Operator, co
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("db", "current"), ("db", "upgrade"), ("user", "list")])
+def test_why_the_database_cannot_be_reached_is_told(alone: Operator, command: tuple[str, ...]) -> None:
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    done = alone.luxx(*command, LUXX_DATABASE_URL=url, LUXX_JWT_SECRET=SECRET)
+    assert done.returncode == 1
+    assert "(ConnectionRefusedError: " in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_of_a_port_that_is_taken_it_is_told_what_to_do(
     alone: Operator, workers: str, request: pytest.FixtureRequest
@@ -277,6 +296,18 @@ def test_the_doctor_finds_a_place_in_use_well(operator: Operator) -> None:
     assert findings(done)["schema"] == ("ok", "it is current")
 
 
+def test_a_database_of_a_newer_version_is_no_state_to_start_in(alone: Operator) -> None:
+    alone.well("db", "upgrade")
+    with closing(sqlite3.connect(alone.directory / ".luxx" / "luxx.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    for command in (("serve", "--port", "0"), ("db", "current"), ("db", "upgrade"), ("user", "list")):
+        done = alone.luxx(*command)
+        assert done.returncode == 1
+        assert "a newer version than this one" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    assert findings(alone.luxx("doctor", "--port", free_port()))["schema"][0] == "FAIL"
+
+
 async def test_the_doctor_tells_all_that_is_wrong_and_what_to_do(alone: Operator) -> None:
     data = alone.directory / ".luxx"
     data.mkdir(mode=0o755)
@@ -317,6 +348,26 @@ async def test_the_doctor_asks_the_endpoint_for_its_models(alone: Operator, mode
     verdict, text = findings(done)["model"]
     assert (done.returncode, verdict) == (0, "ok")
     assert said in text
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"LUXX_LLM_API_KEY": "ключ"}, "the API key must consist of visible ASCII characters"),
+        ({"LUXX_LLM_BASE_URL": "http://me:s3cret@127.0.0.1:9/v1"}, "the base URL must have no user"),
+        ({"LUXX_DISABLED_TOOLS": "fetch-page"}, "LUXX_DISABLED_TOOLS names no tool by 'fetch-page'"),
+    ],
+)
+def test_the_doctor_finds_what_the_service_would_refuse_to_start_with(
+    alone: Operator, variables: dict[str, str], said: str
+) -> None:
+    model = {"LUXX_LLM_BASE_URL": f"http://127.0.0.1:{free_port()}/v1"}
+    done = alone.luxx("doctor", "--port", free_port(), **model | variables)
+    assert (done.returncode, done.stderr) == (1, "")
+    verdict, text = findings(done)["settings"]
+    assert verdict == "FAIL"
+    assert said in text
+    assert "s3cret" not in done.stdout
 
 
 def test_the_doctor_names_every_bad_setting(alone: Operator) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import httpx
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 from luxx.adapters.tools.python.bubblewrap import SandboxUnusable, _found_program
 from luxx.settings import PREFIX, Settings
@@ -86,7 +87,7 @@ def test_every_container_of_ours_has_a_read_only_root_and_no_privileges(name: st
 
 def test_only_the_proxy_is_reached_from_outside_and_the_database_by_luxx_alone() -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
-    assert SERVICES["proxy"]["ports"] == ["${LUXX_PUBLISH:-127.0.0.1:8080}:8080"]
+    assert SERVICES["proxy"]["ports"] == ["${PUBLISH:-127.0.0.1:8080}:8080"]
     assert COMPOSE["networks"]["back"]["internal"] is True
     assert SERVICES["db"]["networks"] == ["back"]
     assert SERVICES["proxy"]["networks"] == ["front"]
@@ -166,3 +167,9 @@ async def test_a_read_only_root_is_enough(read_only_root: list[str], tmp_path: P
     finally:
         process.terminate()
         await process.communicate()
+
+
+def test_the_example_environment_beside_the_composition_does_not_keep_the_service_from_starting() -> None:
+    """`luxx serve` in the clone reads the same `.env`, and takes no LUXX_ variable that is no setting."""
+    example = dotenv_values(ROOT / "deploy/env.example")
+    Settings.from_env({name: text or "" for name, text in example.items()})

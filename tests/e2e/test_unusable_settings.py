@@ -14,6 +14,7 @@ import pytest
         ({"LUXX_LLM_BASE_URL": "http://127.0.0.1:9/v1", "LUXX_LLM_API_KEY": "ключ"}, "LUXX_LLM_API_KEY: the API key"),
         ({"LUXX_DATABASE_URL": "sqlite:///:memory:"}, "database URL"),
         ({"LUXX_FETCH_ALLOW_HOSTS": "10.0.0.0/8:x"}, "10.0.0.0/8:x"),
+        ({"LUXX_DISABLED_TOOLS": "calculate fetch-page"}, "LUXX_DISABLED_TOOLS names no tool by 'fetch-page'"),
     ],
 )
 def test_a_part_that_cannot_work_with_its_settings_says_so_and_the_service_exits_with_2(

@@ -275,7 +275,7 @@ async def test_workers_whose_parent_was_killed_store_their_answers_and_leave_not
 @pytest.mark.parametrize(
     ("changed", "status", "said"),
     [
-        ({"LUXX_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing"}, 1, "The database cannot be reached"),
+        ({"LUXX_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing"}, 1, "in a moment. (ConnectionRefusedError: "),
         ({"LUXX_LLM_API_KEY": "ключ"}, 2, "Bad settings:"),
     ],
     ids=["no database", "bad key"],

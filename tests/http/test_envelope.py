@@ -196,6 +196,16 @@ async def test_whoever_is_to_wait_is_told_how_long_in_whole_seconds(
     assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == expected
 
 
+async def test_why_the_database_is_away_is_for_the_log_and_not_for_the_client(
+    container: Container, served: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    container.hasher.override(RaisingHasher(StorageUnavailable("It is away.", reason="53300: too many clients")))
+    answer = await served.http.post("/api/auth/login", json={"username": "u", "password": PASSWORD})
+    assert answer.status_code == 503
+    assert "clients" not in answer.text
+    assert "It is away. (53300: too many clients)" in caplog.text
+
+
 async def test_health_needs_no_login_and_tells_what_is_missing(
     container: Container, served: Live, user: Account
 ) -> None:

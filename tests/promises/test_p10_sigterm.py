@@ -48,6 +48,25 @@ async def test_sigterm_under_20_streams(
     assert (await account.stream(conversations[19], "and on")).end.name == "done"
 
 
+async def test_a_tool_that_runs_too_long_to_be_waited_for_is_refused_as_a_message_is(
+    sqlite_url: str, processes: StartProcesses
+) -> None:
+    service = await processes(sqlite_url)
+    account = await service.account()
+    endless = {"code": "while True: pass", "timeout_s": 30}
+    running = asyncio.create_task(account.post("/api/tools/execute_python/execute", json=endless))
+    await asyncio.sleep(1)
+    service.all[0].signal(signal.SIGTERM)
+    async with asyncio.timeout(GRACE + 10):
+        refused = await running
+        assert await service.all[0].wait() == 0
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    assert refused.headers["Retry-After"] == "1"
+    assert refused.headers["X-Request-ID"] == refused.json()["error"]["request_id"]
+    assert "Traceback" not in service.all[0].said
+    assert "status=503" in service.all[0].said
+
+
 async def test_readers_of_another_process_answers_are_sent_there(postgres_url: str, processes: StartProcesses) -> None:
     service = await processes(postgres_url, 2, LUXX_LLM_IDLE_SECONDS="30")
     here = await service.account(0)

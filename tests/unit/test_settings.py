@@ -141,6 +141,46 @@ def test_postgres_needs_a_secret_that_all_processes_share(url: str, secret: str 
     assert good(database_url=url, jwt_secret=SECRET).on_postgres
 
 
+# What Kubernetes gives every container of a namespace in which there is a Service of the name `luxx` …
+OF_A_SERVICE = {
+    "LUXX_SERVICE_HOST": "10.0.0.1",
+    "LUXX_SERVICE_PORT": "8000",
+    "LUXX_SERVICE_PORT_HTTP": "8000",
+    "LUXX_PORT": "tcp://10.0.0.1:8000",
+    "LUXX_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "LUXX_PORT_8000_TCP_PROTO": "tcp",
+    "LUXX_PORT_8000_TCP_PORT": "8000",
+    "LUXX_PORT_8000_TCP_ADDR": "10.0.0.1",
+}
+
+
+@pytest.mark.parametrize("service", ["LUXX", "LUXX_POSTGRES"])
+def test_what_kubernetes_tells_of_its_services_is_no_setting_and_no_fault(service: str) -> None:
+    environ = {name.replace("LUXX", service, 1): text for name, text in OF_A_SERVICE.items()}
+    assert Settings.from_env(environ) == Settings()
+
+
+@pytest.mark.parametrize(
+    "environ", [{"LUXX_PORT": "9000"}, OF_A_SERVICE | {"LUXX_PORT": "9000"}, {"LUXX_PORT": "tcp://10.0.0.1:8000"}]
+)
+def test_a_port_that_a_person_has_set_is_told_to_be_no_setting(environ: dict[str, str]) -> None:
+    with pytest.raises(BadSettings) as bad:
+        Settings.from_env(environ)
+    assert [fault.split(";")[0] for fault in bad.value.faults] == ["LUXX_PORT is no setting"]
+
+
+@pytest.mark.parametrize("hosts", ["a,b", "a:5432,b:5433", "u:p@a:5432,b", "[::1]:5432,b:5433"])
+def test_a_postgres_url_may_name_several_hosts(hosts: str) -> None:
+    url = f"postgresql://{hosts}/luxx?target_session_attrs=read-write"
+    assert good(database_url=url, jwt_secret=SECRET).storage_url == url
+
+
+@pytest.mark.parametrize("hosts", ["a:x,b:5432", "a,b:99999"])
+def test_each_of_several_hosts_must_be_one(hosts: str) -> None:
+    (fault,) = faults(database_url=f"postgresql://{hosts}/luxx", jwt_secret=SECRET)
+    assert fault.startswith("LUXX_DATABASE_URL must ")
+
+
 @pytest.mark.parametrize(("engine", "needed"), [("searxng", "search_url"), ("brave", "search_key")])
 def test_a_search_engine_needs_what_it_is_reached_by(engine: str, needed: str) -> None:
     (fault,) = faults(search_engine=engine)

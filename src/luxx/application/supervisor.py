@@ -212,8 +212,8 @@ class TurnSupervisor:
     async def _attempt(self, work: Awaitable[object], what: str) -> bool:
         try:
             await work
-        except StorageUnavailable:
-            _log.warning("no luck with %s: the database cannot be reached", what)
+        except StorageUnavailable as error:
+            _log.warning("no luck with %s: %s", what, error.to_operator())
             return False
         except Exception:  # noqa: BLE001  # a task that stops here would lose every turn of this process
             _log.exception("%s failed", what)
@@ -246,8 +246,8 @@ class TurnSupervisor:
             await self._interrupt(lease)
         except (LeaseLost, NotFound):
             _log.info("the turn %s was ended or deleted by somebody else", lease.message_id)
-        except StorageUnavailable:
-            _log.warning("the turn %s is left for later: the database cannot be reached", lease.message_id)
+        except StorageUnavailable as error:
+            _log.warning("the turn %s is left for later: %s", lease.message_id, error.to_operator())
         except Exception:  # noqa: BLE001  # whatever is wrong with one turn, the others are to be ended
             _log.exception("the turn %s could not be ended", lease.message_id)
         else:

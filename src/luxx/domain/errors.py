@@ -195,10 +195,18 @@ class InternalError(LuxxError):
 
 
 class StorageUnavailable(LuxxError):
-    """The database cannot be reached now."""
+    """The database cannot be reached now. `reason` is what it said, for the operator and never for a client."""
 
     code = "overloaded"
     retry_after: ClassVar[float] = 1.0
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def to_operator(self) -> str:
+        """Give the text, and the reason where there is one."""
+        return f"{self} ({self.reason})" if self.reason else str(self)
 
 
 PAUSE: Final = 10.0

@@ -29,8 +29,17 @@ def copy_sqlite(url: str, target: Path) -> None:
                 raise OSError(f"the copy of {source} is damaged, and so the original may be")
         with draft.open("rb") as written:
             os.fsync(written.fileno())
-        os.link(draft, target)
+        _name(draft, target)
     except sqlite3.Error as error:
         raise OSError(f"{source} cannot be copied to {target}: {error}") from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _name(draft: Path, target: Path) -> None:
+    try:
+        os.link(draft, target)  # unlike a rename, it never puts one file in the place of another
+    except FileExistsError:
+        raise
+    except OSError:  # this file system has no second names
+        draft.rename(target)

@@ -29,6 +29,10 @@ from luxx.extras import needs
 _Result = TypeVar("_Result")
 
 _UPGRADE: Final = "run `luxx db upgrade` for a service, or `await database.upgrade()` in a program that embeds Luxx"
+_NEWER: Final = (
+    "The database's schema is of a newer version than this one: run that version, or go back to a copy of the "
+    "database from before its upgrade."
+)
 
 
 class Database:
@@ -100,30 +104,42 @@ class Database:
 
     async def schema_state(self) -> SchemaState:
         """Compare the schema with the one this version needs; raises `StorageUnavailable`."""
-        ((there,),) = await self.driver.fetch(migrate.HAS_VERSION, {})
-        rows = await self.driver.fetch(migrate.VERSIONS, {}) if there else ()
+        try:
+            ((there,),) = await self.driver.fetch(migrate.HAS_VERSION, {})
+            rows = await self.driver.fetch(migrate.VERSIONS, {}) if there else ()
+        except sqlite3.DatabaseError as error:
+            raise unavailable(error) from error  # the file is none of SQLite's, or is damaged
         return migrate.schema_state(version for (version,) in rows)
 
     async def missing(self) -> str | None:
         """See `Storage.missing`."""
         try:
-            state = await self.schema_state()
+            await self.check()
         except StorageUnavailable as error:
             return str(error)
-        match state:
+        return None
+
+    async def check(self) -> None:
+        """Raise `StorageUnavailable` where `missing` tells something, with the reason that no client is told."""
+        match await self.schema_state():
             case SchemaState.CURRENT:
-                return None
+                return
             case SchemaState.MISSING:
-                return f"The database has no schema yet: {_UPGRADE}."
+                raise StorageUnavailable(f"The database has no schema yet: {_UPGRADE}.")
             case SchemaState.STALE:
-                return f"The database's schema is of another version: {_UPGRADE}, with the newest version in use."
+                raise StorageUnavailable(f"The database's schema is of an older version: {_UPGRADE}.")
+            case SchemaState.NEWER:
+                raise StorageUnavailable(_NEWER)
 
     async def upgrade(self) -> None:
         """Bring the schema up to date. Several processes may do so at once. Raises `StorageUnavailable`."""
         if not self.postgres and not (above := Path(self._place).parent).is_dir():
             raise StorageUnavailable(f"There is no directory {above} for the database: make it, or name another file.")
-        if await self.schema_state() is SchemaState.CURRENT:
-            return
+        match await self.schema_state():
+            case SchemaState.CURRENT:
+                return
+            case SchemaState.NEWER:
+                raise StorageUnavailable(_NEWER)  # there is no way back
         await self.run_sync(migrate.upgrade)
 
     async def run_sync(self, work: Callable[[sa.Connection], _Result]) -> _Result:
@@ -144,7 +160,8 @@ class Database:
                 async with engine.begin() as connection:
                     return await connection.run_sync(work)
         except sa.exc.DBAPIError as error:
-            raise unavailable() from error
+            # SQLAlchemy's has the whole statement in it, and what wraps the driver's own.
+            raise unavailable(error.orig and (error.orig.__cause__ or error.orig)) from error
         finally:
             await engine.dispose()
 
@@ -162,7 +179,7 @@ class Database:
         try:
             return await undisturbed(asyncio.to_thread(whole))
         except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
-            raise unavailable() from error
+            raise unavailable(error.orig if isinstance(error, sa.exc.DBAPIError) else error) from error
 
 
 class DatabaseUnit:

@@ -16,11 +16,12 @@ _VERSION: Final = sa.table("alembic_version", sa.column("version_num", sa.Text()
 
 
 class SchemaState(StrEnum):
-    """How a database stands to this version. `STALE`: made by an older or a newer one."""
+    """How a database stands to this version. `STALE`: made by an older one; `NEWER`: by a newer one."""
 
     CURRENT = "current"
     MISSING = "missing"
     STALE = "stale"
+    NEWER = "newer"
 
 
 def newest_revision() -> str:
@@ -45,6 +46,8 @@ def schema_state(versions: Iterable[str]) -> SchemaState:
     found = set(versions)
     if not found:
         return SchemaState.MISSING
+    if max(found) > newest_revision():
+        return SchemaState.NEWER
     return SchemaState.CURRENT if found == {newest_revision()} else SchemaState.STALE
 
 
@@ -59,7 +62,10 @@ def upgrade(connection: sa.Connection) -> None:
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
 
     if connection.dialect.name == "postgresql":
+        # Whoever has it may have large tables to rewrite.
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)

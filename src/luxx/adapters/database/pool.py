@@ -62,7 +62,7 @@ class Pool(Generic[_Kept]):
                 async with asyncio.timeout(self._seconds):
                     await self._places.acquire()
             except TimeoutError:
-                raise unavailable() from None
+                raise unavailable(TimeoutError("all connections of the pool are in use")) from None
         else:
             await self._places.acquire()
         try:

@@ -20,6 +20,8 @@ _QUERY_SECONDS: Final = 10.0
 _UPKEEP_SECONDS: Final = 4.0
 """For commits of the log and heartbeats: three tries, the last on a new connection, fit into a lease of 15 s."""
 _POOL_SECONDS: Final = 10.0
+_UPGRADE_LOCK: Final = "8s"
+"""How long an upgrade waits for a table, while all others wait behind it."""
 _CLOSE_SECONDS: Final = 2.0
 _UPKEEP_SIZE: Final = 2
 
@@ -49,7 +51,7 @@ _RAISED: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Interna
 def _told(error: Exception) -> Exception:
     if isinstance(error, asyncpg.UniqueViolationError):
         return NotUnique(error.constraint_name)
-    return unavailable() if _passing(error) else error
+    return unavailable(error) if _passing(error) else error
 
 
 @contextmanager
@@ -64,7 +66,8 @@ def translated() -> Iterator[None]:
 def _limits(seconds: float | None) -> dict[str, str]:
     """Let the server give up first: what it still did for a connection that was dropped would be done for nobody."""
     if seconds is None:
-        return {"lock_timeout": "8s"}
+        # Said, because a role may have a limit of its own.
+        return {"statement_timeout": "0", "lock_timeout": _UPGRADE_LOCK}
     return {"statement_timeout": f"{seconds * 900:.0f}ms", "lock_timeout": f"{min(8.0, seconds * 0.75) * 1000:.0f}ms"}
 
 
@@ -86,8 +89,8 @@ async def open_connection(dsn: str, *, command_timeout: float | None) -> Any:
                 "tcp_keepalives_count": "3",
             },
         )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise unavailable() from error
+    except (OSError, UnicodeError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise unavailable(error) from error  # a UnicodeError is about the host's name
 
 
 class _Session:
@@ -188,13 +191,14 @@ async def _answered(inner: Any, asked: Awaitable[_Result]) -> _Result:
     """Wait for the answer to what a connection was asked, and drop the connection where none comes in time.
 
     What it was asked may still be done: a late BEGIN would put the next one's statements into a
-    transaction that nobody commits.
+    transaction that nobody commits. One that takes no writes is dropped as well: it may lead to what
+    became a standby, and the next one to what was made the primary instead.
     """
 
     async def in_time() -> _Result:
         try:
             return await asked
-        except TimeoutError:
+        except (TimeoutError, asyncpg.ReadOnlySQLTransactionError):
             inner.terminate()  # here: whoever was cancelled meanwhile is not told of it
             raise
 

@@ -99,7 +99,7 @@ class _Worker:
         try:
             return await undisturbed(done)
         except _NOT_NOW as error:
-            raise unavailable() from error
+            raise unavailable(error) from error
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorcode in _NOT_UNIQUE:
                 raise NotUnique(*error.args) from error

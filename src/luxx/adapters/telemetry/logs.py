@@ -149,7 +149,9 @@ def _words(error: BaseException) -> str:
     match error:
         case OSError():
             return error.strerror or ""
-        case StorageUnavailable() | ModelError():
+        case StorageUnavailable():
+            return error.to_operator()
+        case ModelError():
             return str(error)
         case _:
             return ""

@@ -1,6 +1,7 @@
 """The command `luxx`."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         actions.add_parser(action, help=purpose).add_argument("username", metavar="NAME")
 
     _open_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: what is done must not look undone because a name cannot be shown.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _run(parser.parse_args(arguments))
         sys.stdout.flush()  # not at the very end, where nobody could answer for it
@@ -119,7 +123,7 @@ def _address(command: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     # Imported late: no command waits for what only another one needs.
-    from luxx.domain.errors import LuxxError  # noqa: PLC0415 - as above
+    from luxx.domain.errors import LuxxError, StorageUnavailable  # noqa: PLC0415 - as above
     from luxx.extras import MissingExtra, needs  # noqa: PLC0415 - as above
     from luxx.settings import BadSettings  # noqa: PLC0415 - as above
 
@@ -135,6 +139,9 @@ def _run(options: argparse.Namespace) -> int:
         return 2
     except BrokenPipeError:
         raise  # nobody reads what would be said
+    except StorageUnavailable as error:
+        print(f"luxx: {error.to_operator()}", file=sys.stderr)
+        return 1
     except (LuxxError, MissingExtra, OSError) as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ import sys
 
 from luxx.adapters.database import Database
 from luxx.adapters.database.backup import copy_sqlite
+from luxx.domain.errors import StorageUnavailable
 from luxx.settings import Settings
 
 
@@ -28,8 +29,13 @@ async def _run(settings: Settings, action: str) -> int:
     try:
         if action == "upgrade":
             await database.upgrade()
-        missing = await database.missing()
+        await database.check()
+    except StorageUnavailable as error:
+        if action == "upgrade":
+            raise
+        print(error.to_operator())
+        return 1
     finally:
         await database.close()
-    print(missing or "The schema is current.")
-    return 1 if missing else 0
+    print("The schema is current.")
+    return 0

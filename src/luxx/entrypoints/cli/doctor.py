@@ -14,7 +14,7 @@ from luxx.adapters.database import Database, SchemaState
 from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
 from luxx.container import Container
 from luxx.domain.errors import LuxxError, StorageUnavailable
-from luxx.settings import Settings
+from luxx.settings import BadSettings, Settings
 
 SECONDS: Final = 15.0
 """How long one check may take."""
@@ -32,11 +32,8 @@ def run(settings: Settings, *, host: str, port: int) -> int:
 
 
 async def _run(settings: Settings, host: str, port: int) -> int:
-    async def well() -> str:
-        return "they can be read"  # those that cannot have ended the command before
-
     checks: tuple[tuple[str, Check], ...] = (
-        ("settings", well),
+        ("settings", lambda: _settings(settings)),
         ("data directory", lambda: _data_directory(settings)),
         ("database", lambda: _database(settings)),
         ("schema", lambda: _schema(settings)),
@@ -52,10 +49,21 @@ async def _run(settings: Settings, host: str, port: int) -> int:
         except TimeoutError:
             failed = True
             print(f"FAIL  {name}: no answer within {SECONDS:g} seconds", flush=True)
+        except BadSettings as error:
+            failed = True
+            print("\n".join(f"FAIL  {name}: {fault}" for fault in error.faults), flush=True)
         except (LuxxError, OSError) as error:
             failed = True
             print(f"FAIL  {name}: {error}", flush=True)
     return 1 if failed else 0
+
+
+async def _settings(settings: Settings) -> str:
+    # Those that cannot be read have ended the command before; here are those that a part cannot work with.
+    container = Container(settings=settings)
+    container.toolbox()
+    container.model()
+    return "they can be used"
 
 
 async def _data_directory(settings: Settings) -> str:
@@ -95,13 +103,12 @@ async def _database(settings: Settings) -> str:
     try:
         await _state(settings)
     except StorageUnavailable as error:
-        reason = error.__cause__ or error
         what = (
             "is Postgres running, and does LUXX_DATABASE_URL name it"
             if settings.on_postgres
             else "is it the right file"
         )
-        raise Wrong(f"it cannot be reached ({type(reason).__name__}): {what}?") from None
+        raise Wrong(f"it cannot be reached ({error.reason}): {what}?") from None
     return "Postgres answers" if settings.on_postgres else "the file can be opened"
 
 
@@ -114,7 +121,9 @@ async def _schema(settings: Settings) -> str:
         case SchemaState.MISSING if settings.on_postgres:
             raise Wrong("there is none yet: run `luxx db upgrade`")
         case SchemaState.STALE if settings.on_postgres:
-            raise Wrong("it is of another version: run `luxx db upgrade` of the newest version in use")
+            raise Wrong("it is of an older version: run `luxx db upgrade`")
+        case SchemaState.NEWER:
+            raise Wrong("it is of a newer version than this one: run that one, or go back to an older copy")
         case _:
             return "it is brought up to date at the next start"
 
@@ -123,6 +132,10 @@ async def _model(settings: Settings) -> str:
     base = settings.llm_base_url
     if base is None:
         return "LUXX_LLM_BASE_URL is not set: the built-in offline model answers"
+    try:
+        Container(settings=settings).model()
+    except BadSettings:
+        raise Wrong("it cannot be asked with these settings") from None
     headers = {} if settings.llm_api_key is None else {"Authorization": f"Bearer {settings.llm_api_key}"}
     try:
         async with httpx.AsyncClient(timeout=SECONDS - 5, trust_env=False) as http:

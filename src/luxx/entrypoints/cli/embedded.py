@@ -15,12 +15,11 @@ from tempfile import NamedTemporaryFile
 
 import msgspec
 
-from luxx.adapters.database import Database
 from luxx.adapters.models.local.server import LocalModel
 from luxx.adapters.models.local.weights import Weights
 from luxx.adapters.telemetry.logs import configure
 from luxx.client import Client, Conflict, Unauthenticated
-from luxx.container import Container
+from luxx.container import Container, made_usable
 from luxx.domain.errors import LuxxError, StorageUnavailable
 from luxx.entrypoints.cli.launch import answered_by, weights_for
 from luxx.entrypoints.cli.serve import DrainingServer, server_of
@@ -113,11 +112,11 @@ async def _serve_with(settings: Settings, started: Future[tuple[str, DrainingSer
     container = Container(settings=settings)
     # Looked at before, for the sake of a reason that a person can read: the server's own start only logs it.
     storage = container.storage()
-    if isinstance(storage, Database) and not storage.postgres:
-        await storage.upgrade()
-    if (missing := await storage.missing()) is not None:
+    try:
+        await made_usable(storage)
+    except StorageUnavailable:
         await storage.close()
-        raise StorageUnavailable(missing)
+        raise
     server = server_of(container, host="127.0.0.1", port=0)
     serving = asyncio.create_task(server.serve())
     while not server.started and not serving.done():

@@ -8,10 +8,9 @@ import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from luxx.adapters.database import Database
 from luxx.adapters.security.argon2 import Argon2Hasher
-from luxx.container import Container
-from luxx.domain.errors import LuxxError, StorageUnavailable
+from luxx.container import Container, made_usable
+from luxx.domain.errors import LuxxError
 from luxx.domain.user import Role, User
 from luxx.settings import Settings
 
@@ -53,10 +52,7 @@ async def _opened(settings: Settings) -> AsyncIterator[Container]:
     container = Container(settings=settings)
     storage = container.storage()
     try:
-        if isinstance(storage, Database) and not storage.postgres:
-            await storage.upgrade()  # as `luxx serve` does
-        if (missing := await storage.missing()) is not None:
-            raise StorageUnavailable(missing)
+        await made_usable(storage)  # as `luxx serve` does
         yield container
     finally:
         hasher = container.hasher()
@@ -97,7 +93,8 @@ def _print(users: Iterable[User], *, as_json: bool) -> None:
         for user in users
     ]
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        seen = (sys.stdout.encoding or "").lower().startswith("utf")
+        print(json.dumps(rows, ensure_ascii=not seen, indent=2))
         return
     for row in rows:
         state = "active" if row["is_active"] else "disabled"

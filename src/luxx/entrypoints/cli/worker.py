@@ -14,7 +14,7 @@ from typing import IO, Final
 from luxx.adapters.telemetry.logs import configure
 from luxx.adapters.telemetry.prometheus import SHARED_DIRECTORY
 from luxx.container import Container
-from luxx.domain.errors import LuxxError
+from luxx.domain.errors import LuxxError, StorageUnavailable
 from luxx.entrypoints.cli.serve import DrainingServer, loop_factory, server_of, status_of
 from luxx.entrypoints.cli.workers import DRAIN, Address, Start
 from luxx.settings import BadSettings
@@ -43,6 +43,9 @@ def main() -> int:
     except BadSettings as error:
         print(error, file=sys.stderr)
         return 2
+    except StorageUnavailable as error:
+        print(f"luxx: {error.to_operator()}", file=sys.stderr)
+        return 1
     except (LuxxError, OSError) as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1

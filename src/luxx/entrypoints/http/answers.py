@@ -149,14 +149,23 @@ def failed(request: Request[Any, Any, Any], error: LuxxError) -> Response[bytes]
         # A whole number of seconds, never 0: a client would try again at once (RFC 9110, 10.2.3).
         headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "retry_after", None) or 1)))
     if status >= 500:
-        # A tool's words may quote what it was given; the reader has them, the log need not.
-        _log.warning("answered %s: %s", error.code, type(error).__name__ if isinstance(error, ToolError) else error)
+        _log.warning("answered %s: %s", error.code, _logged(error))
     body = Failure(
         success=False,
         message=error_text(error, speech),
         error=ErrorObject(error.code, request_id(request.scope), details),
     )
     return Response(wire.encode(body), status_code=status, headers=headers, media_type="application/json")
+
+
+def _logged(error: LuxxError) -> str:
+    match error:
+        case ToolError():
+            return type(error).__name__  # its words may quote what it was given; the reader has them
+        case StorageUnavailable():
+            return error.to_operator()
+        case _:
+            return str(error)
 
 
 def refused(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -170,6 +179,15 @@ def refused(request: Request[Any, Any, Any], error: HTTPException) -> Response[b
     for name, value in (error.headers or {}).items():
         response.headers.setdefault(name, value)
     return response
+
+
+async def stopped(request: Request[Any, Any, Any], send: Send) -> None:
+    """Answer for a process whose time to stop is over before the request's answer was begun."""
+    response = failed(request, Overloaded("This process is stopping: ask again, another one."))
+    headers = {name.lower().encode(): value.encode() for name, value in response.headers.items()}
+    headers |= {b"content-type": b"application/json", b"content-length": b"%d" % len(response.content)}
+    await send({"type": "http.response.start", "status": response.status_code, "headers": [*headers.items()]})
+    await send({"type": "http.response.body", "body": response.content, "more_body": False})
 
 
 def broken(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -60,4 +60,5 @@ def create_app(container: Container) -> Litestar:
         logging_config=None,
     )
     app.request_observers = container.watchers()
+    app.stopping = lambda: container.supervisor().draining
     return app

@@ -1,14 +1,15 @@
 """Around the application: each request has an id, and what it was is told to whoever observes."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
-from luxx.adapters.telemetry.requests import METHODS, RequestObserver, RequestRecord, watched
-from luxx.entrypoints.http.answers import request_id
+from luxx.adapters.telemetry.requests import METHODS, UNANSWERED, RequestObserver, RequestRecord, watched
+from luxx.entrypoints.http.answers import request_id, stopped
 
 _CARRIED: Final = (b"traceparent", b"tracestate", b"baggage")
 _RECORD: Final = "luxx_request_record"
@@ -25,6 +26,8 @@ class ObservedLitestar(Litestar):
     """An application of which each HTTP request is observed, whatever becomes of it, and each response has its id."""
 
     request_observers: Sequence[RequestObserver] = ()
+    stopping: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether the process is about to end: what is cancelled then was asked by nobody to be."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -48,6 +51,10 @@ class ObservedLitestar(Litestar):
         with watched(self.request_observers, record, carrier):
             try:
                 await super().__call__(scope, receive, noting)
+            except asyncio.CancelledError:
+                if not self.stopping() or record.status != UNANSWERED:
+                    raise
+                await stopped(Request(scope), noting)
             finally:
                 # The router leaves the template of the route there; a path that has none stays unmatched.
                 record.route = scope.get("path_template") or record.route

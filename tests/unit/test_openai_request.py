@@ -63,6 +63,26 @@ def test_malformed_arguments_go_back_only_if_they_are_json(malformed: str, sent:
 
 
 @pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("multi_tool_use.parallel", "multi_tool_use_parallel"),
+        ("查 天气", "____"),
+        ("", "_"),
+        ("x" * 99, "x" * 64),
+        ("my.tool", "my.tool"),
+        ("get_weather-2", "get_weather-2"),
+    ],
+)
+def test_a_name_that_a_model_made_up_goes_back_in_letters_that_strict_providers_take(name: str, sent: str) -> None:
+    """OpenAI refuses any other with 400: now, and in each later turn that is told of the call."""
+    call = ToolCall(id="c1", name=name, arguments={})
+    entries = (UserEntry(text="Hi"), AssistantEntry(calls=(call,)), ToolEntry(call_id="c1", name=name, text="no"))
+    ours = ToolSpec(name="my.tool", description="", category="data", parameters={"type": "object"})
+    (sent_call,) = body(replace(REQUEST, entries=entries, tools=(ours,)))["messages"][1]["tool_calls"]
+    assert sent_call["function"]["name"] == sent
+
+
+@pytest.mark.parametrize(
     ("style", "enabled", "disabled"),
     [
         (ThinkingStyle.GLM, {"thinking": {"type": "enabled"}}, {"thinking": {"type": "disabled"}}),

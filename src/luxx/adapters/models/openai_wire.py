@@ -31,6 +31,8 @@ from luxx.domain.tool import ToolCall
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _HIGH_SURROGATES: Final = ("\ud800", "\udbff")
 _REPLACEMENT: Final = "\ufffd"
+_NO_NAME: Final = re.compile("[^a-zA-Z0-9_-]")
+_NAME_LIMIT: Final = 64
 _LARGEST: Final = 1 << 53
 """Figures above are none that a provider means: not every reader of JSON has them exactly (RFC 8259, 6)."""
 
@@ -54,9 +56,10 @@ class ThinkingStyle(StrEnum):
 
 def request_body(request: ModelRequest, style: ThinkingStyle) -> bytes:
     """Give the JSON body that asks for a streamed answer."""
+    offered = frozenset(tool.name for tool in request.tools)
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": [_message(entry, style) for entry in request.entries],
+        "messages": [_message(entry, style, offered) for entry in request.entries],
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": request.temperature,
@@ -87,7 +90,7 @@ def request_body(request: ModelRequest, style: ThinkingStyle) -> bytes:
     return msgspec.json.encode(body)
 
 
-def _message(entry: Entry, style: ThinkingStyle) -> dict[str, Any]:
+def _message(entry: Entry, style: ThinkingStyle, offered: frozenset[str]) -> dict[str, Any]:
     match entry:
         case SystemEntry(text=text):
             return {"role": "system", "content": mended(text)}
@@ -101,10 +104,19 @@ def _message(entry: Entry, style: ThinkingStyle) -> dict[str, Any]:
                 message["reasoning_content"] = mended(thinking)
             if calls:
                 message["tool_calls"] = [
-                    {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _sent(call)}}
+                    {
+                        "id": call.id,
+                        "type": "function",
+                        "function": {"name": _name(call.name, offered), "arguments": _sent(call)},
+                    }
                     for call in calls
                 ]
             return message
+
+
+def _name(name: str, offered: frozenset[str]) -> str:
+    # Models call tools that there are not, by names that strict servers refuse in a transcript.
+    return name if name in offered else _NO_NAME.sub("_", name)[:_NAME_LIMIT] or "_"
 
 
 def _sent(call: ToolCall) -> str:

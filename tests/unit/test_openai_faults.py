@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -141,6 +141,73 @@ async def test_a_web_page_in_place_of_a_stream_points_to_the_base_url(upstream: 
     assert isinstance(error, ModelUnavailable)
     assert "base URL" in str(error)
     assert "OWN WORDS" not in str(error)
+
+
+REFUSED_WORDINGS: Final = [
+    pytest.param(
+        400,
+        b'{"error": {"message": "Unrecognized request argument supplied: thinking"}}',
+        lambda sent: "thinking" not in sent,
+        id="that there is no thinking, as at OpenAI",
+    ),
+    pytest.param(
+        422,
+        b'{"object":"error","message":{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"]}]}}',
+        lambda sent: "stream_options" not in sent,
+        id="usage, as at Mistral",
+    ),
+    pytest.param(
+        400,
+        b'{"error": {"message": "Unsupported parameter: \'max_tokens\' is not supported with this model. '
+        b"Use 'max_completion_tokens' instead.\"}}",
+        lambda sent: (sent.get("max_completion_tokens"), "max_tokens" in sent) == (100, False),
+        id="the limit, as at OpenAI",
+    ),
+    pytest.param(
+        500,
+        b'{"error":{"code":500,"message":"Conversation roles must alternate user/assistant/user/assistant/..."}}',
+        lambda sent: [one["content"] for one in sent["messages"]] == ["Hi\n\nHello?"],
+        id="turns, as llama.cpp",
+    ),
+]
+
+
+@pytest.mark.parametrize(("status", "said", "kept"), REFUSED_WORDINGS)
+async def test_a_wording_that_a_provider_refuses_is_changed_at_once_and_for_good(
+    upstream: ScriptedUpstream, status: int, said: bytes, kept: Callable[[dict[str, Any]], bool]
+) -> None:
+    request = replace(REQUEST, entries=(UserEntry(text="Hi"), UserEntry(text="Hello?")))
+    upstream.play(failing(status, body=said), saying("there"), saying("again"), saying("another"))
+    async with open_model(upstream.url, retries=0) as model:
+        assert text_in(await heard(model, request)) == "there"
+        assert text_in(await heard(model, request)) == "again"
+        assert text_in(await heard(model, replace(request, model="another"))) == "another"
+    assert [kept(asked.json) for asked in upstream.requests] == [False, True, True, False]
+
+
+async def test_a_provider_that_refuses_each_wording_is_told_as_refusing(upstream: ScriptedUpstream) -> None:
+    body = b"stream_options, max_completion_tokens, assistant, alternate"
+    error = await error_from(upstream, *[failing(400, body=body)] * 5, retries=2)
+    assert isinstance(error, ModelRejected)
+    assert len(upstream.requests) == 2
+
+
+async def test_thinking_that_is_wanted_is_not_left_out_for_a_provider_that_refuses_it(
+    upstream: ScriptedUpstream,
+) -> None:
+    upstream.play(failing(400, body=b"Unrecognized request argument supplied: thinking"))
+    async with open_model(upstream.url) as model:
+        _, error = await heard_until_error(model, replace(REQUEST, thinking_enabled=True))
+    assert isinstance(error, ModelRejected)
+    assert "thinking style" in str(error)
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("more", [Stall(), Endless(b"x" * 999), Reset()])
+async def test_the_words_of_a_refusal_are_not_waited_for(upstream: ScriptedUpstream, more: Any) -> None:
+    error = await error_from(upstream, Reply(status=400, content_type="application/json", steps=(b'{"', more)))
+    assert isinstance(error, ModelRejected)
+    await upstream.until_open(0)
 
 
 # --- connections ------------------------------------------------------------------------------------

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from luxx.adapters.models.openai_wire import ThinkingStyle, request_body
+from luxx.adapters.models.openai_wire import USUAL, ThinkingStyle, Wording, request_body
 from luxx.application.ports import AssistantEntry, ModelRequest, SystemEntry, ToolEntry, UserEntry
 from luxx.domain.tool import ToolCall, ToolSpec
 
 REQUEST = ModelRequest(model="glm-5", entries=(UserEntry(text="Hi"),), temperature=0.5, max_tokens=99)
 
 
-def body(request: ModelRequest, style: ThinkingStyle = ThinkingStyle.NONE) -> dict[str, Any]:
-    decoded = json.loads(request_body(request, style))
+def body(request: ModelRequest, style: ThinkingStyle = ThinkingStyle.NONE, wording: Wording = USUAL) -> dict[str, Any]:
+    decoded = json.loads(request_body(request, style, wording))
     assert isinstance(decoded, dict)
     return decoded
 
@@ -52,6 +52,41 @@ def test_a_tool_round_goes_back_with_its_calls_and_results() -> None:
     assert json.loads(call["function"]["arguments"]) == {"城": "京"}
     assert messages[3] == {"role": "tool", "tool_call_id": "c1", "content": "42"}
     assert "tool_calls" not in messages[4]
+
+
+def test_neighbours_of_one_role_go_as_one_message_where_a_provider_wants_turns() -> None:
+    """A question whose answer stayed empty is followed by the next one; templates that want turns refuse that."""
+    call = ToolCall(id="c1", name="t", arguments={})
+    entries = (
+        SystemEntry(text="Be brief."),
+        UserEntry(text="Hi"),
+        UserEntry(text="Hello?"),
+        AssistantEntry(text="Yes", thinking="hm"),
+        AssistantEntry(text="Still", calls=(call,)),
+        ToolEntry(call_id="c1", name="t", text="42"),
+        AssistantEntry(text="here"),
+        AssistantEntry(text="now", thinking="so"),
+        UserEntry(text="Well"),
+    )
+    assert len(body(replace(REQUEST, entries=entries))["messages"]) == len(entries)
+    messages = body(replace(REQUEST, entries=entries), ThinkingStyle.GLM, Wording(in_turns=True))["messages"]
+    told = [(message["role"], message["content"], message.get("reasoning_content")) for message in messages]
+    assert told == [
+        ("system", "Be brief.", None),
+        ("user", "Hi\n\nHello?", None),
+        ("assistant", "Yes", "hm"),
+        ("assistant", "Still", None),
+        ("tool", "42", None),
+        ("assistant", "here\n\nnow", "so"),
+        ("user", "Well", None),
+    ]
+
+
+def test_the_usage_is_not_asked_for_and_the_limit_has_its_other_name_where_a_provider_wants_that() -> None:
+    sent = body(REQUEST, wording=Wording(usage=False, completion_tokens=True))
+    usual = body(REQUEST)
+    del usual["stream_options"]
+    assert sent == usual | {"max_completion_tokens": usual.pop("max_tokens")}
 
 
 @pytest.mark.parametrize(("malformed", "sent"), [("[1]", "[1]"), ('{"a": ', "{}"), ("", "{}"), ("NaN", "{}")])
@@ -97,6 +132,13 @@ def test_each_style_asks_for_thinking_in_its_own_words(
     plain = body(REQUEST)
     assert body(replace(REQUEST, thinking_enabled=True), style) == plain | enabled
     assert body(REQUEST, style) == plain | disabled
+
+
+@pytest.mark.parametrize("style", list(ThinkingStyle))
+def test_a_provider_that_knows_no_thinking_is_told_of_it_only_where_it_is_wanted(style: ThinkingStyle) -> None:
+    wanted = replace(REQUEST, thinking_enabled=True)
+    assert body(REQUEST, style, Wording(unthinking=False)) == body(REQUEST)
+    assert body(wanted, style, Wording(unthinking=False)) == body(wanted, style)
 
 
 @pytest.mark.parametrize("style", list(ThinkingStyle))

@@ -6,7 +6,8 @@ read over, and tool calls may come in any fragments.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -51,20 +52,50 @@ class ThinkingStyle(StrEnum):
     NONE = "none"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """How a model is asked, where providers differ so much that what one needs another refuses.
+
+    `unthinking`: where no thinking is wanted, that is said. `usage`: its tokens are asked for
+    (`stream_options`). `completion_tokens`: the limit is called `max_completion_tokens`. `in_turns`:
+    neighbours of one role are one message.
+    """
+
+    unthinking: bool = True
+    usage: bool = True
+    completion_tokens: bool = False
+    in_turns: bool = False
+
+    def after(self, refusal: bytes) -> "Wording":
+        """Give the wording that a provider asks for in its refusal; the same, where that is about something else."""
+        said = refusal.lower()
+        return Wording(
+            unthinking=self.unthinking and b"thinking" not in said,
+            usage=self.usage and b"stream_options" not in said,
+            completion_tokens=self.completion_tokens or b"max_completion_tokens" in said,
+            in_turns=self.in_turns or (b"alternat" in said and b"assistant" in said),
+        )
+
+
+USUAL: Final = Wording()
+
+
 # --- the request ------------------------------------------------------------------------------------
 
 
-def request_body(request: ModelRequest, style: ThinkingStyle) -> bytes:
+def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording = USUAL) -> bytes:
     """Give the JSON body that asks for a streamed answer."""
     offered = frozenset(tool.name for tool in request.tools)
+    entries = _in_turns(request.entries) if wording.in_turns else request.entries
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": [_message(entry, style, offered) for entry in request.entries],
+        "messages": [_message(entry, style, offered) for entry in entries],
         "stream": True,
-        "stream_options": {"include_usage": True},
         "temperature": request.temperature,
-        "max_tokens": request.max_tokens,
+        "max_completion_tokens" if wording.completion_tokens else "max_tokens": request.max_tokens,
     }
+    if wording.usage:
+        body["stream_options"] = {"include_usage": True}
     if request.tools:
         body["tools"] = [
             {
@@ -78,16 +109,37 @@ def request_body(request: ModelRequest, style: ThinkingStyle) -> bytes:
             for tool in request.tools
         ]
     match style:
-        case ThinkingStyle.GLM:
+        case ThinkingStyle.GLM if request.thinking_enabled or wording.unthinking:
             body["thinking"] = {"type": "enabled" if request.thinking_enabled else "disabled"}
-        case ThinkingStyle.ENABLE_THINKING:
+        case ThinkingStyle.ENABLE_THINKING if request.thinking_enabled or wording.unthinking:
             body["enable_thinking"] = request.thinking_enabled
-        case ThinkingStyle.REASONING_EFFORT:
-            if request.thinking_enabled:
-                body["reasoning_effort"] = "medium"
-        case ThinkingStyle.NONE:
+        case ThinkingStyle.REASONING_EFFORT if request.thinking_enabled:
+            body["reasoning_effort"] = "medium"
+        case _:
             pass
     return msgspec.json.encode(body)
+
+
+def _in_turns(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Join neighbours that are of one role: many templates refuse what does not alternate.
+
+    A question stands alone after an answer that failed or was cancelled before its first word, an answer
+    where its question was deleted.
+    """
+    last: Entry | None = None
+    for entry in entries:
+        match last, entry:
+            case UserEntry(), UserEntry():
+                last = UserEntry(text=f"{last.text}\n\n{entry.text}")
+            case AssistantEntry(calls=()), AssistantEntry(calls=()):
+                thinking = "\n\n".join(filter(None, (last.thinking, entry.thinking)))
+                last = AssistantEntry(text=f"{last.text}\n\n{entry.text}", thinking=thinking)
+            case _:
+                if last is not None:
+                    yield last
+                last = entry
+    if last is not None:
+        yield last
 
 
 def _message(entry: Entry, style: ThinkingStyle, offered: frozenset[str]) -> dict[str, Any]:

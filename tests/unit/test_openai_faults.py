@@ -9,11 +9,14 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.support.certificates import certificate_for
+from tests.support.far_end import answering, far_end, tls_of
 
-from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
+from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings, trusted_authorities
 from luxx.application.ports import ModelEnd, ModelRequest, ModelText, UserEntry
 from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
 from luxx.domain.message import Usage
@@ -219,6 +222,27 @@ async def test_a_refused_connection_points_to_the_base_url() -> None:
         async with open_model(f"http://127.0.0.1:{unused.getsockname()[1]}/v1") as model:
             with pytest.raises(ModelUnavailable, match="base URL"):
                 await heard(model, REQUEST)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_told_as_such_and_can_be_vouched_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A company's own endpoint has a certificate of its own authority."""
+    certificate = certificate_for("localhost", tmp_path)
+    whole = b'{"choices": [{"message": {"content": "there"}}]}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(whole)
+    async with far_end(answering(head + whole), tls=tls_of(certificate)[0]) as far:
+        url = f"https://localhost:{far.port}/v1"
+        async with open_model(url) as model:
+            with pytest.raises(ModelUnavailable, match=r"certificate is not trusted.*SSL_CERT_FILE"):
+                await heard(model, REQUEST)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        trusted_authorities.cache_clear()
+        try:
+            async with open_model(url) as model:
+                assert text_in(await heard(model, REQUEST)) == "there"
+        finally:
+            trusted_authorities.cache_clear()
 
 
 async def test_a_name_that_does_not_resolve_points_to_the_base_url() -> None:

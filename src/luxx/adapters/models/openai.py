@@ -22,7 +22,14 @@ from luxx.extras import needs
 with needs("luxx.adapters.models.openai", "the extra `openai`"):
     import certifi
 
-    from luxx.adapters.models.connections import BrokenOff, Connections, ConnectTimedOut, Endpoint, Unreachable
+    from luxx.adapters.models.connections import (
+        BrokenOff,
+        Connections,
+        ConnectTimedOut,
+        Endpoint,
+        Unreachable,
+        Untrusted,
+    )
     from luxx.adapters.models.openai_wire import (
         USUAL,
         AnswerReader,
@@ -221,6 +228,14 @@ class OpenAIChatModel:
                     "check the base URL and the network."
                 )
             )
+        except Untrusted:
+            return _Failure(
+                ModelUnavailable(
+                    "The model provider's certificate is not trusted: check the base URL, or name the file of the "
+                    "authority that vouches for it in SSL_CERT_FILE."
+                ),
+                again=False,
+            )
         except Unreachable:
             return _Failure(
                 ModelUnavailable(
@@ -263,14 +278,18 @@ def _network(settings: OpenAISettings) -> Connections:
         headers=headers,
         # The other deadlines are kept here, where it is known what is being waited for.
         connect_s=settings.connect_s,
-        tls=_tls() if endpoint.secure else None,
+        tls=trusted_authorities() if endpoint.secure else None,
     )
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
-    """Read the certificate authorities once: it takes longer than all the rest of making a client."""
+def trusted_authorities() -> ssl.SSLContext:
+    """Read the certificate authorities once: it takes longer than all the rest of making a client.
+
+    Beside certifi's, those of the system, and of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+    """
     tls = ssl.create_default_context(cafile=certifi.where())
+    tls.set_default_verify_paths()
     tls.set_alpn_protocols(["http/1.1"])
     return tls
 

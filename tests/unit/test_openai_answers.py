@@ -26,7 +26,7 @@ from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, Mode
 from luxx.domain.message import Usage
 from luxx.domain.tool import ToolCall, ToolSpec
 from luxx.testing.contracts.chat_model import heard, heard_until_error, text_in
-from luxx.testing.upstream import DONE, Reply, ScriptedUpstream, Step, delta, event, finish, saying, usage
+from luxx.testing.upstream import DONE, Reply, ScriptedUpstream, Step, Wait, delta, event, finish, saying, usage
 
 TOOL: Final = ToolSpec(name="get_weather", description="", category="weather", parameters={"type": "object"})
 REQUEST: Final = ModelRequest(
@@ -162,6 +162,23 @@ async def test_a_whole_answer_in_one_json_object_is_read_too(answered: Answered)
         ("c_2", {"city": "Oslo"}),
     ]
     assert events[-1] == ModelEnd("tool_calls", Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3))
+
+
+@pytest.mark.parametrize("begun", [delta(content="ab", reasoning_content="hm"), fragment("t", "{}", call_id="c")])
+async def test_an_answer_told_once_more_as_a_whole_at_its_end_is_given_once(answered: Answered, begun: bytes) -> None:
+    """MiniMax does so, in the chunk that has the reason to finish."""
+    call = {"id": "c", "function": {"name": "t", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "ab", "reasoning_content": "hm", "tool_calls": [call]}
+    last = {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    events, error = await answered(begun, Wait(0.02), event(last), DONE)
+    assert (events, error) == await answered(begun, finish(), DONE)
+    assert events
+
+
+async def test_a_message_in_a_stream_that_said_nothing_before_is_the_answer(answered: Answered) -> None:
+    whole = event({"choices": [{"index": 0, "message": {"content": "ab"}, "finish_reason": "stop"}]})
+    events, _ = await answered(delta(role="assistant", content=""), whole, DONE)
+    assert events == [ModelText("ab"), ModelEnd("stop")]
 
 
 async def test_a_json_object_that_is_no_completion_is_a_failure(answered: Answered) -> None:

@@ -404,7 +404,18 @@ def _object(text: str) -> dict[str, Any] | None:
 class AnswerReader:
     """Fold the chunks of one answer into model events."""
 
-    __slots__ = ("_calls", "_events", "_kind", "_pieces", "_seen", "_text", "_thinking", "finish_reason", "usage")
+    __slots__ = (
+        "_begun",
+        "_calls",
+        "_events",
+        "_kind",
+        "_pieces",
+        "_seen",
+        "_text",
+        "_thinking",
+        "finish_reason",
+        "usage",
+    )
 
     def __init__(self, request: ModelRequest) -> None:
         earlier = [call.id for entry in request.entries if isinstance(entry, AssistantEntry) for call in entry.calls]
@@ -415,6 +426,7 @@ class AnswerReader:
         self._pieces: list[str] = []
         self._events: list[ModelEvent] = []
         self._seen = False
+        self._begun = False
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
 
@@ -425,12 +437,13 @@ class AnswerReader:
         for choice in chunk.choices or ():
             if choice.index:
                 continue
-            delta = choice.delta or choice.message
-            if choice.delta is None and delta is not None:
-                for place, fragment in enumerate(delta.tool_calls or ()):
+            if choice.delta is not None:
+                self._take_delta(choice.delta)
+            elif choice.message is not None and not (self._begun or self._pieces):
+                # Some tell all of an answer once more behind its deltas.
+                for place, fragment in enumerate(choice.message.tool_calls or ()):
                     fragment.index = place
-            if delta is not None:
-                self._take_delta(delta)
+                self._take_delta(choice.message)
             if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
 
@@ -450,13 +463,14 @@ class AnswerReader:
                 self._turn_to(ModelText)
             self._pieces.append(text)
         if delta.tool_calls:
-            self._seen = True
+            self._seen = self._begun = True
             for fragment in delta.tool_calls:
                 self._calls.add(fragment)
 
     def _turn_to(self, kind: type[ModelText | ModelThinking]) -> None:
         """Make one event of the run of deltas so far, and begin another."""
         if self._pieces:
+            self._begun = True
             texts = self._text if self._kind is ModelText else self._thinking
             text = texts.take(self._pieces[0] if len(self._pieces) == 1 else "".join(self._pieces))
             self._pieces.clear()

@@ -186,6 +186,29 @@ async def test_a_json_object_that_is_no_completion_is_a_failure(answered: Answer
     assert isinstance(error, ModelUnavailable)
 
 
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", None])
+async def test_a_stream_is_read_as_one_whatever_its_type_is_called(
+    answered: Answered, content_type: str | None
+) -> None:
+    events, error = await answered(
+        b"\r\n", delta(content="a"), Wait(0.02), delta(content="b"), finish(), DONE, content_type=content_type
+    )
+    assert (joined(events), error) == ([ModelText("ab"), ModelEnd("stop")], None)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream", "application/problem+json", None])
+@pytest.mark.parametrize("before", [b"", b"\n\n\n", b"\xef\xbb\xbf"])
+async def test_an_object_is_read_as_one_whatever_its_type_is_called(
+    answered: Answered, content_type: str | None, before: bytes
+) -> None:
+    """A refusal comes so with status 200, from who had promised a stream by then."""
+    _, error = await answered(before, b'{"error": {"message": "SECRET", ', b'"code": 429}}', content_type=content_type)
+    assert isinstance(error, ModelRateLimited)
+    whole = {"choices": [{"message": {"content": "ab"}, "finish_reason": "stop"}]}
+    events, _ = await answered(before, json.dumps(whole).encode(), content_type=content_type)
+    assert events == [ModelText("ab"), ModelEnd("stop")]
+
+
 # --- surrogate halves -------------------------------------------------------------------------------
 
 
@@ -594,6 +617,7 @@ CHUNKS: Final = (
     b'data: {"choices":[{"delta":{"content":"\\ude00"}}]}\r\r',
     b'data: {"choices":\ndata: [{"delta":{"reasoning":"hm"}}]}\n\n',
     b": comment\n\n",
+    b"\n",
     fragment("get_", '{"城', call_id="c"),
     fragment("weather", '": "京"}'),
     event({"error": {"code": 500}}),

@@ -68,6 +68,9 @@ _REFUSALS: Final = {
 }
 """What to check when a provider refuses a request, by HTTP status."""
 
+_BEFORE: Final = b"\xef\xbb\xbf \t\r\n"
+"""What may come before an answer: a byte order mark, and empty lines that show that somebody is there."""
+
 _IN_WORDS: Final = frozenset({400, 422, 500})
 """Statuses that may come of the wording of a request; llama.cpp has 500 for what its template refuses."""
 
@@ -403,6 +406,7 @@ class _Answer:
     """An answer that is being read: its bytes, inflated where need be, and the events in them."""
 
     __slots__ = (
+        "_begun",
         "_compressed",
         "_error",
         "_fold",
@@ -430,8 +434,8 @@ class _Answer:
         # 47: zlib's widest window, with the gzip or zlib header found by itself.
         self._inflater = None if encoding in {"identity", ""} else zlib.decompressobj(wbits=47)
         self._compressed = b""
-        # An answer may come in one piece although a stream was asked for: its pieces are gathered here.
-        self._whole: list[bytes] | None = [] if media_type == "application/json" else None
+        self._begun = False
+        self._whole: list[bytes] | None = None
         self._response = response
         self._reader = EventStreamReader(limit=settings.line_limit)
         self._fold = AnswerReader(request)
@@ -496,8 +500,18 @@ class _Answer:
                 while await self._response.read():
                     pass
 
+    def _beginning(self, data: bytes) -> bytes:
+        data = data.lstrip(_BEFORE)
+        self._begun = bool(data)
+        # An answer may come in one piece although a stream was asked for; not all name the type of what they send.
+        if data.startswith((b"{", b"[")):
+            self._whole = []
+        return data
+
     def events_in(self, data: bytes) -> list[ModelEvent]:
         """Fold the next bytes. An error among them is raised by the next `read`, after what came before it."""
+        if not self._begun:
+            data = self._beginning(data)
         if self._whole is not None:
             self._whole.append(data)
             return []

@@ -33,6 +33,7 @@ from luxx.testing.upstream import (
     Wait,
     asking,
     delta,
+    event,
     failing,
     finish,
     saying,
@@ -287,6 +288,23 @@ async def test_a_fault_after_the_finish_reason_costs_the_usage_and_not_the_answe
     upstream.play(Reply(steps=(delta(content="a"), finish(), Wait(0.02), fault)))
     async with open_model(upstream.url, idle_s=0.2) as model:
         assert await heard(model, REQUEST) == [ModelText("a"), ModelEnd("stop")]
+
+
+@pytest.mark.parametrize("fault", [Close(), Reset(), Stall()])
+async def test_a_finish_reason_in_every_chunk_is_none_until_the_end(upstream: ScriptedUpstream, fault: Any) -> None:
+    """Gemini does so behind some gateways: half of such an answer must not pass for all of it."""
+    half = [step for text in ("a", "b") for step in (_and_finish(text), Wait(0.02))]
+    upstream.play(Reply(steps=(*half, fault)), Reply(steps=(*half, Wait(0.2), _and_finish("c"), DONE)))
+    async with open_model(upstream.url, idle_s=0.5) as model:
+        events, error = await heard_until_error(model, REQUEST)
+        assert text_in(events) == "ab"
+        assert isinstance(error, ModelError)
+        events = await heard(model, REQUEST)
+    assert (text_in(events), events[-1]) == ("abc", ModelEnd("stop"))
+
+
+def _and_finish(text: str) -> bytes:
+    return event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]})
 
 
 async def test_the_usage_is_waited_for_after_the_finish_reason(upstream: ScriptedUpstream) -> None:

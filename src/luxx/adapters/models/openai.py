@@ -457,10 +457,10 @@ class _Answer:
                     f"The model provider's answer is longer than {self._limit} bytes, and was cut off."
                 )
         except BrokenOff:
-            if self._fold.finish_reason is None:
+            if not self._fold.finished:
                 raise ModelUnavailable("The model provider broke off its answer in the middle.") from None
         except ModelError:
-            if self._fold.finish_reason is None:
+            if not self._fold.finished:
                 raise
         else:
             return data
@@ -533,7 +533,7 @@ class _Answer:
         events = self._fold.told()
         if events or self._fold.progressed():
             self._patience.progressed()
-        if self._fold.finish_reason is not None:
+        if self._fold.finished:
             self._patience.finished()
         return events
 

@@ -413,6 +413,7 @@ class AnswerReader:
         "_seen",
         "_text",
         "_thinking",
+        "_unreliable",
         "finish_reason",
         "usage",
     )
@@ -427,6 +428,7 @@ class AnswerReader:
         self._events: list[ModelEvent] = []
         self._seen = False
         self._begun = False
+        self._unreliable = False
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
 
@@ -466,6 +468,8 @@ class AnswerReader:
             self._seen = self._begun = True
             for fragment in delta.tool_calls:
                 self._calls.add(fragment)
+        if self.finish_reason is not None and (text or thought or delta.tool_calls):
+            self._unreliable = True
 
     def _turn_to(self, kind: type[ModelText | ModelThinking]) -> None:
         """Make one event of the run of deltas so far, and begin another."""
@@ -483,6 +487,11 @@ class AnswerReader:
         self._turn_to(self._kind)
         events, self._events = self._events, []
         return events
+
+    @property
+    def finished(self) -> bool:
+        """Whether a reason to finish was given by a provider that does not give one with every chunk."""
+        return self.finish_reason is not None and not self._unreliable
 
     def progressed(self) -> bool:
         """Tell whether a tool call has gone on since this was last asked: it shows in no event yet."""

@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Self, TypeAlias
 
 import pytest
@@ -348,6 +349,31 @@ async def test_two_calls_at_one_index_without_ids_are_told_apart(answered: Answe
     calls = calls_in(events)
     assert [call.name for call in calls] == ["a", "a"]
     assert len({call.id for call in calls}) == 2
+
+
+async def test_what_a_provider_wants_back_with_a_call_goes_back_with_it(
+    upstream: ScriptedUpstream, model: OpenAIChatModel
+) -> None:
+    """Gemini signs its calls there, and refuses the next round of the turn without the signature."""
+    signed = {"google": {"thought_signature": "c2lnbmVk", "\ud800": 1 << 70}}
+    chunk = {"index": 0, "id": "c", "extra_content": signed, "function": {"name": "get_weather", "arguments": "{}"}}
+    upstream.play(Reply(steps=(event(json.dumps({"choices": [{"delta": {"tool_calls": [chunk]}}]})), finish(), DONE)))
+    upstream.play(saying("ok"), saying("ok"))
+    calls = calls_in(await heard(model, REQUEST))
+    other = ToolCall(id="d", name="get_weather", arguments={})
+    entries = (*REQUEST.entries, AssistantEntry(calls=(*calls, other)))
+    await heard(model, replace(REQUEST, entries=entries))
+    first, second = upstream.requests[1].messages[1]["tool_calls"]
+    assert first["extra_content"]["google"]["thought_signature"] == "c2lnbmVk"
+    assert "extra_content" not in second
+
+
+async def test_what_no_json_can_say_is_not_sent_back_with_a_call(answered: Answered) -> None:
+    chunk = event(
+        '{"choices":[{"delta":{"tool_calls":[{"id":"c","extra_content":{"n":NaN},"function":{"name":"t"}}]}}]}'
+    )
+    events, error = await answered(chunk, finish(), DONE)
+    assert (calls_in(events), error) == ([ToolCall(id="c", name="t", arguments={})], None)
 
 
 @pytest.mark.parametrize("arguments", [None, "", " ", "{}", {}])

@@ -155,15 +155,16 @@ def _message(entry: Entry, style: ThinkingStyle, offered: frozenset[str]) -> dic
             if thinking and style is ThinkingStyle.GLM:
                 message["reasoning_content"] = mended(thinking)
             if calls:
-                message["tool_calls"] = [
-                    {
-                        "id": call.id,
-                        "type": "function",
-                        "function": {"name": _name(call.name, offered), "arguments": _sent(call)},
-                    }
-                    for call in calls
-                ]
+                message["tool_calls"] = [_call(call, offered) for call in calls]
             return message
+
+
+def _call(call: ToolCall, offered: frozenset[str]) -> dict[str, Any]:
+    function = {"name": _name(call.name, offered), "arguments": _sent(call)}
+    told: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
+    if call.seal:
+        told["extra_content"] = msgspec.Raw(call.seal.encode())
+    return told
 
 
 def _name(name: str, offered: frozenset[str]) -> str:
@@ -191,9 +192,12 @@ class FunctionFragment(Struct, gc=False):
 
 
 class CallFragment(Struct, gc=False):
+    """A piece of a call. Gemini signs its calls in `extra_content`, and refuses them without it."""
+
     index: int | float | None = None
     id: str | None = None
     function: FunctionFragment | None = None
+    extra_content: Any = None
 
 
 class Delta(Struct, gc=False):
@@ -283,9 +287,10 @@ class Texts:
 class _CallInParts:
     """A tool call that is still coming."""
 
-    __slots__ = ("arguments", "id", "name")
+    __slots__ = ("arguments", "id", "name", "seal")
 
     def __init__(self) -> None:
+        self.seal = ""
         self.id = ""
         self.name = ""
         self.arguments: list[str] = []
@@ -329,6 +334,8 @@ class CallAssembler:
         self._latest = call
         if fragment.id and not call.id:
             call.id = fragment.id
+        if fragment.extra_content:
+            call.seal = _sealed(fragment.extra_content)
         if function.name:
             call.name = self._joined_name(call.name, function.name)
         if isinstance(function.arguments, dict):
@@ -375,6 +382,7 @@ class CallAssembler:
                     name=mended(call.name).replace("\0", _REPLACEMENT),
                     arguments=arguments,
                     malformed=malformed,
+                    seal=call.seal,
                 )
             )
         self._calls = []
@@ -387,6 +395,13 @@ class CallAssembler:
             free = f"{wanted}_{number}"
             number += 1
         return free
+
+
+def _sealed(content: Any) -> str:
+    try:
+        return json.dumps(content, allow_nan=False)
+    except (ValueError, RecursionError):
+        return ""
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -376,13 +376,13 @@ async def test_what_no_json_can_say_is_not_sent_back_with_a_call(answered: Answe
     assert (calls_in(events), error) == ([ToolCall(id="c", name="t", arguments={})], None)
 
 
-@pytest.mark.parametrize("arguments", [None, "", " ", "{}", {}])
+@pytest.mark.parametrize("arguments", [None, "", " ", "{}", {}, "null", " null\n"])
 async def test_a_call_without_arguments_has_none(answered: Answered, arguments: Any) -> None:
     events, _ = await answered(fragment("get_weather", arguments, call_id="c"), finish(), DONE)
     assert calls_in(events)[0].arguments == {}
 
 
-@pytest.mark.parametrize("text", ['{"city": ', "[1]", '"x"', "null", "{} {}", '{"n": NaN}', "[" * 100_000])
+@pytest.mark.parametrize("text", ['{"city": ', "[1]", '"x"', "nullnull", "{} {}", '{"n": NaN}', "[" * 100_000])
 async def test_arguments_that_are_no_object_are_kept_as_the_text_they_were(answered: Answered, text: str) -> None:
     events, error = await answered(fragment("get_weather", text, call_id="c"), finish(), DONE)
     assert error is None

@@ -374,7 +374,8 @@ class CallAssembler:
                 call_id = self._free_id(call_id or f"call_{number}")
             self._taken.add(call_id)
             text = mended("".join(call.arguments))
-            arguments = {} if not text.strip() else _object(text)
+            # Small models say null where a tool takes nothing.
+            arguments = {} if text.strip() in {"", "null"} else _object(text)
             malformed = "" if arguments is not None else text.replace("\0", _REPLACEMENT)
             calls.append(
                 ToolCall(

@@ -17,9 +17,10 @@ from tests.support.certificates import certificate_for
 from tests.support.far_end import answering, far_end, tls_of
 
 from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings, trusted_authorities
-from luxx.application.ports import ModelEnd, ModelRequest, ModelText, UserEntry
+from luxx.application.ports import AssistantEntry, ModelEnd, ModelRequest, ModelText, ToolEntry, UserEntry
 from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
 from luxx.domain.message import Usage
+from luxx.domain.tool import ToolCall
 from luxx.testing.contracts.chat_model import heard, heard_until_error, text_in
 from luxx.testing.upstream import (
     DONE,
@@ -170,8 +171,14 @@ REFUSED_WORDINGS: Final = [
     pytest.param(
         500,
         b'{"error":{"code":500,"message":"Conversation roles must alternate user/assistant/user/assistant/..."}}',
-        lambda sent: [one["content"] for one in sent["messages"]] == ["Hi\n\nHello?"],
+        lambda sent: [one["content"] for one in sent["messages"][:2]] == ["Hi\n\nHello?", ""],
         id="turns, as llama.cpp",
+    ),
+    pytest.param(
+        400,
+        b'{"object":"error","message":"This model only supports single tool-calls at once!","code":400}',
+        lambda sent: [len(one.get("tool_calls", ())) for one in sent["messages"]] == [0, 0, 1, 0, 1, 0],
+        id="one call at a time, as Llama 3",
     ),
 ]
 
@@ -180,7 +187,10 @@ REFUSED_WORDINGS: Final = [
 async def test_a_wording_that_a_provider_refuses_is_changed_at_once_and_for_good(
     upstream: ScriptedUpstream, status: int, said: bytes, kept: Callable[[dict[str, Any]], bool]
 ) -> None:
-    request = replace(REQUEST, entries=(UserEntry(text="Hi"), UserEntry(text="Hello?")))
+    calls = tuple(ToolCall(id=one, name="t", arguments={}) for one in "ab")
+    results = [ToolEntry(call_id=one.id, name="t", text="42") for one in calls]
+    questions = UserEntry(text="Hi"), UserEntry(text="Hello?")
+    request = replace(REQUEST, entries=(*questions, AssistantEntry(calls=calls), *results))
     upstream.play(failing(status, body=said), saying("there"), saying("again"), saying("another"))
     async with open_model(upstream.url, retries=0) as model:
         assert text_in(await heard(model, request)) == "there"

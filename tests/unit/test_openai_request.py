@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from luxx.adapters.models.openai_wire import USUAL, ThinkingStyle, Wording, request_body
-from luxx.application.ports import AssistantEntry, ModelRequest, SystemEntry, ToolEntry, UserEntry
+from luxx.application.ports import AssistantEntry, Entry, ModelRequest, SystemEntry, ToolEntry, UserEntry
 from luxx.domain.tool import ToolCall, ToolSpec
 
 REQUEST = ModelRequest(model="glm-5", entries=(UserEntry(text="Hi"),), temperature=0.5, max_tokens=99)
@@ -79,6 +79,30 @@ def test_neighbours_of_one_role_go_as_one_message_where_a_provider_wants_turns()
         ("tool", "42", None),
         ("assistant", "here\n\nnow", "so"),
         ("user", "Well", None),
+    ]
+
+
+def test_calls_go_one_by_one_with_their_results_where_a_provider_takes_no_more_at_once() -> None:
+    calls = tuple(ToolCall(id=one, name="t", arguments={}) for one in ("c1", "c2", "c3"))
+    entries: tuple[Entry, ...] = (
+        UserEntry(text="Hi"),
+        AssistantEntry(text="Let me see", thinking="hm", calls=calls),
+        *[ToolEntry(call_id=one.id, name="t", text=f"of {one.id}") for one in calls],
+        AssistantEntry(text="Done", calls=calls[:1]),
+        ToolEntry(call_id="c1", name="t", text="once more"),
+    )
+    messages = body(replace(REQUEST, entries=entries), wording=Wording(one_call=True))["messages"]
+    told = [(one["content"], [call["id"] for call in one.get("tool_calls", ())]) for one in messages]
+    assert told == [
+        ("Hi", []),
+        ("Let me see", ["c1"]),
+        ("of c1", []),
+        ("", ["c2"]),
+        ("of c2", []),
+        ("", ["c3"]),
+        ("of c3", []),
+        ("Done", ["c1"]),
+        ("once more", []),
     ]
 
 

@@ -7,7 +7,7 @@ read over, and tool calls may come in any fragments.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -58,13 +58,14 @@ class Wording:
 
     `unthinking`: where no thinking is wanted, that is said. `usage`: its tokens are asked for
     (`stream_options`). `completion_tokens`: the limit is called `max_completion_tokens`. `in_turns`:
-    neighbours of one role are one message.
+    neighbours of one role are one message. `one_call`: calls of one round are told one after the other.
     """
 
     unthinking: bool = True
     usage: bool = True
     completion_tokens: bool = False
     in_turns: bool = False
+    one_call: bool = False
 
     def after(self, refusal: bytes) -> "Wording":
         """Give the wording that a provider asks for in its refusal; the same, where that is about something else."""
@@ -74,6 +75,7 @@ class Wording:
             usage=self.usage and b"stream_options" not in said,
             completion_tokens=self.completion_tokens or b"max_completion_tokens" in said,
             in_turns=self.in_turns or (b"alternat" in said and b"assistant" in said),
+            one_call=self.one_call or b"single tool-call" in said,
         )
 
 
@@ -86,7 +88,11 @@ USUAL: Final = Wording()
 def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording = USUAL) -> bytes:
     """Give the JSON body that asks for a streamed answer."""
     offered = frozenset(tool.name for tool in request.tools)
-    entries = _in_turns(request.entries) if wording.in_turns else request.entries
+    entries: Iterable[Entry] = request.entries
+    if wording.one_call:
+        entries = _one_by_one(entries)
+    if wording.in_turns:
+        entries = _in_turns(entries)
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [_message(entry, style, offered) for entry in entries],
@@ -118,6 +124,21 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
         case _:
             pass
     return msgspec.json.encode(body)
+
+
+def _one_by_one(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Let each result follow its own call: some templates refuse more than one call in a message."""
+    waiting: dict[str, ToolCall] = {}
+    for entry in entries:
+        match entry:
+            case AssistantEntry(calls=(first, _, *_)):
+                waiting = {call.id: call for call in entry.calls[1:]}
+                yield replace(entry, calls=(first,))
+            case ToolEntry(call_id=call_id) if call_id in waiting:
+                yield AssistantEntry(calls=(waiting.pop(call_id),))
+                yield entry
+            case _:
+                yield entry
 
 
 def _in_turns(entries: Iterable[Entry]) -> Iterator[Entry]:

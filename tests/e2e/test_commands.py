@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 from tests.http.conftest import SECRET, container_of
+from tests.support.certificates import certificate_for
+from tests.support.far_end import FarEnd, far_end, tls_of
 from tests.support.live import live
 
 import luxx
@@ -368,6 +370,23 @@ def test_the_doctor_finds_what_the_service_would_refuse_to_start_with(
     assert verdict == "FAIL"
     assert said in text
     assert "s3cret" not in done.stdout
+
+
+async def test_the_doctor_asks_the_endpoint_as_the_service_does(alone: Operator, tmp_path: Path) -> None:
+    """What vouches for its certificate is read where the service reads it; a slash at the end is none too many."""
+    certificate = certificate_for("localhost", tmp_path)
+    offered = b'{"data": [{"id": "glm-5"}]}'
+    asked: list[bytes] = []
+
+    async def offer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(offered), offered))
+
+    async with far_end(FarEnd(offer), tls=tls_of(certificate)[0]) as far:
+        settings = {"LUXX_LLM_BASE_URL": f"https://localhost:{far.port}/v1/", "SSL_CERT_FILE": str(certificate[0])}
+        done = await asyncio.to_thread(alone.luxx, "doctor", "--port", free_port(), **settings)
+    assert "offers 'glm-5'" in findings(done)["model"][1]
+    assert asked[0].startswith(b"GET /v1/models ")
 
 
 def test_the_doctor_names_every_bad_setting(alone: Operator) -> None:

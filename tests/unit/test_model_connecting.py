@@ -31,6 +31,7 @@ from luxx.adapters.models.connections import (
     ConnectTimedOut,
     Endpoint,
     Unreachable,
+    Untrusted,
 )
 from luxx.adapters.models.dial import Address, addresses_of, dialled
 
@@ -120,13 +121,13 @@ async def test_tls_names_the_host_and_keeps_the_connection(certificate: tuple[Pa
 
 @pytest.mark.parametrize(("host", "trusted"), [("127.0.0.1", True), ("localhost", False)])
 @on_both_loops
-async def test_a_certificate_for_another_name_or_of_nobody_is_unreachable(
+async def test_a_certificate_for_another_name_or_of_nobody_is_untrusted(
     certificate: tuple[Path, Path], host: str, trusted: bool
 ) -> None:
     serving, trusting = tls_of(certificate)
     tls = trusting if trusted else ssl.create_default_context()
     async with far_end(answering(WHOLE), tls=serving) as far, connections_to(far, tls=tls, host=host) as connections:
-        with pytest.raises(Unreachable):
+        with pytest.raises(Untrusted):
             await connections.post(b"")
         assert not far.requests
 

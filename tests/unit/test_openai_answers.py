@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Self, TypeAlias
 
 import pytest
@@ -26,7 +27,7 @@ from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, Mode
 from luxx.domain.message import Usage
 from luxx.domain.tool import ToolCall, ToolSpec
 from luxx.testing.contracts.chat_model import heard, heard_until_error, text_in
-from luxx.testing.upstream import DONE, Reply, ScriptedUpstream, Step, delta, event, finish, saying, usage
+from luxx.testing.upstream import DONE, Reply, ScriptedUpstream, Step, Wait, delta, event, finish, saying, usage
 
 TOOL: Final = ToolSpec(name="get_weather", description="", category="weather", parameters={"type": "object"})
 REQUEST: Final = ModelRequest(
@@ -164,9 +165,49 @@ async def test_a_whole_answer_in_one_json_object_is_read_too(answered: Answered)
     assert events[-1] == ModelEnd("tool_calls", Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3))
 
 
+@pytest.mark.parametrize("begun", [delta(content="ab", reasoning_content="hm"), fragment("t", "{}", call_id="c")])
+async def test_an_answer_told_once_more_as_a_whole_at_its_end_is_given_once(answered: Answered, begun: bytes) -> None:
+    """MiniMax does so, in the chunk that has the reason to finish."""
+    call = {"id": "c", "function": {"name": "t", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "ab", "reasoning_content": "hm", "tool_calls": [call]}
+    last = {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    events, error = await answered(begun, Wait(0.02), event(last), DONE)
+    assert (events, error) == await answered(begun, finish(), DONE)
+    assert events
+
+
+async def test_a_message_in_a_stream_that_said_nothing_before_is_the_answer(answered: Answered) -> None:
+    whole = event({"choices": [{"index": 0, "message": {"content": "ab"}, "finish_reason": "stop"}]})
+    events, _ = await answered(delta(role="assistant", content=""), whole, DONE)
+    assert events == [ModelText("ab"), ModelEnd("stop")]
+
+
 async def test_a_json_object_that_is_no_completion_is_a_failure(answered: Answered) -> None:
     _, error = await answered(b'{"hello": "world"}', content_type="application/json")
     assert isinstance(error, ModelUnavailable)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", None])
+async def test_a_stream_is_read_as_one_whatever_its_type_is_called(
+    answered: Answered, content_type: str | None
+) -> None:
+    events, error = await answered(
+        b"\r\n", delta(content="a"), Wait(0.02), delta(content="b"), finish(), DONE, content_type=content_type
+    )
+    assert (joined(events), error) == ([ModelText("ab"), ModelEnd("stop")], None)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream", "application/problem+json", None])
+@pytest.mark.parametrize("before", [b"", b"\n\n\n", b"\xef\xbb\xbf"])
+async def test_an_object_is_read_as_one_whatever_its_type_is_called(
+    answered: Answered, content_type: str | None, before: bytes
+) -> None:
+    """A refusal comes so with status 200, from who had promised a stream by then."""
+    _, error = await answered(before, b'{"error": {"message": "SECRET", ', b'"code": 429}}', content_type=content_type)
+    assert isinstance(error, ModelRateLimited)
+    whole = {"choices": [{"message": {"content": "ab"}, "finish_reason": "stop"}]}
+    events, _ = await answered(before, json.dumps(whole).encode(), content_type=content_type)
+    assert events == [ModelText("ab"), ModelEnd("stop")]
 
 
 # --- surrogate halves -------------------------------------------------------------------------------
@@ -310,13 +351,38 @@ async def test_two_calls_at_one_index_without_ids_are_told_apart(answered: Answe
     assert len({call.id for call in calls}) == 2
 
 
-@pytest.mark.parametrize("arguments", [None, "", " ", "{}", {}])
+async def test_what_a_provider_wants_back_with_a_call_goes_back_with_it(
+    upstream: ScriptedUpstream, model: OpenAIChatModel
+) -> None:
+    """Gemini signs its calls there, and refuses the next round of the turn without the signature."""
+    signed = {"google": {"thought_signature": "c2lnbmVk", "\ud800": 1 << 70}}
+    chunk = {"index": 0, "id": "c", "extra_content": signed, "function": {"name": "get_weather", "arguments": "{}"}}
+    upstream.play(Reply(steps=(event(json.dumps({"choices": [{"delta": {"tool_calls": [chunk]}}]})), finish(), DONE)))
+    upstream.play(saying("ok"), saying("ok"))
+    calls = calls_in(await heard(model, REQUEST))
+    other = ToolCall(id="d", name="get_weather", arguments={})
+    entries = (*REQUEST.entries, AssistantEntry(calls=(*calls, other)))
+    await heard(model, replace(REQUEST, entries=entries))
+    first, second = upstream.requests[1].messages[1]["tool_calls"]
+    assert first["extra_content"]["google"]["thought_signature"] == "c2lnbmVk"
+    assert "extra_content" not in second
+
+
+async def test_what_no_json_can_say_is_not_sent_back_with_a_call(answered: Answered) -> None:
+    chunk = event(
+        '{"choices":[{"delta":{"tool_calls":[{"id":"c","extra_content":{"n":NaN},"function":{"name":"t"}}]}}]}'
+    )
+    events, error = await answered(chunk, finish(), DONE)
+    assert (calls_in(events), error) == ([ToolCall(id="c", name="t", arguments={})], None)
+
+
+@pytest.mark.parametrize("arguments", [None, "", " ", "{}", {}, "null", " null\n"])
 async def test_a_call_without_arguments_has_none(answered: Answered, arguments: Any) -> None:
     events, _ = await answered(fragment("get_weather", arguments, call_id="c"), finish(), DONE)
     assert calls_in(events)[0].arguments == {}
 
 
-@pytest.mark.parametrize("text", ['{"city": ', "[1]", '"x"', "null", "{} {}", '{"n": NaN}', "[" * 100_000])
+@pytest.mark.parametrize("text", ['{"city": ', "[1]", '"x"', "nullnull", "{} {}", '{"n": NaN}', "[" * 100_000])
 async def test_arguments_that_are_no_object_are_kept_as_the_text_they_were(answered: Answered, text: str) -> None:
     events, error = await answered(fragment("get_weather", text, call_id="c"), finish(), DONE)
     assert error is None
@@ -577,6 +643,7 @@ CHUNKS: Final = (
     b'data: {"choices":[{"delta":{"content":"\\ude00"}}]}\r\r',
     b'data: {"choices":\ndata: [{"delta":{"reasoning":"hm"}}]}\n\n',
     b": comment\n\n",
+    b"\n",
     fragment("get_", '{"城', call_id="c"),
     fragment("weather", '": "京"}'),
     event({"error": {"code": 500}}),

@@ -4,19 +4,23 @@ import asyncio
 import logging
 import socket
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.support.certificates import certificate_for
+from tests.support.far_end import answering, far_end, tls_of
 
-from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
-from luxx.application.ports import ModelEnd, ModelRequest, ModelText, UserEntry
+from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings, trusted_authorities
+from luxx.application.ports import AssistantEntry, ModelEnd, ModelRequest, ModelText, ToolEntry, UserEntry
 from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
 from luxx.domain.message import Usage
+from luxx.domain.tool import ToolCall
 from luxx.testing.contracts.chat_model import heard, heard_until_error, text_in
 from luxx.testing.upstream import (
     DONE,
@@ -30,6 +34,7 @@ from luxx.testing.upstream import (
     Wait,
     asking,
     delta,
+    event,
     failing,
     finish,
     saying,
@@ -143,6 +148,82 @@ async def test_a_web_page_in_place_of_a_stream_points_to_the_base_url(upstream: 
     assert "OWN WORDS" not in str(error)
 
 
+REFUSED_WORDINGS: Final = [
+    pytest.param(
+        400,
+        b'{"error": {"message": "Unrecognized request argument supplied: thinking"}}',
+        lambda sent: "thinking" not in sent,
+        id="that there is no thinking, as at OpenAI",
+    ),
+    pytest.param(
+        422,
+        b'{"object":"error","message":{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"]}]}}',
+        lambda sent: "stream_options" not in sent,
+        id="usage, as at Mistral",
+    ),
+    pytest.param(
+        400,
+        b'{"error": {"message": "Unsupported parameter: \'max_tokens\' is not supported with this model. '
+        b"Use 'max_completion_tokens' instead.\"}}",
+        lambda sent: (sent.get("max_completion_tokens"), "max_tokens" in sent) == (100, False),
+        id="the limit, as at OpenAI",
+    ),
+    pytest.param(
+        500,
+        b'{"error":{"code":500,"message":"Conversation roles must alternate user/assistant/user/assistant/..."}}',
+        lambda sent: [one["content"] for one in sent["messages"][:2]] == ["Hi\n\nHello?", ""],
+        id="turns, as llama.cpp",
+    ),
+    pytest.param(
+        400,
+        b'{"object":"error","message":"This model only supports single tool-calls at once!","code":400}',
+        lambda sent: [len(one.get("tool_calls", ())) for one in sent["messages"]] == [0, 0, 1, 0, 1, 0],
+        id="one call at a time, as Llama 3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("status", "said", "kept"), REFUSED_WORDINGS)
+async def test_a_wording_that_a_provider_refuses_is_changed_at_once_and_for_good(
+    upstream: ScriptedUpstream, status: int, said: bytes, kept: Callable[[dict[str, Any]], bool]
+) -> None:
+    calls = tuple(ToolCall(id=one, name="t", arguments={}) for one in "ab")
+    results = [ToolEntry(call_id=one.id, name="t", text="42") for one in calls]
+    questions = UserEntry(text="Hi"), UserEntry(text="Hello?")
+    request = replace(REQUEST, entries=(*questions, AssistantEntry(calls=calls), *results))
+    upstream.play(failing(status, body=said), saying("there"), saying("again"), saying("another"))
+    async with open_model(upstream.url, retries=0) as model:
+        assert text_in(await heard(model, request)) == "there"
+        assert text_in(await heard(model, request)) == "again"
+        assert text_in(await heard(model, replace(request, model="another"))) == "another"
+    assert [kept(asked.json) for asked in upstream.requests] == [False, True, True, False]
+
+
+async def test_a_provider_that_refuses_each_wording_is_told_as_refusing(upstream: ScriptedUpstream) -> None:
+    body = b"stream_options, max_completion_tokens, assistant, alternate"
+    error = await error_from(upstream, *[failing(400, body=body)] * 5, retries=2)
+    assert isinstance(error, ModelRejected)
+    assert len(upstream.requests) == 2
+
+
+async def test_thinking_that_is_wanted_is_not_left_out_for_a_provider_that_refuses_it(
+    upstream: ScriptedUpstream,
+) -> None:
+    upstream.play(failing(400, body=b"Unrecognized request argument supplied: thinking"))
+    async with open_model(upstream.url) as model:
+        _, error = await heard_until_error(model, replace(REQUEST, thinking_enabled=True))
+    assert isinstance(error, ModelRejected)
+    assert "thinking style" in str(error)
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("more", [Stall(), Endless(b"x" * 999), Reset()])
+async def test_the_words_of_a_refusal_are_not_waited_for(upstream: ScriptedUpstream, more: Any) -> None:
+    error = await error_from(upstream, Reply(status=400, content_type="application/json", steps=(b'{"', more)))
+    assert isinstance(error, ModelRejected)
+    await upstream.until_open(0)
+
+
 # --- connections ------------------------------------------------------------------------------------
 
 
@@ -152,6 +233,27 @@ async def test_a_refused_connection_points_to_the_base_url() -> None:
         async with open_model(f"http://127.0.0.1:{unused.getsockname()[1]}/v1") as model:
             with pytest.raises(ModelUnavailable, match="base URL"):
                 await heard(model, REQUEST)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_told_as_such_and_can_be_vouched_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A company's own endpoint has a certificate of its own authority."""
+    certificate = certificate_for("localhost", tmp_path)
+    whole = b'{"choices": [{"message": {"content": "there"}}]}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(whole)
+    async with far_end(answering(head + whole), tls=tls_of(certificate)[0]) as far:
+        url = f"https://localhost:{far.port}/v1"
+        async with open_model(url) as model:
+            with pytest.raises(ModelUnavailable, match=r"certificate is not trusted.*SSL_CERT_FILE"):
+                await heard(model, REQUEST)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        trusted_authorities.cache_clear()
+        try:
+            async with open_model(url) as model:
+                assert text_in(await heard(model, REQUEST)) == "there"
+        finally:
+            trusted_authorities.cache_clear()
 
 
 async def test_a_name_that_does_not_resolve_points_to_the_base_url() -> None:
@@ -196,6 +298,23 @@ async def test_a_fault_after_the_finish_reason_costs_the_usage_and_not_the_answe
     upstream.play(Reply(steps=(delta(content="a"), finish(), Wait(0.02), fault)))
     async with open_model(upstream.url, idle_s=0.2) as model:
         assert await heard(model, REQUEST) == [ModelText("a"), ModelEnd("stop")]
+
+
+@pytest.mark.parametrize("fault", [Close(), Reset(), Stall()])
+async def test_a_finish_reason_in_every_chunk_is_none_until_the_end(upstream: ScriptedUpstream, fault: Any) -> None:
+    """Gemini does so behind some gateways: half of such an answer must not pass for all of it."""
+    half = [step for text in ("a", "b") for step in (_and_finish(text), Wait(0.02))]
+    upstream.play(Reply(steps=(*half, fault)), Reply(steps=(*half, Wait(0.2), _and_finish("c"), DONE)))
+    async with open_model(upstream.url, idle_s=0.5) as model:
+        events, error = await heard_until_error(model, REQUEST)
+        assert text_in(events) == "ab"
+        assert isinstance(error, ModelError)
+        events = await heard(model, REQUEST)
+    assert (text_in(events), events[-1]) == ("abc", ModelEnd("stop"))
+
+
+def _and_finish(text: str) -> bytes:
+    return event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]})
 
 
 async def test_the_usage_is_waited_for_after_the_finish_reason(upstream: ScriptedUpstream) -> None:

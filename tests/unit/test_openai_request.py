@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from luxx.adapters.models.openai_wire import ThinkingStyle, request_body
-from luxx.application.ports import AssistantEntry, ModelRequest, SystemEntry, ToolEntry, UserEntry
+from luxx.adapters.models.openai_wire import USUAL, ThinkingStyle, Wording, request_body
+from luxx.application.ports import AssistantEntry, Entry, ModelRequest, SystemEntry, ToolEntry, UserEntry
 from luxx.domain.tool import ToolCall, ToolSpec
 
 REQUEST = ModelRequest(model="glm-5", entries=(UserEntry(text="Hi"),), temperature=0.5, max_tokens=99)
 
 
-def body(request: ModelRequest, style: ThinkingStyle = ThinkingStyle.NONE) -> dict[str, Any]:
-    decoded = json.loads(request_body(request, style))
+def body(request: ModelRequest, style: ThinkingStyle = ThinkingStyle.NONE, wording: Wording = USUAL) -> dict[str, Any]:
+    decoded = json.loads(request_body(request, style, wording))
     assert isinstance(decoded, dict)
     return decoded
 
@@ -54,12 +54,91 @@ def test_a_tool_round_goes_back_with_its_calls_and_results() -> None:
     assert "tool_calls" not in messages[4]
 
 
+def test_neighbours_of_one_role_go_as_one_message_where_a_provider_wants_turns() -> None:
+    """A question whose answer stayed empty is followed by the next one; templates that want turns refuse that."""
+    call = ToolCall(id="c1", name="t", arguments={})
+    entries = (
+        SystemEntry(text="Be brief."),
+        UserEntry(text="Hi"),
+        UserEntry(text="Hello?"),
+        AssistantEntry(text="Yes", thinking="hm"),
+        AssistantEntry(text="Still", calls=(call,)),
+        ToolEntry(call_id="c1", name="t", text="42"),
+        AssistantEntry(text="here"),
+        AssistantEntry(text="now", thinking="so"),
+        UserEntry(text="Well"),
+    )
+    assert len(body(replace(REQUEST, entries=entries))["messages"]) == len(entries)
+    messages = body(replace(REQUEST, entries=entries), ThinkingStyle.GLM, Wording(in_turns=True))["messages"]
+    told = [(message["role"], message["content"], message.get("reasoning_content")) for message in messages]
+    assert told == [
+        ("system", "Be brief.", None),
+        ("user", "Hi\n\nHello?", None),
+        ("assistant", "Yes", "hm"),
+        ("assistant", "Still", None),
+        ("tool", "42", None),
+        ("assistant", "here\n\nnow", "so"),
+        ("user", "Well", None),
+    ]
+
+
+def test_calls_go_one_by_one_with_their_results_where_a_provider_takes_no_more_at_once() -> None:
+    calls = tuple(ToolCall(id=one, name="t", arguments={}) for one in ("c1", "c2", "c3"))
+    entries: tuple[Entry, ...] = (
+        UserEntry(text="Hi"),
+        AssistantEntry(text="Let me see", thinking="hm", calls=calls),
+        *[ToolEntry(call_id=one.id, name="t", text=f"of {one.id}") for one in calls],
+        AssistantEntry(text="Done", calls=calls[:1]),
+        ToolEntry(call_id="c1", name="t", text="once more"),
+    )
+    messages = body(replace(REQUEST, entries=entries), wording=Wording(one_call=True))["messages"]
+    told = [(one["content"], [call["id"] for call in one.get("tool_calls", ())]) for one in messages]
+    assert told == [
+        ("Hi", []),
+        ("Let me see", ["c1"]),
+        ("of c1", []),
+        ("", ["c2"]),
+        ("of c2", []),
+        ("", ["c3"]),
+        ("of c3", []),
+        ("Done", ["c1"]),
+        ("once more", []),
+    ]
+
+
+def test_the_usage_is_not_asked_for_and_the_limit_has_its_other_name_where_a_provider_wants_that() -> None:
+    sent = body(REQUEST, wording=Wording(usage=False, completion_tokens=True))
+    usual = body(REQUEST)
+    del usual["stream_options"]
+    assert sent == usual | {"max_completion_tokens": usual.pop("max_tokens")}
+
+
 @pytest.mark.parametrize(("malformed", "sent"), [("[1]", "[1]"), ('{"a": ', "{}"), ("", "{}"), ("NaN", "{}")])
 def test_malformed_arguments_go_back_only_if_they_are_json(malformed: str, sent: str) -> None:
     call = ToolCall(id="c1", name="t", arguments=None, malformed=malformed)
     entries = (UserEntry(text="Hi"), AssistantEntry(calls=(call,)), ToolEntry(call_id="c1", name="t", text="no"))
     (sent_call,) = body(replace(REQUEST, entries=entries))["messages"][1]["tool_calls"]
     assert sent_call["function"]["arguments"] == sent
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("multi_tool_use.parallel", "multi_tool_use_parallel"),
+        ("查 天气", "____"),
+        ("", "_"),
+        ("x" * 99, "x" * 64),
+        ("my.tool", "my.tool"),
+        ("get_weather-2", "get_weather-2"),
+    ],
+)
+def test_a_name_that_a_model_made_up_goes_back_in_letters_that_strict_providers_take(name: str, sent: str) -> None:
+    """OpenAI refuses any other with 400: now, and in each later turn that is told of the call."""
+    call = ToolCall(id="c1", name=name, arguments={})
+    entries = (UserEntry(text="Hi"), AssistantEntry(calls=(call,)), ToolEntry(call_id="c1", name=name, text="no"))
+    ours = ToolSpec(name="my.tool", description="", category="data", parameters={"type": "object"})
+    (sent_call,) = body(replace(REQUEST, entries=entries, tools=(ours,)))["messages"][1]["tool_calls"]
+    assert sent_call["function"]["name"] == sent
 
 
 @pytest.mark.parametrize(
@@ -77,6 +156,13 @@ def test_each_style_asks_for_thinking_in_its_own_words(
     plain = body(REQUEST)
     assert body(replace(REQUEST, thinking_enabled=True), style) == plain | enabled
     assert body(REQUEST, style) == plain | disabled
+
+
+@pytest.mark.parametrize("style", list(ThinkingStyle))
+def test_a_provider_that_knows_no_thinking_is_told_of_it_only_where_it_is_wanted(style: ThinkingStyle) -> None:
+    wanted = replace(REQUEST, thinking_enabled=True)
+    assert body(REQUEST, style, Wording(unthinking=False)) == body(REQUEST)
+    assert body(wanted, style, Wording(unthinking=False)) == body(wanted, style)
 
 
 @pytest.mark.parametrize("style", list(ThinkingStyle))

@@ -17,6 +17,9 @@ from luxx.domain.tool import CATEGORIES, ToolSpec
 RESULT_LIMIT: Final = 1024 * 1024
 """Bytes of one result as JSON, at most."""
 
+LET_GO_S: Final = 0.5
+"""Seconds that a stopped tool has to clean up, before nobody waits for it any more."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +53,7 @@ class Toolbox:
         kept.sort(key=lambda tool: (order.get(tool.spec.category, len(order)), tool.spec.category))
         self._tools: Final = {tool.spec.name: tool for tool in kept}
         self._timeout: Final = timeout
+        self._strays: Final[set[asyncio.Future[Json]]] = set()
         self._observer: Final = observer
 
     @property
@@ -90,8 +94,7 @@ class Toolbox:
 
     async def _bounded(self, tool: Tool, name: str, arguments: Mapping[str, Json]) -> tuple[Json, str]:
         try:
-            async with asyncio.timeout(self._timeout):
-                result = clean(await tool.run(arguments))
+            result = clean(await self._held(tool, arguments))
             text = json.dumps(result, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         except TimeoutError:
             raise ToolTimeout(f"The tool {name} took longer than {self._timeout:g} s.") from None
@@ -109,6 +112,33 @@ class Toolbox:
         if len(text.encode()) > RESULT_LIMIT:
             raise ToolBroken(f"The result of {name} is larger than {RESULT_LIMIT} bytes: ask for less.")
         return result, text
+
+    async def _held(self, tool: Tool, arguments: Mapping[str, Json]) -> Json:
+        """Run within the time, in a task of its own: one that swallows its cancel is left to itself."""
+        run = asyncio.ensure_future(_run(tool, arguments))
+        try:
+            done, _ = await asyncio.wait({run}, timeout=self._timeout)
+        finally:
+            if not run.done():
+                self._strays.add(run)
+                run.add_done_callback(self._ended)
+                run.cancel()
+                await asyncio.wait({run}, timeout=LET_GO_S)
+        if not done:
+            raise TimeoutError
+        return run.result()
+
+    def _ended(self, run: asyncio.Future[Json]) -> None:
+        self._strays.discard(run)
+        if not run.cancelled():
+            run.exception()  # nobody waits for it any more
+
+
+async def _run(tool: Tool, arguments: Mapping[str, Json]) -> Json:
+    try:
+        return await tool.run(arguments)
+    except SystemExit as error:
+        raise RuntimeError("the tool would end the process") from error
 
 
 def _broken(name: str) -> ToolBroken:

@@ -28,10 +28,12 @@ class ToolSpec:
 class ToolCall:
     """A call that a model asked for; `id` is unique within the turn.
 
-    `arguments` is None where the model's text was no JSON object; `malformed` holds that text then.
+    `arguments` is None where the model's text was no JSON object; `malformed` holds that text then. `seal` is
+    what its provider wants back with the call, in this turn, as it was: no part of what is stored.
     """
 
     id: str
     name: str
     arguments: Mapping[str, Json] | None
     malformed: str = ""
+    seal: str = ""

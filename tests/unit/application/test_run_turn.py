@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -197,6 +198,18 @@ async def test_arguments_that_are_no_object_go_back_to_the_model() -> None:
         assert part.error == Problem(code="validation_failed", message="The arguments were no JSON object.")
         assert house.model.requests[1].entries[1] == AssistantEntry(calls=(call,))
         assert answer.content == "sorry"
+
+
+async def test_what_a_provider_wants_back_with_a_call_is_told_in_this_turn_alone() -> None:
+    async with opened(tools=[ECHO]) as house:
+        call = ToolCall(id="c", name="echo", arguments={}, seal='{"signed": true}')
+        house.model.then([ModelToolCall(call), ModelEnd("tool_calls")], spoken("done"), spoken("again"))
+        conversation = await house.conversation()
+        await house.answer(conversation)
+        await house.answer(conversation)
+        _, second, third = house.model.requests
+        assert second.entries[1] == AssistantEntry(calls=(call,))
+        assert third.entries[1] == AssistantEntry(calls=(replace(call, seal=""),))
 
 
 async def test_a_tool_that_is_too_slow_is_stopped_and_told_to_the_model() -> None:

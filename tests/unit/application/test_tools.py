@@ -1,7 +1,10 @@
 """The toolbox, and tools run by hand."""
 
 import asyncio
+import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import IntEnum, StrEnum
 
 import pytest
@@ -141,3 +144,34 @@ async def test_who_stops_a_run_from_outside_is_obeyed() -> None:
     run.cancel()
     await asyncio.wait({run})
     assert run.cancelled()
+
+
+async def deaf(_: Mapping[str, Json]) -> Json:
+    """Try again, whatever happens: a cancel, too."""
+    for _try in range(40):
+        with suppress(BaseException):
+            await asyncio.sleep(0.1)
+    return "at last"
+
+
+async def test_a_tool_that_takes_no_notice_holds_up_nobody() -> None:
+    """Tools of others have bare excepts in their loops."""
+    began = time.monotonic()
+    with pytest.raises(ToolTimeout):
+        await Toolbox([FunctionTool("t", deaf)], timeout=0.01).run("t", {})
+    run = asyncio.ensure_future(Toolbox([FunctionTool("t", deaf)]).run("t", {}))
+    await asyncio.sleep(0.01)
+    run.cancel()
+    await asyncio.wait({run})
+    assert run.cancelled()
+    assert time.monotonic() - began < 2
+
+
+async def test_a_tool_that_would_end_the_process_fails_and_ends_nothing() -> None:
+    """Whatever reads a command line inside it calls `sys.exit`."""
+
+    async def leave(_: Mapping[str, Json]) -> Json:
+        sys.exit(2)
+
+    with pytest.raises(ToolBroken):
+        await Toolbox([FunctionTool("t", leave)]).run("t", {})

@@ -26,7 +26,11 @@ class ConnectTimedOut(Exception):
 
 
 class Unreachable(Exception):
-    """No connection could be made: no such name, refused, or no certificate to trust."""
+    """No connection could be made: no such name, or refused."""
+
+
+class Untrusted(Unreachable):
+    """The far end has no certificate to trust."""
 
 
 class BrokenOff(Exception):
@@ -169,6 +173,8 @@ class Connections:
                 )
         except TimeoutError:
             raise ConnectTimedOut from None
+        except ssl.SSLCertVerificationError as error:
+            raise Untrusted from error
         except OSError as error:
             raise Unreachable from error
         # Not before: uvloop leaves the socket open of a connection that is closed while it is made.

@@ -22,8 +22,23 @@ from luxx.extras import needs
 with needs("luxx.adapters.models.openai", "the extra `openai`"):
     import certifi
 
-    from luxx.adapters.models.connections import BrokenOff, Connections, ConnectTimedOut, Endpoint, Unreachable
-    from luxx.adapters.models.openai_wire import AnswerReader, Chunk, ThinkingStyle, chunk_of, request_body
+    from luxx.adapters.models.connections import (
+        BrokenOff,
+        Connections,
+        ConnectTimedOut,
+        Endpoint,
+        Unreachable,
+        Untrusted,
+    )
+    from luxx.adapters.models.openai_wire import (
+        USUAL,
+        AnswerReader,
+        Chunk,
+        ThinkingStyle,
+        Wording,
+        chunk_of,
+        request_body,
+    )
     from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEvent
 
 
@@ -33,10 +48,16 @@ _USAGE_GRACE_S: Final = 5.0
 _REUSE_GRACE_S: Final = 0.2
 """How long a finished answer waits for the end of its body, so that the connection can be used again."""
 
+_REFUSAL_GRACE_S: Final = 1.0
+"""How long the words of a refusal are waited for."""
+
+_REFUSAL_LIMIT: Final = 1 << 14
+_WORDINGS_LIMIT: Final = 1000
+
 _INFLATED_SLICE: Final = 1 << 16
 
 _REFUSALS: Final = {
-    400: "check the model name, the length of the conversation, max_tokens and the thinking style",
+    400: "check the model name, the length of the conversation, max_tokens, temperature and the thinking style",
     401: "check the API key",
     402: "check the balance of the account",
     403: "check the API key, and whether its account may use the model",
@@ -46,6 +67,12 @@ _REFUSALS: Final = {
     422: "check the model name, max_tokens, temperature and the thinking style",
 }
 """What to check when a provider refuses a request, by HTTP status."""
+
+_BEFORE: Final = b"\xef\xbb\xbf \t\r\n"
+"""What may come before an answer: a byte order mark, and empty lines that show that somebody is there."""
+
+_IN_WORDS: Final = frozenset({400, 422, 500})
+"""Statuses that may come of the wording of a request; llama.cpp has 500 for what its template refuses."""
 
 _STATUS: Final = re.compile("[45][0-9][0-9]")
 
@@ -61,7 +88,8 @@ class OpenAISettings:
     between tokens (comments and empty chunks are none); `total_s` bounds an answer with its retries.
     `retries` counts further tries after the first, which are made only before an answer has begun: after
     a failed or broken connection, 408, 429 and 5xx. A `Retry-After` above `retry_after_limit_s` is not
-    waited for. `line_limit` bounds one event of the stream, `response_limit` a whole answer.
+    waited for. Beside them, a request that is refused for its wording goes out again in another one.
+    `line_limit` bounds one event of the stream, `response_limit` a whole answer.
 
     Raises ValueError for an address or key that no request can be made with.
     """
@@ -132,6 +160,8 @@ class OpenAIChatModel:
         self._settings = settings
         self._jitter = jitter
         self._network = network or _network(settings)
+        self._wordings: dict[str, Wording] = {}
+        """How models are asked whose provider refused the usual wording."""
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -142,7 +172,7 @@ class OpenAIChatModel:
         patience = _Patience(self._settings)
         response: Response | None = None
         try:
-            response = await self._opened(request_body(request, self._settings.thinking), patience)
+            response = await self._opened(request, patience)
             answer = _Answer(response, request, patience, self._settings)
             while not answer.done and (data := await answer.read()):
                 for event in answer.events_in(data):
@@ -156,17 +186,29 @@ class OpenAIChatModel:
             if response is not None:
                 response.close()
 
-    async def _opened(self, body: bytes, patience: "_Patience") -> Response:
+    async def _opened(self, request: ModelRequest, patience: "_Patience") -> Response:
+        wording = self._wordings.get(request.model, USUAL)
+        body = request_body(request, self._settings.thinking, wording)
         tries = 0
         while True:
             outcome = await self._tried(body, patience)
             if not isinstance(outcome, _Failure):
                 return outcome
+            wording = wording.after(outcome.said)
+            refused, body = body, request_body(request, self._settings.thinking, wording)
+            if body != refused:
+                self._remember(request.model, wording)
+                continue
             pause = self._pause(outcome, tries)
             if pause is None or pause >= patience.left_in_all():
                 raise outcome.error from None
             await asyncio.sleep(pause)
             tries += 1
+
+    def _remember(self, model: str, wording: Wording) -> None:
+        if len(self._wordings) >= _WORDINGS_LIMIT:
+            self._wordings.clear()  # whoever may choose a model may make names up
+        self._wordings[model] = wording
 
     def _pause(self, failure: "_Failure", tries: int) -> float | None:
         if not failure.again or tries >= self._settings.retries:
@@ -189,6 +231,14 @@ class OpenAIChatModel:
                     "check the base URL and the network."
                 )
             )
+        except Untrusted:
+            return _Failure(
+                ModelUnavailable(
+                    "The model provider's certificate is not trusted: check the base URL, or name the file of the "
+                    "authority that vouches for it in SSL_CERT_FILE."
+                ),
+                again=False,
+            )
         except Unreachable:
             return _Failure(
                 ModelUnavailable(
@@ -199,9 +249,21 @@ class OpenAIChatModel:
             return _Failure(ModelUnavailable("The model provider broke off the connection before it answered."))
         if 200 <= response.status < 300:
             return response
-        failure = _failed(response)
-        response.close()
-        return failure
+        try:
+            said = await _refusal_of(response) if response.status in _IN_WORDS else b""
+        finally:
+            response.close()
+        return _failed(response, said)
+
+
+async def _refusal_of(response: Response) -> bytes:
+    """Read the beginning of a refusal, as far as it comes at once; it is told to nobody."""
+    said = b""
+    with contextlib.suppress(BrokenOff, TimeoutError):
+        async with asyncio.timeout(_REFUSAL_GRACE_S):
+            while len(said) < _REFUSAL_LIMIT and (data := await response.read()):
+                said += data
+    return said
 
 
 def _network(settings: OpenAISettings) -> Connections:
@@ -219,32 +281,37 @@ def _network(settings: OpenAISettings) -> Connections:
         headers=headers,
         # The other deadlines are kept here, where it is known what is being waited for.
         connect_s=settings.connect_s,
-        tls=_tls() if endpoint.secure else None,
+        tls=trusted_authorities() if endpoint.secure else None,
     )
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
-    """Read the certificate authorities once: it takes longer than all the rest of making a client."""
+def trusted_authorities() -> ssl.SSLContext:
+    """Read the certificate authorities once: it takes longer than all the rest of making a client.
+
+    Beside certifi's, those of the system, and of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+    """
     tls = ssl.create_default_context(cafile=certifi.where())
+    tls.set_default_verify_paths()
     tls.set_alpn_protocols(["http/1.1"])
     return tls
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A try without an answer; `again` tells whether another may do, `retry_after` (s) when."""
+    """A try without an answer; `again` tells whether another may do, `retry_after` (s) when; `said` is its body."""
 
     error: ModelError
     again: bool = True
     retry_after: float | None = None
+    said: bytes = b""
 
 
-def _failed(response: Response) -> _Failure:
+def _failed(response: Response, said: bytes) -> _Failure:
     status = response.status
     retry_after = _retry_after(response.headers.get("retry-after"))
     error = _error_for(status, retry_after)
-    return _Failure(error, again=status in {408, 429} or status >= 500, retry_after=retry_after)
+    return _Failure(error, again=status in {408, 429} or status >= 500, retry_after=retry_after, said=said)
 
 
 def _error_for(status: int, retry_after: float | None = None) -> ModelError:
@@ -339,6 +406,7 @@ class _Answer:
     """An answer that is being read: its bytes, inflated where need be, and the events in them."""
 
     __slots__ = (
+        "_begun",
         "_compressed",
         "_error",
         "_fold",
@@ -366,8 +434,8 @@ class _Answer:
         # 47: zlib's widest window, with the gzip or zlib header found by itself.
         self._inflater = None if encoding in {"identity", ""} else zlib.decompressobj(wbits=47)
         self._compressed = b""
-        # An answer may come in one piece although a stream was asked for: its pieces are gathered here.
-        self._whole: list[bytes] | None = [] if media_type == "application/json" else None
+        self._begun = False
+        self._whole: list[bytes] | None = None
         self._response = response
         self._reader = EventStreamReader(limit=settings.line_limit)
         self._fold = AnswerReader(request)
@@ -389,10 +457,10 @@ class _Answer:
                     f"The model provider's answer is longer than {self._limit} bytes, and was cut off."
                 )
         except BrokenOff:
-            if self._fold.finish_reason is None:
+            if not self._fold.finished:
                 raise ModelUnavailable("The model provider broke off its answer in the middle.") from None
         except ModelError:
-            if self._fold.finish_reason is None:
+            if not self._fold.finished:
                 raise
         else:
             return data
@@ -432,8 +500,18 @@ class _Answer:
                 while await self._response.read():
                     pass
 
+    def _beginning(self, data: bytes) -> bytes:
+        data = data.lstrip(_BEFORE)
+        self._begun = bool(data)
+        # An answer may come in one piece although a stream was asked for; not all name the type of what they send.
+        if data.startswith((b"{", b"[")):
+            self._whole = []
+        return data
+
     def events_in(self, data: bytes) -> list[ModelEvent]:
         """Fold the next bytes. An error among them is raised by the next `read`, after what came before it."""
+        if not self._begun:
+            data = self._beginning(data)
         if self._whole is not None:
             self._whole.append(data)
             return []
@@ -455,7 +533,7 @@ class _Answer:
         events = self._fold.told()
         if events or self._fold.progressed():
             self._patience.progressed()
-        if self._fold.finish_reason is not None:
+        if self._fold.finished:
             self._patience.finished()
         return events
 

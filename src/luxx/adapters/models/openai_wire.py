@@ -6,7 +6,8 @@ read over, and tool calls may come in any fragments.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ from luxx.domain.tool import ToolCall
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _HIGH_SURROGATES: Final = ("\ud800", "\udbff")
 _REPLACEMENT: Final = "\ufffd"
+_NO_NAME: Final = re.compile("[^a-zA-Z0-9_-]")
+_NAME_LIMIT: Final = 64
 _LARGEST: Final = 1 << 53
 """Figures above are none that a provider means: not every reader of JSON has them exactly (RFC 8259, 6)."""
 
@@ -49,19 +52,56 @@ class ThinkingStyle(StrEnum):
     NONE = "none"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """How a model is asked, where providers differ so much that what one needs another refuses.
+
+    `unthinking`: where no thinking is wanted, that is said. `usage`: its tokens are asked for
+    (`stream_options`). `completion_tokens`: the limit is called `max_completion_tokens`. `in_turns`:
+    neighbours of one role are one message. `one_call`: calls of one round are told one after the other.
+    """
+
+    unthinking: bool = True
+    usage: bool = True
+    completion_tokens: bool = False
+    in_turns: bool = False
+    one_call: bool = False
+
+    def after(self, refusal: bytes) -> "Wording":
+        """Give the wording that a provider asks for in its refusal; the same, where that is about something else."""
+        said = refusal.lower()
+        return Wording(
+            unthinking=self.unthinking and b"thinking" not in said,
+            usage=self.usage and b"stream_options" not in said,
+            completion_tokens=self.completion_tokens or b"max_completion_tokens" in said,
+            in_turns=self.in_turns or (b"alternat" in said and b"assistant" in said),
+            one_call=self.one_call or b"single tool-call" in said,
+        )
+
+
+USUAL: Final = Wording()
+
+
 # --- the request ------------------------------------------------------------------------------------
 
 
-def request_body(request: ModelRequest, style: ThinkingStyle) -> bytes:
+def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording = USUAL) -> bytes:
     """Give the JSON body that asks for a streamed answer."""
+    offered = frozenset(tool.name for tool in request.tools)
+    entries: Iterable[Entry] = request.entries
+    if wording.one_call:
+        entries = _one_by_one(entries)
+    if wording.in_turns:
+        entries = _in_turns(entries)
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": [_message(entry, style) for entry in request.entries],
+        "messages": [_message(entry, style, offered) for entry in entries],
         "stream": True,
-        "stream_options": {"include_usage": True},
         "temperature": request.temperature,
-        "max_tokens": request.max_tokens,
+        "max_completion_tokens" if wording.completion_tokens else "max_tokens": request.max_tokens,
     }
+    if wording.usage:
+        body["stream_options"] = {"include_usage": True}
     if request.tools:
         body["tools"] = [
             {
@@ -75,19 +115,55 @@ def request_body(request: ModelRequest, style: ThinkingStyle) -> bytes:
             for tool in request.tools
         ]
     match style:
-        case ThinkingStyle.GLM:
+        case ThinkingStyle.GLM if request.thinking_enabled or wording.unthinking:
             body["thinking"] = {"type": "enabled" if request.thinking_enabled else "disabled"}
-        case ThinkingStyle.ENABLE_THINKING:
+        case ThinkingStyle.ENABLE_THINKING if request.thinking_enabled or wording.unthinking:
             body["enable_thinking"] = request.thinking_enabled
-        case ThinkingStyle.REASONING_EFFORT:
-            if request.thinking_enabled:
-                body["reasoning_effort"] = "medium"
-        case ThinkingStyle.NONE:
+        case ThinkingStyle.REASONING_EFFORT if request.thinking_enabled:
+            body["reasoning_effort"] = "medium"
+        case _:
             pass
     return msgspec.json.encode(body)
 
 
-def _message(entry: Entry, style: ThinkingStyle) -> dict[str, Any]:
+def _one_by_one(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Let each result follow its own call: some templates refuse more than one call in a message."""
+    waiting: dict[str, ToolCall] = {}
+    for entry in entries:
+        match entry:
+            case AssistantEntry(calls=(first, _, *_)):
+                waiting = {call.id: call for call in entry.calls[1:]}
+                yield replace(entry, calls=(first,))
+            case ToolEntry(call_id=call_id) if call_id in waiting:
+                yield AssistantEntry(calls=(waiting.pop(call_id),))
+                yield entry
+            case _:
+                yield entry
+
+
+def _in_turns(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Join neighbours that are of one role: many templates refuse what does not alternate.
+
+    A question stands alone after an answer that failed or was cancelled before its first word, an answer
+    where its question was deleted.
+    """
+    last: Entry | None = None
+    for entry in entries:
+        match last, entry:
+            case UserEntry(), UserEntry():
+                last = UserEntry(text=f"{last.text}\n\n{entry.text}")
+            case AssistantEntry(calls=()), AssistantEntry(calls=()):
+                thinking = "\n\n".join(filter(None, (last.thinking, entry.thinking)))
+                last = AssistantEntry(text=f"{last.text}\n\n{entry.text}", thinking=thinking)
+            case _:
+                if last is not None:
+                    yield last
+                last = entry
+    if last is not None:
+        yield last
+
+
+def _message(entry: Entry, style: ThinkingStyle, offered: frozenset[str]) -> dict[str, Any]:
     match entry:
         case SystemEntry(text=text):
             return {"role": "system", "content": mended(text)}
@@ -100,11 +176,21 @@ def _message(entry: Entry, style: ThinkingStyle) -> dict[str, Any]:
             if thinking and style is ThinkingStyle.GLM:
                 message["reasoning_content"] = mended(thinking)
             if calls:
-                message["tool_calls"] = [
-                    {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _sent(call)}}
-                    for call in calls
-                ]
+                message["tool_calls"] = [_call(call, offered) for call in calls]
             return message
+
+
+def _call(call: ToolCall, offered: frozenset[str]) -> dict[str, Any]:
+    function = {"name": _name(call.name, offered), "arguments": _sent(call)}
+    told: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
+    if call.seal:
+        told["extra_content"] = msgspec.Raw(call.seal.encode())
+    return told
+
+
+def _name(name: str, offered: frozenset[str]) -> str:
+    # Models call tools that there are not, by names that strict servers refuse in a transcript.
+    return name if name in offered else _NO_NAME.sub("_", name)[:_NAME_LIMIT] or "_"
 
 
 def _sent(call: ToolCall) -> str:
@@ -127,9 +213,12 @@ class FunctionFragment(Struct, gc=False):
 
 
 class CallFragment(Struct, gc=False):
+    """A piece of a call. Gemini signs its calls in `extra_content`, and refuses them without it."""
+
     index: int | float | None = None
     id: str | None = None
     function: FunctionFragment | None = None
+    extra_content: Any = None
 
 
 class Delta(Struct, gc=False):
@@ -219,9 +308,10 @@ class Texts:
 class _CallInParts:
     """A tool call that is still coming."""
 
-    __slots__ = ("arguments", "id", "name")
+    __slots__ = ("arguments", "id", "name", "seal")
 
     def __init__(self) -> None:
+        self.seal = ""
         self.id = ""
         self.name = ""
         self.arguments: list[str] = []
@@ -265,6 +355,8 @@ class CallAssembler:
         self._latest = call
         if fragment.id and not call.id:
             call.id = fragment.id
+        if fragment.extra_content:
+            call.seal = _sealed(fragment.extra_content)
         if function.name:
             call.name = self._joined_name(call.name, function.name)
         if isinstance(function.arguments, dict):
@@ -303,7 +395,8 @@ class CallAssembler:
                 call_id = self._free_id(call_id or f"call_{number}")
             self._taken.add(call_id)
             text = mended("".join(call.arguments))
-            arguments = {} if not text.strip() else _object(text)
+            # Small models say null where a tool takes nothing.
+            arguments = {} if text.strip() in {"", "null"} else _object(text)
             malformed = "" if arguments is not None else text.replace("\0", _REPLACEMENT)
             calls.append(
                 ToolCall(
@@ -311,6 +404,7 @@ class CallAssembler:
                     name=mended(call.name).replace("\0", _REPLACEMENT),
                     arguments=arguments,
                     malformed=malformed,
+                    seal=call.seal,
                 )
             )
         self._calls = []
@@ -323,6 +417,13 @@ class CallAssembler:
             free = f"{wanted}_{number}"
             number += 1
         return free
+
+
+def _sealed(content: Any) -> str:
+    try:
+        return json.dumps(content, allow_nan=False)
+    except (ValueError, RecursionError):
+        return ""
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -340,7 +441,19 @@ def _object(text: str) -> dict[str, Any] | None:
 class AnswerReader:
     """Fold the chunks of one answer into model events."""
 
-    __slots__ = ("_calls", "_events", "_kind", "_pieces", "_seen", "_text", "_thinking", "finish_reason", "usage")
+    __slots__ = (
+        "_begun",
+        "_calls",
+        "_events",
+        "_kind",
+        "_pieces",
+        "_seen",
+        "_text",
+        "_thinking",
+        "_unreliable",
+        "finish_reason",
+        "usage",
+    )
 
     def __init__(self, request: ModelRequest) -> None:
         earlier = [call.id for entry in request.entries if isinstance(entry, AssistantEntry) for call in entry.calls]
@@ -351,6 +464,8 @@ class AnswerReader:
         self._pieces: list[str] = []
         self._events: list[ModelEvent] = []
         self._seen = False
+        self._begun = False
+        self._unreliable = False
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
 
@@ -361,12 +476,13 @@ class AnswerReader:
         for choice in chunk.choices or ():
             if choice.index:
                 continue
-            delta = choice.delta or choice.message
-            if choice.delta is None and delta is not None:
-                for place, fragment in enumerate(delta.tool_calls or ()):
+            if choice.delta is not None:
+                self._take_delta(choice.delta)
+            elif choice.message is not None and not (self._begun or self._pieces):
+                # Some tell all of an answer once more behind its deltas.
+                for place, fragment in enumerate(choice.message.tool_calls or ()):
                     fragment.index = place
-            if delta is not None:
-                self._take_delta(delta)
+                self._take_delta(choice.message)
             if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
 
@@ -386,13 +502,16 @@ class AnswerReader:
                 self._turn_to(ModelText)
             self._pieces.append(text)
         if delta.tool_calls:
-            self._seen = True
+            self._seen = self._begun = True
             for fragment in delta.tool_calls:
                 self._calls.add(fragment)
+        if self.finish_reason is not None and (text or thought or delta.tool_calls):
+            self._unreliable = True
 
     def _turn_to(self, kind: type[ModelText | ModelThinking]) -> None:
         """Make one event of the run of deltas so far, and begin another."""
         if self._pieces:
+            self._begun = True
             texts = self._text if self._kind is ModelText else self._thinking
             text = texts.take(self._pieces[0] if len(self._pieces) == 1 else "".join(self._pieces))
             self._pieces.clear()
@@ -405,6 +524,11 @@ class AnswerReader:
         self._turn_to(self._kind)
         events, self._events = self._events, []
         return events
+
+    @property
+    def finished(self) -> bool:
+        """Whether a reason to finish was given by a provider that does not give one with every chunk."""
+        return self.finish_reason is not None and not self._unreliable
 
     def progressed(self) -> bool:
         """Tell whether a tool call has gone on since this was last asked: it shows in no event yet."""

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 import httpx
 
 from luxx.adapters.database import Database, SchemaState
+from luxx.adapters.models.openai import trusted_authorities
 from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
 from luxx.container import Container
 from luxx.domain.errors import LuxxError, StorageUnavailable
@@ -129,16 +130,16 @@ async def _schema(settings: Settings) -> str:
 
 
 async def _model(settings: Settings) -> str:
-    base = settings.llm_base_url
-    if base is None:
+    if settings.llm_base_url is None:
         return "LUXX_LLM_BASE_URL is not set: the built-in offline model answers"
     try:
         Container(settings=settings).model()
     except BadSettings:
         raise Wrong("it cannot be asked with these settings") from None
+    base = settings.llm_base_url.rstrip("/")
     headers = {} if settings.llm_api_key is None else {"Authorization": f"Bearer {settings.llm_api_key}"}
     try:
-        async with httpx.AsyncClient(timeout=SECONDS - 5, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=SECONDS - 5, trust_env=False, verify=trusted_authorities()) as http:
             answer = await http.get(f"{base}/models", headers=headers)
     except httpx.HTTPError as error:
         raise Wrong(f"{base} cannot be reached ({type(error).__name__}): does LUXX_LLM_BASE_URL name it?") from None

@@ -206,6 +206,24 @@ async def test_a_provider_that_refuses_each_wording_is_told_as_refusing(upstream
     assert len(upstream.requests) == 2
 
 
+async def test_a_wording_that_is_refused_as_well_is_not_kept(upstream: ScriptedUpstream) -> None:
+    """The refusal was about something else: it quotes what the user wrote."""
+    said = b'{"error": {"message": "too long", "input": "I was thinking about stream_options"}}'
+    upstream.play(failing(400, body=said), failing(400, body=said), saying("there"))
+    async with open_model(upstream.url) as model:
+        _, error = await heard_until_error(model, REQUEST)
+        assert isinstance(error, ModelRejected)
+        assert text_in(await heard(model, REQUEST)) == "there"
+    assert ["stream_options" in asked.json for asked in upstream.requests] == [True, False, True]
+
+
+async def test_a_failure_of_the_providers_own_says_nothing_about_the_wording(upstream: ScriptedUpstream) -> None:
+    upstream.play(failing(500, body=b'{"error": "the thinking worker died"}'), saying("there"))
+    async with open_model(upstream.url, retries=1) as model:
+        assert text_in(await heard(model, REQUEST)) == "there"
+    assert [asked.json["thinking"] for asked in upstream.requests] == [{"type": "disabled"}] * 2
+
+
 async def test_thinking_that_is_wanted_is_not_left_out_for_a_provider_that_refuses_it(
     upstream: ScriptedUpstream,
 ) -> None:

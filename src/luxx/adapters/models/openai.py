@@ -187,17 +187,18 @@ class OpenAIChatModel:
                 response.close()
 
     async def _opened(self, request: ModelRequest, patience: "_Patience") -> Response:
-        wording = self._wordings.get(request.model, USUAL)
+        known = wording = self._wordings.get(request.model, USUAL)
         body = request_body(request, self._settings.thinking, wording)
         tries = 0
         while True:
             outcome = await self._tried(body, patience)
             if not isinstance(outcome, _Failure):
+                if wording != known:
+                    self._remember(request.model, wording)
                 return outcome
-            wording = wording.after(outcome.said)
+            wording = wording.after(outcome.said, only_roles=outcome.again)
             refused, body = body, request_body(request, self._settings.thinking, wording)
             if body != refused:
-                self._remember(request.model, wording)
                 continue
             pause = self._pause(outcome, tries)
             if pause is None or pause >= patience.left_in_all():

@@ -67,15 +67,24 @@ class Wording:
     in_turns: bool = False
     one_call: bool = False
 
-    def after(self, refusal: bytes) -> "Wording":
-        """Give the wording that a provider asks for in its refusal; the same, where that is about something else."""
+    def after(self, refusal: bytes, *, only_roles: bool = False) -> "Wording":
+        """Give the wording that a provider asks for in its refusal; the same, where that is about something else.
+
+        `only_roles`: it calls it a failure of its own, as templates do of messages in an order that they do not take.
+        """
         said = refusal.lower()
-        return Wording(
+        templated = replace(
+            self,
+            in_turns=self.in_turns or (b"alternat" in said and b"assistant" in said),
+            one_call=self.one_call or b"single tool-call" in said,
+        )
+        if only_roles:
+            return templated
+        return replace(
+            templated,
             unthinking=self.unthinking and b"thinking" not in said,
             usage=self.usage and b"stream_options" not in said,
             completion_tokens=self.completion_tokens or b"max_completion_tokens" in said,
-            in_turns=self.in_turns or (b"alternat" in said and b"assistant" in said),
-            one_call=self.one_call or b"single tool-call" in said,
         )
 
 

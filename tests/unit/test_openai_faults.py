@@ -169,6 +169,13 @@ REFUSED_WORDINGS: Final = [
         id="the limit, as at OpenAI",
     ),
     pytest.param(
+        400,
+        b'{"error": {"message": "Unsupported value: \'temperature\' does not support 0.7 with this model. '
+        b'Only the default (1) value is supported."}}',
+        lambda sent: "temperature" not in sent,
+        id="the temperature, as models of OpenAI that reason",
+    ),
+    pytest.param(
         500,
         b'{"error":{"code":500,"message":"Conversation roles must alternate user/assistant/user/assistant/..."}}',
         lambda sent: [one["content"] for one in sent["messages"][:2]] == ["Hi\n\nHello?", ""],

@@ -57,13 +57,15 @@ class Wording:
     """How a model is asked, where providers differ so much that what one needs another refuses.
 
     `unthinking`: where no thinking is wanted, that is said. `usage`: its tokens are asked for
-    (`stream_options`). `completion_tokens`: the limit is called `max_completion_tokens`. `in_turns`:
+    (`stream_options`). `completion_tokens`: the limit is called `max_completion_tokens`. `temperature`: it can
+    be chosen; models that reason often have one of their own. `in_turns`:
     neighbours of one role are one message. `one_call`: calls of one round are told one after the other.
     """
 
     unthinking: bool = True
     usage: bool = True
     completion_tokens: bool = False
+    temperature: bool = True
     in_turns: bool = False
     one_call: bool = False
 
@@ -85,6 +87,8 @@ class Wording:
             unthinking=self.unthinking and b"thinking" not in said,
             usage=self.usage and b"stream_options" not in said,
             completion_tokens=self.completion_tokens or b"max_completion_tokens" in said,
+            temperature=self.temperature
+            and not (b"temperature" in said and (b"unsupported" in said or b"not support" in said)),
         )
 
 
@@ -106,9 +110,10 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
         "model": request.model,
         "messages": [_message(entry, style, offered) for entry in entries],
         "stream": True,
-        "temperature": request.temperature,
         "max_completion_tokens" if wording.completion_tokens else "max_tokens": request.max_tokens,
     }
+    if wording.temperature:
+        body["temperature"] = request.temperature
     if wording.usage:
         body["stream_options"] = {"include_usage": True}
     if request.tools:

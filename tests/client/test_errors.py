@@ -267,6 +267,16 @@ def test_a_proxys_page_is_waited_out_and_any_other_page_is_not() -> None:
         exchange.answered(302, {"location": "https://login.example"}, b"")
 
 
+def test_what_is_nested_beyond_all_use_is_no_answer_of_luxx() -> None:
+    """Whoever catches the errors of the client has caught this one, too."""
+    deep = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with pytest.raises(UnreadableAnswer):
+        Exchange(calls.openapi(), RUSHED).answered(200, {}, deep)
+    event = b'id: 1\nevent: tool_call\ndata: {"id": "1", "name": "a", "arguments": ' + deep + b"}\n\n"
+    with pytest.raises(UnreadableAnswer):
+        list(Following(RUSHED, message_id="msg_1").feed(event))
+
+
 @pytest.mark.parametrize("token", ["luxx_abc\n", "luxx abc", "luxx_\u00e4bc", ""])
 def test_a_token_that_fits_in_no_header_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(ValueError, match="token must") as caught:

@@ -139,9 +139,14 @@ class RunTurn:
             if not work.done():
                 stopped = work.cancel()
                 await asyncio.wait({work})
-        failure = None if work.cancelled() else work.exception()
+        failure: BaseException | None = None
+        if not work.cancelled():
+            failure = work.exception()
+        elif not work.cancelling():
+            # Nobody stopped this turn: what the model waited for was cancelled within the model.
+            failure = RuntimeError(f"{type(self.model).__name__}.stream raised a CancelledError of its own")
         reason = None
-        if stopped or work.cancelled():
+        if stopped or (work.cancelled() and failure is None):
             # Whatever the model or a tool raises while it is stopped is no failure of the answer.
             reason = stop.result() if stop.done() else Stop.INTERRUPTED
         if reason is Stop.LOST or isinstance(failure, LeaseLost):

@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from luxx.adapters import wire
 from luxx.adapters.wire import MessageJson
-from luxx.client.errors import ConnectionLost, Headers, LuxxApiError, UnreadableAnswer, refusal
+from luxx.client.errors import UNREADABLE, ConnectionLost, Headers, LuxxApiError, UnreadableAnswer, refusal
 from luxx.client.patience import Patience, Tries
 from luxx.client.results import (
     Account,
@@ -105,7 +105,7 @@ class Exchange(Generic[T]):
         if 200 <= status < 300 or status in call.statuses:
             try:
                 return Answer(call.read(body))
-            except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
+            except UNREADABLE as fault:
                 text = f"The answer to {call.request.method} {call.request.path} cannot be read: {fault}"
                 raise UnreadableAnswer(text, status=status) from fault
         error = refusal(status, headers, body)

@@ -27,6 +27,9 @@ from msgspec import Struct
 
 Headers: TypeAlias = Mapping[str, str]
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What reading raises where something is no JSON of Luxx's: the last where it is nested beyond all use."""
+
 
 @dataclass(frozen=True, slots=True)
 class Detail:
@@ -228,7 +231,7 @@ def refusal(status: int, headers: Headers, body: bytes) -> LuxxApiError | Unread
     pause = float(asked) if asked.isascii() and asked.isdigit() else None
     try:
         told = _failure.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         text = f"The answer with the status {status} is no answer of Luxx: does the URL name the service's root?"
         return UnreadableAnswer(text, status=status, retry_after=pause)
     return kind_of(told.error.code, status)(

@@ -14,7 +14,15 @@ import msgspec
 from luxx.adapters import wire
 from luxx.client import calls
 from luxx.client.calls import Request, connection_lost, hopeless, may_pass
-from luxx.client.errors import ConnectionLost, Headers, LuxxClientError, UnreadableAnswer, ended_with, refusal
+from luxx.client.errors import (
+    UNREADABLE,
+    ConnectionLost,
+    Headers,
+    LuxxClientError,
+    UnreadableAnswer,
+    ended_with,
+    refusal,
+)
 from luxx.client.patience import Patience, Tries
 from luxx.client.results import Done, Failed, Started, StreamEvent, Text, Thinking, ToolCalled, ToolReturned
 from luxx.domain.message import Message
@@ -219,7 +227,7 @@ class Following:
             return None  # of a newer service
         try:
             data: wire.EventData = decoder.decode(frame.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
+        except UNREADABLE as fault:
             text = f"The event {frame.id}, {frame.name}, cannot be read: {fault}"
             raise UnreadableAnswer(text, status=200) from fault
         return data

@@ -379,8 +379,10 @@ async def test_what_cannot_be_stored_is_cleaned_on_its_way_in() -> None:
         ([ModelText("half"), ModelRateLimited("wait", retry_after=3)], "model_rate_limited", "half"),
         ([ModelRejected("wrong key")], "model_rejected", ""),
         ([ModelText("half"), KeyError("secret detail")], "internal_error", "half"),
+        # Of the process that wrote it, which has not ended, nothing is said.
+        ([ModelText("half"), asyncio.CancelledError("secret detail")], "internal_error", "half"),
     ],
-    ids=["no end", "nothing", "error first", "error later", "rate", "rejected", "a bug"],
+    ids=["no end", "nothing", "error first", "error later", "rate", "rejected", "a bug", "cancelled within"],
 )
 async def test_a_model_that_fails_leaves_what_had_arrived_stored_as_failed(
     house: House, cues: list[Cue], code: str, text: str

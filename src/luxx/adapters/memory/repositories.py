@@ -213,6 +213,8 @@ class MemoryConversations:
         """Tell where a conversation stands in the list, or stood when the walk began."""
         if behind is None or conversation.updated_at <= behind.began:
             return conversation.updated_at
+        if conversation.created_at > behind.began:
+            return conversation.created_at  # made since, whatever date its messages have
         said = (self.tables.messages[one].created_at for one in reversed(self.tables.history[conversation.id]))
         return next((at for at in said if at <= behind.began), conversation.created_at)
 

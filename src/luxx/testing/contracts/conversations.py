@@ -390,6 +390,18 @@ class ConversationsContract:
         assert rest.rest == ConversationPlace(updated_at=moment(1), id=stored[1].id, began=moment(4))
         assert rest.total == 5
 
+    async def test_what_was_made_since_does_not_come_although_its_messages_are_dated_before(
+        self, storage: Storage
+    ) -> None:
+        """As those are that were sent by a process whose clock is behind."""
+        ada = await stored_user(storage)
+        stored = [await stored_conversation(storage, ada, created_at=moment(n), updated_at=moment(n)) for n in range(3)]
+        first = await _page(storage, ada, limit=1)
+        made_since = await stored_conversation(storage, ada, created_at=moment(50), updated_at=moment(50))
+        for at in (1, 40):
+            await ended_turn(storage, made_since, at=at)
+        assert await _ids(storage, ada, behind=first.rest) == [stored[1].id, stored[0].id]
+
     async def test_a_place_of_another_user_or_project_is_a_place_like_any(self, storage: Storage) -> None:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")
         stored = [

@@ -3,10 +3,12 @@
 import asyncio
 import errno
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,25 @@ def test_a_backup_can_be_made_where_files_have_one_name_only(
     assert [one.name for one in target.parent.iterdir()] == ["backup.db"]
     with pytest.raises(FileExistsError):
         copy_sqlite(sqlite_url, target)
+
+
+def test_a_backup_that_finds_no_room_leaves_nothing(sqlite_url: str, tmp_path: Path) -> None:
+    code = (
+        "import pathlib, resource, sys\n"
+        "from luxx.adapters.database.backup import copy_sqlite\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "copy_sqlite(sys.argv[1], pathlib.Path(sys.argv[2]))\n"
+    )
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as database:
+        # More than is kept in memory until the end of the copy.
+        database.execute("CREATE TABLE large AS SELECT randomblob(8000000) AS content")
+        database.commit()
+    room = tmp_path / "room"
+    room.mkdir()
+    command = [sys.executable, "-c", code, sqlite_url, str(room / "backup.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "cannot be copied" in done.stderr
+    assert list(room.iterdir()) == []
 
 
 @pytest.fixture

@@ -33,7 +33,8 @@ def copy_sqlite(url: str, target: Path) -> None:
     except sqlite3.Error as error:
         raise OSError(f"{source} cannot be copied to {target}: {error}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        for left in (draft, draft.with_name(f"{draft.name}-journal")):
+            left.unlink(missing_ok=True)
 
 
 def _name(draft: Path, target: Path) -> None:

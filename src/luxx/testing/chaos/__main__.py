@@ -6,13 +6,16 @@ import sys
 import time
 from typing import Final
 
-from luxx.testing.chaos.run import NoService, Result, Storage, run_against, run_own
+from luxx.extras import MissingExtra, needs
+
+with needs("luxx.testing.chaos", "the extra `testing`"):
+    from luxx.testing.chaos.run import NoService, Result, Storage, run_against, run_own
 
 _NOTES: Final = 40
 
 
 def main() -> int:
-    """Run chaos; gives the exit status: 0 if every promise was kept, 1 if one was broken, 2 if no Luxx answers."""
+    """Run chaos; gives the exit status: 0 if every promise was kept, 1 if one was broken, 2 if nobody was there."""
     parser = argparse.ArgumentParser(
         prog="python -m luxx.testing.chaos", description="Break what can be broken, and count what was lost."
     )
@@ -36,7 +39,11 @@ def main() -> int:
     for storage in storages:
         seconds = options.seconds / len(storages)
         work = run_own(storage, seconds=seconds, seed=options.seed, clients=options.clients)
-        status |= _told(asyncio.run(work), options, seconds, storage)
+        try:
+            status |= _told(asyncio.run(work), options, seconds, storage)
+        except MissingExtra as failure:
+            _say(str(failure))
+            return 2
     return status
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import httpx
 
-from luxx.adapters.database import Database
+from luxx.extras import needs
 from luxx.testing.chaos.answers import body_of
 from luxx.testing.chaos.clients import ChaosClient, Play
 from luxx.testing.chaos.processes import NotStarted, ServiceProcess, UpstreamProcess
@@ -77,6 +77,8 @@ async def _storage_url(storage: Storage, directory: Path) -> AsyncIterator[str]:
     await asyncio.to_thread(server.__enter__)
     try:
         url = server.url(await asyncio.to_thread(server.create_database))
+        from luxx.adapters.database import Database  # noqa: PLC0415  # what only asks others needs no storage
+
         database = Database(url)
         await database.upgrade()
         await database.close()
@@ -160,6 +162,8 @@ class Disturber:
 
 async def run_own(storage: Storage, *, seconds: float, seed: int, clients: int) -> Result:
     """Start one process on SQLite or two on Postgres, disturb them for so long, and compare."""
+    with needs("luxx.testing.chaos without --url", "the extra `server`"):
+        import luxx.container  # noqa: F401, PLC0415  # what it starts
     tally = Tally()
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="luxx-chaos-")))

@@ -171,3 +171,13 @@ def test_the_suites_prove_adapters_of_others_with_the_extra_for_testing_alone(tm
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "warning" not in done.stdout
+
+
+def test_a_deployment_is_put_under_chaos_with_the_extra_for_testing_alone(tmp_path: Path) -> None:
+    python = environment(tmp_path / "env", "luxx[testing]")
+    command = (python, "-m", "luxx.testing.chaos", "--seconds", "1")
+    done = run(*command, "--url", "http://127.0.0.1:9", place=tmp_path)
+    assert (done.returncode, done.stdout.partition(":")[0]) == (2, "nothing answers at http"), done.stderr
+    done = run(*command, place=tmp_path)
+    said = r"luxx\.testing\.chaos without --url needs \w+: install luxx with the extra `server`\n"
+    assert (done.returncode, bool(re.match(said, done.stdout))) == (2, True), done.stderr

@@ -28,8 +28,11 @@ async def read_events(response: httpx.Response) -> AsyncIterator[Event | None]:
     """Read a stream's events as they come; None is a comment, a sign of life.
 
     What a broken connection leaves unfinished is not given (WHATWG HTML, 9.2.6). Raises
-    `httpx.TransportError` where the connection breaks.
+    `httpx.TransportError` where the connection breaks, and `ContractBroken` for what is no such stream.
     """
+    kind = response.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "text/event-stream":
+        raise ContractBroken(f"the stream is {kind or 'of no type'}, not text/event-stream")
     identity: int | None = None
     name, data = "", ""
     async for line in response.aiter_lines():
@@ -37,16 +40,31 @@ async def read_events(response: httpx.Response) -> AsyncIterator[Event | None]:
         value = value.removeprefix(" ")
         if not line:
             if data:
-                yield Event(identity, name, json.loads(data))
+                yield Event(identity, name, _decoded(data))
             identity, name, data = None, "", ""
         elif not field:
             yield None
         elif field == "id":
-            identity = int(value)
+            identity = _number(value)
         elif field == "event":
             name = value
         elif field == "data":
-            data += value
+            if data:
+                raise ContractBroken(f"{name} {identity} has more than one line of data")
+            data = value
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise ContractBroken(f"an event has the id {text!r}")
+    return int(text)
+
+
+def _decoded(data: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise ContractBroken(f"the data of an event is no JSON: {_shown(data)}") from None
 
 
 class Following:
@@ -63,6 +81,7 @@ class Following:
         self.first: Final = after
         self.message_id: str | None = None
         self.events: list[Event] = []
+        self._parts: Final[list[dict[str, Any]]] = []
 
     @property
     def text(self) -> str:
@@ -76,6 +95,14 @@ class Following:
 
     def take(self, event: Event) -> None:
         """Take the next event of the log."""
+        try:
+            self._take(event)
+        except (KeyError, TypeError):
+            raise ContractBroken(
+                f"{event.name} {event.id} lacks what it must have: {_shown(str(event.data))}"
+            ) from None
+
+    def _take(self, event: Event) -> None:
         if (end := self.end) is not None:
             raise ContractBroken(f"{event.name} {event.id} came after the end, {end.name} {end.id}")
         again = not self.events and self.first > 0 and event.name in ENDS and event.id == self.first
@@ -87,12 +114,33 @@ class Following:
         self.events.append(event)
         if event.name == "start":
             self.message_id = event.data["message_id"]
+        self._fold(event)
         if event.name == "done" and self.first == 0:
             self._check_whole(event.data["message"])
+
+    def _fold(self, event: Event) -> None:
+        """Join the event to the parts of the message; what a resumed reader lacks the beginning of is left out."""
+        data = event.data
+        if event.name in DELTAS:
+            if not data["delta"]:
+                return
+            if not self._parts or self._parts[-1]["type"] != event.name:
+                self._parts.append({"type": event.name, "text": ""})
+            self._parts[-1]["text"] += data["delta"]
+        elif event.name == "tool_call":
+            call = {name: data[name] for name in ("id", "name", "arguments")}
+            outcome = dict.fromkeys(("result", "success", "error", "duration_ms"))
+            self._parts.append({"type": "tool_call"} | call | outcome)
+        elif event.name == "tool_result":
+            for part in self._parts:
+                if part["type"] == "tool_call" and part["id"] == data["id"]:
+                    part.update({name: data[name] for name in ("result", "success", "error", "duration_ms")})
 
     def _check_whole(self, message: Any) -> None:
         if message["content"] != self.text:
             raise ContractBroken(f"the text joined is {_shown(self.text)}, the message's {_shown(message['content'])}")
+        if message["parts"] != self._parts:
+            raise ContractBroken(f"the events joined are {self._parts}, the message's parts {message['parts']}")
         if message["id"] != self.message_id:
             raise ContractBroken(f"done is about {message['id']}, start was about {self.message_id}")
 
@@ -100,19 +148,22 @@ class Following:
         """Read until the end of the answer, or `at_most` events; tells whether the end has come.
 
         Ends also where an error without an id says that the service lost its storage for now: resume.
-        Raises `ContractBroken`, and `httpx.TransportError` where the connection breaks.
+        Raises `ContractBroken`, also for a stream that is whole and has no end, and
+        `httpx.TransportError` where the connection breaks.
         """
         taken = 0
         async for event in read_events(response):
             if event is None:
                 continue
-            if event.id is None and event.name == "error":
+            if event.id is None and event.name == "error" and self.end is None:
                 return False
             self.take(event)
             taken += 1
             if at_most is not None and taken >= at_most:
-                break
-        return self.end is not None
+                return self.end is not None
+        if self.end is None:
+            raise ContractBroken(f"the stream closed without an end; its last event was {self.last}")
+        return True
 
 
 def _shown(text: str) -> str:

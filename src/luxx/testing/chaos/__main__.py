@@ -6,13 +6,16 @@ import sys
 import time
 from typing import Final
 
-from luxx.testing.chaos.run import Result, Storage, run_against, run_own
+from luxx.extras import MissingExtra, needs
+
+with needs("luxx.testing.chaos", "the extra `testing`"):
+    from luxx.testing.chaos.run import NoService, Result, Storage, run_against, run_own
 
 _NOTES: Final = 40
 
 
 def main() -> int:
-    """Run chaos; gives the exit status: 0 where every promise was kept, 1 where one was broken."""
+    """Run chaos; gives the exit status: 0 if every promise was kept, 1 if one was broken, 2 if nobody was there."""
     parser = argparse.ArgumentParser(
         prog="python -m luxx.testing.chaos", description="Break what can be broken, and count what was lost."
     )
@@ -26,13 +29,21 @@ def main() -> int:
     if options.url:
         urls = [url.rstrip("/") for url in options.url]
         work = run_against(urls, seconds=options.seconds, seed=options.seed, clients=options.clients)
-        return _told(asyncio.run(work), options, options.seconds)
+        try:
+            return _told(asyncio.run(work), options, options.seconds)
+        except NoService as failure:
+            _say(str(failure))
+            return 2
     storages: tuple[Storage, ...] = ("sqlite", "postgres") if options.storage == "both" else (options.storage,)
     status = 0
     for storage in storages:
         seconds = options.seconds / len(storages)
         work = run_own(storage, seconds=seconds, seed=options.seed, clients=options.clients)
-        status |= _told(asyncio.run(work), options, seconds, storage)
+        try:
+            status |= _told(asyncio.run(work), options, seconds, storage)
+        except MissingExtra as failure:
+            _say(str(failure))
+            return 2
     return status
 
 
@@ -51,8 +62,11 @@ def _told(result: Result, options: argparse.Namespace, seconds: float, storage: 
         _say(f"  … and {broken - _NOTES} more")
     if broken and options.verbose:
         _say(result.log)
+    idle = [promise for promise in result.promises if not result.tally.checks[promise]]
+    if idle:
+        _say(f"Never looked at: {', '.join(idle)}. Give it more seconds, or a model that takes longer to answer.")
     if not broken:
-        _say("All promises were kept.")
+        _say("All promises were kept." if not idle else "The other promises were kept.")
         return 0
     where = " ".join(f"--url {url}" for url in options.url or ()) or f"--storage {storage}"
     again = f"python -m luxx.testing.chaos {where} --seconds {seconds:g} --seed {options.seed}"

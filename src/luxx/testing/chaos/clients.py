@@ -4,11 +4,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
 
+from luxx.testing.chaos.answers import PROXIES, body_of, fault_of, fault_of_head, retry_after
 from luxx.testing.chaos.record import Sent, Talk, Tally
 from luxx.testing.stream_client import ContractBroken, Following
 from luxx.testing.upstream import echo
@@ -33,6 +35,11 @@ _FAULTS: Final = (
     "[[line:2]]",
 )
 _KIND: Final = ("[[flaky:1]]", '[[tool:calculate {"expression": "6*7"}]]', "[[drip:0]]", "")
+_ACTS: Final = {"stream": 8, "plain": 3, "twins": 2, "rivals": 2, "cancel": 3, "delete": 1}
+_HELD_BACK_S: Final = 2.0
+"""Seconds after which an answer that is being written must have begun to reach its reader, where nothing disturbs."""
+_MALFORMED: Final = (KeyError, TypeError, AttributeError, ValueError)
+"""What comes of an answer that is JSON and has not what it must have."""
 _FINAL_CODES: Final = frozenset(
     {"model_unavailable", "model_timeout", "model_rate_limited", "model_rejected", "interrupted"}
 )
@@ -52,15 +59,18 @@ class Play:
     """Seconds without any byte after which a stream counts as broken off; above the heartbeat."""
     scripted: bool
     """Whether the model is the scripted upstream: then prompts steer it, and what it says is known."""
+    tokens: dict[int, str] = field(default_factory=dict)
+    """Of all users: whoever has another's may see nothing of one."""
 
 
 class Refused(Exception):
     """The service gave a definite answer that is not the one asked for."""
 
-    def __init__(self, status: int, code: str, text: str) -> None:
+    def __init__(self, status: int, code: str, text: str, *, wait: float = 0.0) -> None:
         super().__init__(f"{status} {code}: {text}")
         self.status = status
         self.code = code
+        self.wait = wait
 
 
 class ChaosClient:
@@ -75,6 +85,9 @@ class ChaosClient:
         self._name: Final = f"chaos{seed}x{number}x{time.time_ns() % 10**10}"
         self._token = ""
         self._count = 0
+        self._turn = 0
+        # Everything once, and then by chance: a short run is to have seen all of it.
+        self._deck: Final = self._random.sample(list(_ACTS), len(_ACTS))
         self._http: Final = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(play.silence, connect=5))
 
     # --- requests -----------------------------------------------------------------------------------
@@ -88,24 +101,45 @@ class ChaosClient:
         shown = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         return shown | {"Connection": "close", "Accept-Language": "en"}
 
-    async def call(self, method: str, path: str, *, json: Any = None) -> Any:
+    async def call(
+        self, method: str, path: str, *, json: Any = None, status: int = 200, token: str | None = None, key: str = ""
+    ) -> Any:
         """Ask until there is a definite answer; gives its data. Raises `Refused`, `TimeoutError`."""
-        async with asyncio.timeout(self._play.patience):
-            while True:
-                try:
-                    response = await self._http.request(method, self._route() + path, json=json, headers=self._headers)
-                except httpx.TransportError:
-                    await self._pause()
-                    continue
-                if response.status_code < 400:
-                    return response.json().get("data")
-                refused = _refusal(response)
-                if refused.code not in {"overloaded", "rate_limited"}:
-                    raise refused
-                await self._pause()
+        headers = self._headers | ({"Idempotency-Key": key} if key else {})
+        if token is not None:
+            headers.pop("Authorization", None)
+            headers |= {"Authorization": f"Bearer {token}"} if token else {}
+        last = "none came"
+        try:
+            async with asyncio.timeout(self._play.patience):
+                while True:
+                    try:
+                        response = await self._http.request(method, self._route() + path, json=json, headers=headers)
+                    except httpx.TransportError as error:
+                        last = repr(error)
+                        await self._pause()
+                        continue
+                    self._heard(f"{method} {path}", response, status)
+                    body = body_of(response)
+                    if response.status_code < 300 and body is not None:
+                        return body.get("data")
+                    refused = _refusal(response)
+                    if refused.code not in {"overloaded", "rate_limited"}:
+                        raise refused
+                    last = str(refused)
+                    await self._pause(refused)
+        except TimeoutError:
+            told = f"no definite answer to {method} {path} in {self._play.patience:g} s; the last: {last}"
+            raise TimeoutError(told) from None
 
-    async def _pause(self) -> None:
-        await asyncio.sleep(self._random.uniform(0.02, 0.3))
+    def _heard(self, asked: str, response: httpx.Response, status: int) -> None:
+        fault = fault_of(response, status)
+        self._tally.check("API", fault is None, "wrong", f"{asked}: {fault}")
+
+    async def _pause(self, refused: Refused | None = None) -> None:
+        # Our own processes ask for whole seconds, in which a run would have done much.
+        wait = refused.wait if refused is not None and not self._play.scripted else 0.0
+        await asyncio.sleep(wait + self._random.uniform(0.02, 0.3))
 
     # --- the life of a client -----------------------------------------------------------------------
 
@@ -121,7 +155,10 @@ class ChaosClient:
                 except Refused as refused:
                     self._tally.check("P1", False, "lost", f"client {self._number}: {refused}")
                     await self._pause()
-        except (TimeoutError, Refused) as failure:
+                except _MALFORMED as lack:
+                    self._right(False, f"client {self._number}: an answer lacks {lack}")
+                    await self._pause()
+        except (TimeoutError, Refused, *_MALFORMED) as failure:
             self._tally.check("P1", False, "hung", f"client {self._number} could not sign up: {failure!r}")
 
     async def close(self) -> None:
@@ -130,16 +167,17 @@ class ChaosClient:
     async def _sign_up(self) -> None:
         body = {"username": self._name, "email": f"{self._name}@example.com", "password": PASSWORD}
         try:
-            await self.call("POST", "/api/auth/register", json=body)
+            await self.call("POST", "/api/auth/register", json=body, status=201)
         except Refused as refused:
             if refused.code not in {"username_taken", "email_taken"}:  # by ourselves: the answer was lost
                 raise
         data = await self.call("POST", "/api/auth/login", json={"username": self._name, "password": PASSWORD})
-        self._token = data["access_token"]
+        self._token = self._play.tokens[self._number] = data["access_token"]
 
     async def _one_thing(self) -> None:
         talk = await self._talk()
-        match self._random.choices(("stream", "plain", "twins", "rivals", "cancel", "delete"), (8, 3, 2, 2, 3, 1))[0]:
+        self._turn += 1
+        match self._deck.pop() if self._deck else self._random.choices(list(_ACTS), list(_ACTS.values()))[0]:
             case "stream":
                 await self._stream(talk, self._new(talk))
             case "plain":
@@ -157,7 +195,7 @@ class ChaosClient:
     async def _talk(self) -> Talk:
         alive = [talk for talk in self.talks if not talk.deleted]
         if len(alive) < 3 or self._random.random() < 0.05:
-            data = await self.call("POST", "/api/conversations/", json={"title": f"chaos {self._number}"})
+            data = await self.call("POST", "/api/conversations/", json={"title": f"chaos {self._number}"}, status=201)
             self.talks.append(Talk(data["id"]))
             return self.talks[-1]
         return self._random.choice(alive)
@@ -176,7 +214,7 @@ class ChaosClient:
             if self._random.random() < 0.25:
                 content += self._random.choice(_FAULTS)
                 self._tally.fault("P8")
-        sent = Sent(key=f"{self._name}-{self._count}", content=content, conversation_id=talk.id)
+        sent = Sent(key=f"{self._name}-{self._count}", content=content, conversation_id=talk.id, turn=self._turn)
         talk.sent.append(sent)
         return sent
 
@@ -185,6 +223,7 @@ class ChaosClient:
     async def _stream(self, talk: Talk, sent: Sent, *, cut_first: int | None = None) -> None:
         """Send, and read to the end over as many connections as it takes."""
         following = Following()
+        watching = None if self._play.scripted else asyncio.create_task(self._watch(talk, sent))
         try:
             async with asyncio.timeout(self._play.patience):
                 while not await self._read_on(talk, sent, following, cut_first):
@@ -201,12 +240,26 @@ class ChaosClient:
             self._tally.check("P3", False, "gaps", f"{sent.key} {sent.message_id}: {broken}")
             return
         finally:
+            if watching is not None:
+                watching.cancel()
             self._saw(sent, following)
         self._tally.check("P3", True, "gaps", "")
         if "[[" in sent.content and any(fault in sent.content for fault in _FAULTS):
             self._tally.check("P8", True, "hung", "")
         if not talk.deleted:
             await self._replay(sent)
+
+    async def _watch(self, talk: Talk, sent: Sent) -> None:
+        """Look whether the answer is being written while its reader has nothing of it."""
+        await asyncio.sleep(_HELD_BACK_S)
+        if sent.message_id is not None:
+            return
+        with suppress(Refused, TimeoutError, *_MALFORMED):  # told where it matters
+            question, answer = (await self.call("GET", f"/api/messages/{talk.id}?limit=2"))["items"]
+            if (question["content"], answer["status"]) == (sent.content, "streaming"):
+                await asyncio.sleep(_HELD_BACK_S / 2)
+                note = f"{answer['id']} is being written, and its reader has not even its start: does a proxy buffer?"
+                self._tally.check("P12", sent.message_id is not None, "hung", note)
 
     def _saw(self, sent: Sent, following: Following) -> None:
         sent.seen = max(sent.seen, following.text, key=len)
@@ -233,6 +286,7 @@ class ChaosClient:
             headers["Last-Event-ID"] = str(following.last)
             path = f"/api/messages/{following.message_id}/stream"
             request = self._http.build_request("GET", self._route() + path, headers=headers)
+        asked = f"{request.method} {request.url.path}"
         try:
             response = await self._http.send(request, stream=True)
         except httpx.TransportError:
@@ -240,9 +294,17 @@ class ChaosClient:
         try:
             if response.status_code != 200:
                 await response.aread()
+                self._heard(asked, response, 200)
                 return self._refused(talk, sent, _refusal(response))
+            fault = fault_of_head(response)
+            self._tally.check("API", fault is None, "wrong", f"{asked}: {fault}")
             ended = await following.read(response, at_most=cut)
-        except httpx.TransportError:
+            if not self._play.scripted:
+                self._tally.check("P12", True, "hung", "")
+        except httpx.TransportError as error:
+            if isinstance(error, httpx.ReadTimeout) and not self._play.scripted:
+                note = f"{sent.message_id}: not a byte in {self._play.silence:g} s, not even a comment"
+                self._tally.check("P12", False, "hung", note)
             # The connection may break behind the end, which is then no less the end.
             return following.end is not None
         finally:
@@ -258,7 +320,7 @@ class ChaosClient:
                 same = sent.message_id == data["message_id"]
                 self._tally.check("P4", same, "doubled", f"{sent.key}: {sent.message_id}, then {data['message_id']}")
             sent.message_id = data["message_id"]
-            sent.user_message_id = data["user_message"]["id"]
+            sent.user_message = data["user_message"]
 
     def _refused(self, talk: Talk, sent: Sent, refused: Refused) -> bool:
         """Take a definite answer in place of a stream; tells whether that is the end of it."""
@@ -286,6 +348,7 @@ class ChaosClient:
                     except httpx.TransportError:
                         await self._pause()
                         continue
+                    self._heard("POST /api/messages/", response, 201)
                     if response.status_code == 201:
                         self._answered(sent, response.json()["data"])
                         return
@@ -296,7 +359,7 @@ class ChaosClient:
                         return
                     if self._refused(talk, sent, refused):
                         return
-                    await self._pause()
+                    await self._pause(refused)
         except TimeoutError:
             self._tally.check("P8", False, "hung", f"{sent.key} {sent.content[:60]!r}: the plain send did not end")
             raise
@@ -308,7 +371,7 @@ class ChaosClient:
             self._tally.check("P4", same, "doubled", f"{sent.key}: {sent.message_id}, then {message['id']}")
         sent.accepted = True
         sent.message_id = message["id"]
-        sent.user_message_id = data["user_message"]["id"]
+        sent.user_message = data["user_message"]
         sent.end = ("done", {"message": message})
         sent.seen = message["content"]
 
@@ -317,6 +380,22 @@ class ChaosClient:
         sent = self._new(talk)
         self._tally.fault("P4")
         await asyncio.gather(self._stream(talk, sent), self._plain(talk, sent), self._stream(talk, sent))
+        if sent.accepted:
+            other = {"conversation_id": talk.id, "content": f"{sent.content} (another)"}
+            asked = ("POST", "/api/messages/", (409, "idempotency_conflict"))
+            await self._must_refuse("P4", "another body with a key in use", *asked, json=other, key=sent.key)
+
+    async def _must_refuse(
+        self, promise: str, who: str, method: str, path: str, expected: tuple[int, str], **options: Any
+    ) -> None:
+        """Ask for what must be refused in this way."""
+        try:
+            await self.call(method, path, **options)
+        except Refused as refused:
+            told = (refused.status, refused.code)
+            self._tally.check(promise, told == expected, "wrong", f"{who}, {method} {path}: {refused}")
+        else:
+            self._tally.check(promise, False, "wrong", f"{who}, {method} {path}: it was not refused")
 
     async def _replay(self, sent: Sent) -> None:
         """Read a finished answer again from somewhere: it must be what was seen, to the byte."""
@@ -324,17 +403,20 @@ class ChaosClient:
             return
         after = self._random.randrange(len(sent.events))
         following = Following(after=after)
-        headers = self._headers | ({"Last-Event-ID": str(after)} if after else {})
+        by_query = self._random.random() < 0.3
         async with asyncio.timeout(self._play.patience):
             while following.end is None:
+                headers, path = self._headers, f"/api/messages/{sent.message_id}/stream"
+                if by_query:
+                    path += f"?after={following.last}"
+                elif following.last:
+                    headers["Last-Event-ID"] = str(following.last)
                 try:
-                    path = f"/api/messages/{sent.message_id}/stream"
                     async with self._http.stream("GET", self._route() + path, headers=headers) as response:
                         if response.status_code == 200:
                             await following.read(response)
-                        headers["Last-Event-ID"] = str(following.last)
                 except httpx.TransportError:
-                    headers["Last-Event-ID"] = str(following.last)
+                    pass
                 except ContractBroken as broken:
                     self._tally.check("P5", False, "gaps", f"{sent.message_id} after {after}: {broken}")
                     return
@@ -370,10 +452,7 @@ class ChaosClient:
         await asyncio.sleep(self._random.uniform(0, 0.5))
         talk.deleted = True
         try:
-            await self.call("DELETE", f"/api/conversations/{talk.id}")
-        except Refused as refused:
-            if refused.status != 404:  # by ourselves: the answer was lost
-                raise
+            await self._end("DELETE", f"/api/conversations/{talk.id}")
         finally:
             await reading
         try:
@@ -393,13 +472,17 @@ class ChaosClient:
         try:
             await self._still_free(talk)
             data = await self.call("GET", f"/api/messages/{talk.id}?limit=1000")
-        except (Refused, TimeoutError) as failure:
+            self._compare(talk, data["items"])
+        except (Refused, TimeoutError, *_MALFORMED) as failure:
             self._tally.check("P1", False, "lost", f"{talk.id} cannot be read: {failure!r}")
         else:
-            self._compare(talk, data["items"])
+            talk.items = data["items"]
+            whole = data["total"] == len(talk.items) and data["has_more"] is False
+            self._tally.check("API", whole, "wrong", f"{talk.id}: {data['total']} messages, listed {len(talk.items)}")
 
     async def _still_free(self, talk: Talk) -> None:
         """A conversation takes a new message whatever has happened in it."""
+        self._turn += 1
         sent = self._new(talk)
         sent.content = sent.content.split("[[")[0]
         try:
@@ -409,16 +492,110 @@ class ChaosClient:
         else:
             self._tally.check("P13", sent.accepted, "hung", f"{talk.id} took no new message")
 
-    async def tidy(self) -> None:
-        """Delete all conversations: this was somebody's deployment."""
-        for talk in self.talks:
-            if not talk.deleted:
-                await self.call("DELETE", f"/api/conversations/{talk.id}")
+    async def look_around(self) -> None:
+        """Read lists page by page, let others try what is not theirs, and delete an answer."""
+        left = [talk for talk in self.talks if talk.items]
+        try:
+            await self._list_conversations()
+            if left:
+                talk = max(left, key=lambda one: len(one.items))
+                await self._page(talk)
+                await self._trespass(talk)
+                await self._delete_answer(talk)
+        except (Refused, TimeoutError, *_MALFORMED) as failure:
+            self._right(False, f"client {self._number}, looking around: {failure!r}")
+
+    async def leave(self) -> None:
+        """Delete all conversations, as this may be somebody's deployment, and log out."""
+        try:
+            for talk in self.talks:
+                if not talk.deleted:
+                    await self._end("DELETE", f"/api/conversations/{talk.id}")
+            await self._end("POST", "/api/auth/logout")
+            await self._must_refuse("API", "logged out", "GET", "/api/auth/me", (401, "token_revoked"))
+        except (Refused, TimeoutError) as failure:
+            self._right(False, f"client {self._number}, leaving: {failure!r}")
+
+    async def _end(self, method: str, path: str) -> None:
+        """Do what can be done once."""
+        try:
+            await self.call(method, path)
+        except Refused as refused:
+            if refused.status not in {401, 404}:  # by ourselves: the answer was lost
+                raise
+
+    async def _list_conversations(self) -> None:
+        size = len(self.talks) // 3 + 1
+        by_page: list[dict[str, Any]] = []
+        by_cursor: list[dict[str, Any]] = []
+        query = f"page_size={size}"
+        while True:
+            data = await self.call("GET", f"/api/conversations/?{query}")
+            by_cursor += data["items"]
+            if data["next_cursor"] is None or len(by_cursor) > data["total"]:
+                break
+            query = f"page_size={size}&cursor={data['next_cursor']}"
+        for page in range(1, data["total"] // size + 2):
+            data = await self.call("GET", f"/api/conversations/?page={page}&page_size={size}")
+            fits = (data["page"], data["page_size"]) == (page, size) and len(data["items"]) <= size
+            self._right(fits, f"page {page} of {size} conversations says {data['page']} of {data['page_size']}")
+            by_page += data["items"]
+        ids = [item["id"] for item in by_page]
+        self._right(by_cursor == by_page, f"conversations by cursor are {[one['id'] for one in by_cursor]}, not {ids}")
+        self._right(len(set(ids)) == len(ids) == data["total"], f"of {data['total']} conversations, {ids} are listed")
+        times = [item["updated_at"] for item in by_page]
+        self._right(times == sorted(times, reverse=True), f"conversations are not the latest first: {times}")
+        wrong = [talk.id for talk in self.talks if talk.deleted == (talk.id in ids)]
+        self._right(not wrong, f"{wrong} are listed though deleted, or not listed though there")
+
+    async def _page(self, talk: Talk) -> None:
+        """Read messages back in pages that do not divide them."""
+        found: list[dict[str, Any]] = []
+        query = "limit=3"
+        while len(found) <= len(talk.items):
+            data = await self.call("GET", f"/api/messages/{talk.id}?{query}")
+            found = data["items"] + found
+            more = len(found) < len(talk.items)
+            told = (data["total"], data["has_more"], len(data["items"]) <= 3)
+            self._right(told == (len(talk.items), more, True), f"{talk.id}?{query}: {told}, of {len(talk.items)}")
+            if not data["has_more"] or not data["items"]:
+                break
+            query = f"limit=3&before={data['items'][0]['id']}"
+        self._right(found == talk.items, f"{talk.id}: its pages are not its list")
+
+    async def _trespass(self, talk: Talk) -> None:
+        """Try what only the owner may, as somebody else and as nobody."""
+        answer = f"/api/messages/{talk.items[-1]['id']}"
+        others = [token for number, token in self._play.tokens.items() if number != self._number]
+        for method, path, code in (
+            ("GET", f"{answer}/stream", "message_not_found"),
+            ("POST", f"{answer}/cancel", "message_not_found"),
+            ("GET", f"/api/messages/{talk.id}", "conversation_not_found"),
+            ("GET", f"/api/conversations/{talk.id}", "conversation_not_found"),
+            ("DELETE", answer, "message_not_found"),
+            ("DELETE", f"/api/conversations/{talk.id}", "conversation_not_found"),
+        ):
+            for token in others[:1]:
+                await self._must_refuse("P5", "another user", method, path, (404, code), token=token)
+            await self._must_refuse("P5", "nobody", method, path, (401, "unauthenticated"), token="")
+
+    async def _delete_answer(self, talk: Talk) -> None:
+        answer = talk.items[-1]["id"]
+        await self._end("DELETE", f"/api/messages/{answer}")
+        await self._must_refuse("API", "deleted", "GET", f"/api/messages/{answer}/stream", (404, "message_not_found"))
+        left = (await self.call("GET", f"/api/messages/{talk.id}?limit=1000"))["items"]
+        self._right(left == talk.items[:-1], f"{talk.id}: after {answer} was deleted, {len(left)} are left")
+
+    def _right(self, kept: bool, note: str) -> None:
+        self._tally.check("API", kept, "wrong", note)
 
     def _compare(self, talk: Talk, items: list[dict[str, Any]]) -> None:
         tally = self._tally
         by_id = {item["id"]: item for item in items}
         users = [item["content"] for item in items if item["role"] == "user"]
+        turns = {sent.content: sent.turn for sent in talk.sent}
+        order = [turns[content] for content in users if content in turns]
+        tally.check("P6", order == sorted(order), "wrong", f"{talk.id}: sent in the order {sorted(order)}, are {order}")
         roles = [item["role"] for item in items]
         tally.check("P6", roles == ["user", "assistant"] * (len(items) // 2), "lost", f"{talk.id}: {roles}")
         streaming = [item["id"] for item in items if item["status"] == "streaming"]
@@ -427,6 +604,10 @@ class ChaosClient:
             count = users.count(sent.content)
             tally.check("P1", count > 0 or not sent.accepted, "lost", f"{sent.key} {sent.message_id} is not stored")
             tally.check("P1", count < 2, "doubled", f"{sent.key} is stored {count} times")
+            if sent.user_message is not None:
+                told, stored = sent.user_message, by_id.get(sent.user_message["id"])
+                same = told == stored and told["content"] == sent.content
+                tally.check("P1", same, "wrong", f"{sent.key}: told was {told}, stored is {stored}")
             if sent.message_id is not None:
                 self._compare_answer(sent, by_id.get(sent.message_id))
         if self._play.scripted:
@@ -466,8 +647,11 @@ class ChaosClient:
 
 
 def _refusal(response: httpx.Response) -> Refused:
+    status, wait = response.status_code, retry_after(response)
     try:
         body = response.json()
-        return Refused(response.status_code, body["error"]["code"], body["message"])
+        return Refused(status, body["error"]["code"], body["message"], wait=wait)
     except (ValueError, KeyError, TypeError):
-        return Refused(response.status_code, "unreadable", response.text[:200])
+        # A proxy in its place tells nothing of what became of the request: try again.
+        code = "overloaded" if status in PROXIES else "unreadable"
+        return Refused(status, code, response.text[:200], wait=wait)

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-Kind = Literal["lost", "doubled", "hung", "gaps"]
-KINDS: Final[tuple[Kind, ...]] = ("lost", "doubled", "hung", "gaps")
+Kind = Literal["lost", "doubled", "hung", "gaps", "wrong"]
+KINDS: Final[tuple[Kind, ...]] = ("lost", "doubled", "hung", "gaps", "wrong")
 
 PROMISES: Final = {
     "P1": "an accepted message is never lost or doubled",
@@ -17,7 +17,9 @@ PROMISES: Final = {
     "P8": "no fault of the model hangs a client",
     "P9": "cancel stops an answer, and what arrived is kept",
     "P10": "SIGTERM ends a process in time, with status 0",
+    "P12": "a stream comes as it is written, and is never silent for long",
     "P13": "a dead process's turns end, and the conversation is free",
+    "API": "statuses, envelopes, headers and lists are as in the HTTP reference",
 }
 """The promises that a run checks; `docs/streaming.md` tells them all, and how the others are checked."""
 
@@ -52,7 +54,7 @@ class Tally:
         for promise in promises:
             counts = ", ".join(f"{kind} {self.broken[promise, kind]}" for kind in KINDS)
             figures = f"{promise} faults {self.faults[promise]}, {counts}"
-            lines.append(f"{figures:<58} {self.checks[promise]:>6} checks  {PROMISES[promise]}")
+            lines.append(f"{figures:<67} {self.checks[promise]:>6} checks  {PROMISES[promise]}")
         return "\n".join(lines)
 
 
@@ -64,9 +66,10 @@ class Sent:
     content: str
     conversation_id: str
     accepted: bool = False
-    refused: bool = False
+    turn: int = 0
+    """Counts what its client did one after another: who sent it, what came before it, and what at the same time."""
     message_id: str | None = None
-    user_message_id: str | None = None
+    user_message: Any = None
     seen: str = ""
     end: tuple[str, Any] | None = None
     events: list[tuple[int | None, str, Any]] = field(default_factory=list)
@@ -80,4 +83,6 @@ class Talk:
 
     id: str
     sent: list[Sent] = field(default_factory=list)
+    items: list[dict[str, Any]] = field(default_factory=list)
+    """Its messages at the end, as they are listed."""
     deleted: bool = False

@@ -12,9 +12,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from luxx.adapters.database import Database
+import httpx
+
+from luxx.extras import needs
+from luxx.testing.chaos.answers import body_of
 from luxx.testing.chaos.clients import ChaosClient, Play
 from luxx.testing.chaos.processes import NotStarted, ServiceProcess, UpstreamProcess
 from luxx.testing.chaos.record import Tally
@@ -31,6 +34,10 @@ _TO_CLIENTS: Final = Faults(
     reset=0.08, truncate=0.05, stall=0.05, slice_=0.15, latency=0.3, stall_s=1.5, latency_s=0.02
 )
 _TO_MODEL: Final = Faults(reset=0.04, truncate=0.04, stall=0.02, slice_=0.2, latency=0.2, stall_s=1.0, latency_s=0.01)
+
+
+class NoService(Exception):
+    """No Luxx answers at an address; the text tells what does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +77,8 @@ async def _storage_url(storage: Storage, directory: Path) -> AsyncIterator[str]:
     await asyncio.to_thread(server.__enter__)
     try:
         url = server.url(await asyncio.to_thread(server.create_database))
+        from luxx.adapters.database import Database  # noqa: PLC0415  # what only asks others needs no storage
+
         database = Database(url)
         await database.upgrade()
         await database.close()
@@ -153,6 +162,8 @@ class Disturber:
 
 async def run_own(storage: Storage, *, seconds: float, seed: int, clients: int) -> Result:
     """Start one process on SQLite or two on Postgres, disturb them for so long, and compare."""
+    with needs("luxx.testing.chaos without --url", "the extra `server`"):
+        import luxx.container  # noqa: F401, PLC0415  # what it starts
     tally = Tally()
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="luxx-chaos-")))
@@ -190,6 +201,8 @@ async def run_own(storage: Storage, *, seconds: float, seed: int, clients: int) 
 
         await asyncio.gather(disturb(), *(user.run() for user in users))
         await asyncio.gather(*(user.settle() for user in users))
+        await asyncio.gather(*(user.look_around() for user in users))
+        await asyncio.gather(*(user.leave() for user in users))
         left = await _open_requests(upstream.port)
         tally.check("P9", left == 0, "hung", f"{left} requests to the model are open at the end")
         drawn = sum(site.proxy.drawn for site in sites)
@@ -203,31 +216,56 @@ async def run_own(storage: Storage, *, seconds: float, seed: int, clients: int) 
             tally=tally,
             summary=summary,
             log=log,
-            promises=("P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9", "P10", "P13"),
+            promises=("P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9", "P10", "P13", "API"),
         )
 
 
-async def run_against(urls: Sequence[str], *, seconds: float, seed: int, clients: int) -> Result:
-    """Do to a deployment what clients may do: break off, try again, resume, cancel, send twice and delete."""
+async def run_against(urls: Sequence[str], *, seconds: float, seed: int, clients: int, silence: float = 40.0) -> Result:
+    """Do to a deployment what clients may do: break off, try again, resume, cancel, send twice and delete.
+
+    Raises `NoService` where one of `urls` is not one.
+    """
+    for url in urls:
+        await _greet(url)
     tally = Tally()
     play = Play(
         routes=lambda: urls,
         tally=tally,
         until=time.monotonic() + seconds,
         patience=300.0,
-        silence=40.0,
+        silence=silence,
         scripted=False,
     )
     users = [ChaosClient(number, play, seed=seed) for number in range(clients)]
     try:
         await asyncio.gather(*(user.run() for user in users))
         await asyncio.gather(*(user.settle() for user in users))
-        await asyncio.gather(*(user.tidy() for user in users))
+        await asyncio.gather(*(user.look_around() for user in users))
+        await asyncio.gather(*(user.leave() for user in users))
     finally:
         for user in users:
             await user.close()
-    promises = ("P1", "P2", "P3", "P4", "P5", "P6", "P9", "P13")
+    promises = ("P1", "P2", "P3", "P4", "P5", "P6", "P9", "P12", "P13", "API")
     return Result(title=", ".join(urls), tally=tally, summary=_counted(users), promises=promises)
+
+
+async def _greet(url: str) -> None:
+    """Make sure that a service answers, before every client waits for it in vain."""
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            response = await http.get(f"{url}/api/auth/me", headers={"Accept-Language": "en"})
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise NoService(f"{url} is no address like https://chat.example.com: {error}") from error
+    except httpx.TransportError as error:
+        raise NoService(f"nothing answers at {url}: {error!r}") from error
+    if (response.status_code, _code(response)) != (401, "unauthenticated"):
+        told = f"{response.status_code} {response.text[:80]!r}"
+        raise NoService(f"{url} is no Luxx: GET /api/auth/me without a token gives {told}, not 401 unauthenticated")
+
+
+def _code(response: httpx.Response) -> Any:
+    error = (body_of(response) or {}).get("error")
+    return error.get("code") if isinstance(error, dict) else None
 
 
 def _counted(users: Sequence[ChaosClient]) -> str:

@@ -182,6 +182,8 @@ async def test_plain_requests_become_tool_calls(text: str, expected: list[tuple[
         "What is version 1.2.3?",
         "Time flies.",
         "This is {not json}.",
+        "Count the words in ```text\n```",
+        'How many words are in "  "?',
     ],
 )
 async def test_what_asks_for_nothing_calls_nothing(text: str) -> None:

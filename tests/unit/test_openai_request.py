@@ -82,6 +82,16 @@ def test_neighbours_of_one_role_go_as_one_message_where_a_provider_wants_turns()
     ]
 
 
+def test_what_comes_before_the_first_question_is_left_out_where_a_provider_wants_turns() -> None:
+    """The newest messages begin with an answer where their number is even, or a question was deleted."""
+    call = ToolCall(id="c1", name="t", arguments={})
+    rest = (AssistantEntry(calls=(call,)), ToolEntry(call_id="c1", name="t", text="42"), AssistantEntry(text="Done"))
+    for before in ((), (SystemEntry(text="Be brief."),)):
+        entries: tuple[Entry, ...] = (*before, *rest, UserEntry(text="Hi"))
+        messages = body(replace(REQUEST, entries=entries), wording=Wording(in_turns=True))["messages"]
+        assert [one["content"] for one in messages] == [*(one.text for one in before), "Hi"]
+
+
 def test_calls_go_one_by_one_with_their_results_where_a_provider_takes_no_more_at_once() -> None:
     calls = tuple(ToolCall(id=one, name="t", arguments={}) for one in ("c1", "c2", "c3"))
     entries: tuple[Entry, ...] = (

@@ -218,9 +218,10 @@ def _analysis(draft: _Draft, _: Mapping[str, ToolSpec]) -> None:
     if pattern:
         draft.cut(*pattern.span())
     given = _QUOTED.search(draft.text) or _AFTER_COLON.search(draft.text, asked.end())
-    if not given:
+    text = next(filter(None, given.groups()), "").strip() if given else ""
+    if not given or not text:
         return
-    arguments = {"text": next(group for group in given.groups() if group).strip()}
+    arguments = {"text": text}
     if pattern:
         arguments["pattern"] = next(group for group in pattern.groups() if group)
     draft.wish("analyze_text", **arguments)

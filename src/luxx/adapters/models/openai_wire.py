@@ -156,14 +156,16 @@ def _one_by_one(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _in_turns(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Join neighbours that are of one role: many templates refuse what does not alternate.
+    """Begin with a question, and join neighbours of one role: many templates refuse what does not alternate.
 
     A question stands alone after an answer that failed or was cancelled before its first word, an answer
-    where its question was deleted.
+    where its question was deleted, or is too old to be told.
     """
     last: Entry | None = None
     for entry in entries:
         match last, entry:
+            case None | SystemEntry(), AssistantEntry() | ToolEntry():
+                pass
             case UserEntry(), UserEntry():
                 last = UserEntry(text=f"{last.text}\n\n{entry.text}")
             case AssistantEntry(calls=()), AssistantEntry(calls=()):

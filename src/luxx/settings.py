@@ -222,7 +222,7 @@ class Settings:
         """Read `environ` (the process's and `.env`, if None); raises `BadSettings` with every fault at once.
 
         An empty variable counts as absent; a `LUXX_` variable that is no setting is a fault, unless Kubernetes
-        set it.
+        set it or it is the token that `luxx chat` shows elsewhere.
         """
         given = _environment() if environ is None else environ
         known = {f"{PREFIX}{one.name.upper()}": one for one in fields(cls)}
@@ -231,6 +231,7 @@ class Settings:
             for name in sorted(given)
             if name.startswith(PREFIX)
             and name not in known
+            and name != f"{PREFIX}TOKEN"
             and not name.startswith(f"{PREFIX}TEST_")
             and not _of_a_service(name, given)
         ]

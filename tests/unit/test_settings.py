@@ -102,6 +102,11 @@ def test_a_misspelt_variable_is_named_with_the_one_that_was_meant() -> None:
         assert fault == f"LUXX_{far.upper()} is no setting; see docs/settings.md for those there are"
 
 
+def test_the_token_that_a_chat_shows_elsewhere_is_no_misspelt_setting() -> None:
+    assert Settings.from_env({"LUXX_TOKEN": "eyJ"}) == Settings()
+    assert faults(api_key="sk-1") == ("LUXX_API_KEY is no setting; did you mean LUXX_LLM_API_KEY?",)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

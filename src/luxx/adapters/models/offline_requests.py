@@ -253,7 +253,7 @@ def _search(draft: _Draft, _: Mapping[str, ToolSpec]) -> None:
 # --- weather and time -------------------------------------------------------------------------------
 
 _CLAUSE: Final = re.compile(r"[^;?!，。；？！\n、]+")
-_LIST_BREAK: Final = re.compile(r",\s|\.\s|\s+and\s+|\s*(?:和|以及|还有)\s*")
+_LIST_BREAK: Final = re.compile(r",\s|\.\s|(?<!\s)\s+and\s+|(?<!\s)\s*(?:和|以及|还有)\s*")
 _FORECAST: Final = re.compile(r"\b(?:forecast|tomorrow|next|coming|this week)\b|预报|明天|后天|未来", re.IGNORECASE)
 _DAYS: Final = re.compile(r"\b(\d{1,2})[ -]days?\b|(\d{1,2})\s*天")
 _WEATHER: Final = re.compile(r"\b(?:weather|forecast)\b|天气", re.IGNORECASE)
@@ -373,7 +373,7 @@ _CALCULATE: Final = re.compile(
     re.IGNORECASE,
 )
 _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_PERCENT_OF: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:%|percent)\s*of\s+(?=\d)", re.IGNORECASE)
+_PERCENT_OF: Final = re.compile(r"(?<!\d)(\d+(?:\.\d+)?)\s*(?:%|percent)\s*of\s+(?=\d)", re.IGNORECASE)
 _SPELLED: Final = (
     (re.compile(r"(?<=[\d)])\s*(?:\bplus\b|加上?)\s*(?=[\d(])", re.IGNORECASE), " + "),
     (re.compile(r"(?<=[\d)])\s*(?:\bminus\b|减去?)\s*(?=[\d(])", re.IGNORECASE), " - "),

@@ -12,7 +12,7 @@ import pytest
 
 from luxx.entrypoints.http.app import create_app
 from luxx.testing import serving
-from luxx.testing.chaos.run import NoService, Result, run_against
+from luxx.testing.chaos.run import NotLuxx, Result, run_against
 from luxx.testing.upstream import Echo, ScriptedUpstream
 from tests.promises.conftest import made
 from tests.promises.support import SettingsOf
@@ -224,11 +224,11 @@ async def test_where_no_luxx_answers_it_says_so_at_once() -> None:
         await send({"type": "http.response.body", "body": b"<h1>Hello</h1>"})
 
     async with serving(hello, lifespan=False) as url:
-        with pytest.raises(NoService, match=r"is no Luxx: .* gives 200 '<h1>Hello</h1>'"):
+        with pytest.raises(NotLuxx, match=r"is no Luxx: .* gives 200 '<h1>Hello</h1>'"):
             await run_against([url], seconds=1, seed=1, clients=1)
-    with pytest.raises(NoService, match="nothing answers at"):
+    with pytest.raises(NotLuxx, match="nothing answers at"):
         await run_against([url], seconds=1, seed=1, clients=1)
-    with pytest.raises(NoService, match="is no address"):
+    with pytest.raises(NotLuxx, match="is no address"):
         await run_against(["localhost"], seconds=1, seed=1, clients=1)
 
 

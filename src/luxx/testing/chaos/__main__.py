@@ -9,7 +9,7 @@ from typing import Final
 from luxx.extras import MissingExtra, needs
 
 with needs("luxx.testing.chaos", "the extra `testing`"):
-    from luxx.testing.chaos.run import NoService, Result, Storage, run_against, run_own
+    from luxx.testing.chaos.run import NotLuxx, Result, Storage, run_against, run_own
 
 _NOTES: Final = 40
 
@@ -31,7 +31,7 @@ def main() -> int:
         work = run_against(urls, seconds=options.seconds, seed=options.seed, clients=options.clients)
         try:
             return _told(asyncio.run(work), options, options.seconds)
-        except NoService as failure:
+        except NotLuxx as failure:
             _say(str(failure))
             return 2
     storages: tuple[Storage, ...] = ("sqlite", "postgres") if options.storage == "both" else (options.storage,)

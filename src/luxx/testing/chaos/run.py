@@ -36,7 +36,7 @@ _TO_CLIENTS: Final = Faults(
 _TO_MODEL: Final = Faults(reset=0.04, truncate=0.04, stall=0.02, slice_=0.2, latency=0.2, stall_s=1.0, latency_s=0.01)
 
 
-class NoService(Exception):
+class NotLuxx(Exception):
     """No Luxx answers at an address; the text tells what does."""
 
 
@@ -223,7 +223,7 @@ async def run_own(storage: Storage, *, seconds: float, seed: int, clients: int) 
 async def run_against(urls: Sequence[str], *, seconds: float, seed: int, clients: int, silence: float = 40.0) -> Result:
     """Do to a deployment what clients may do: break off, try again, resume, cancel, send twice and delete.
 
-    Raises `NoService` where one of `urls` is not one.
+    Raises `NotLuxx` where one of `urls` is not one.
     """
     for url in urls:
         await _greet(url)
@@ -255,12 +255,12 @@ async def _greet(url: str) -> None:
         async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
             response = await http.get(f"{url}/api/auth/me", headers={"Accept-Language": "en"})
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise NoService(f"{url} is no address like https://chat.example.com: {error}") from error
+        raise NotLuxx(f"{url} is no address like https://chat.example.com: {error}") from error
     except httpx.TransportError as error:
-        raise NoService(f"nothing answers at {url}: {error!r}") from error
+        raise NotLuxx(f"nothing answers at {url}: {error!r}") from error
     if (response.status_code, _code(response)) != (401, "unauthenticated"):
         told = f"{response.status_code} {response.text[:80]!r}"
-        raise NoService(f"{url} is no Luxx: GET /api/auth/me without a token gives {told}, not 401 unauthenticated")
+        raise NotLuxx(f"{url} is no Luxx: GET /api/auth/me without a token gives {told}, not 401 unauthenticated")
 
 
 def _code(response: httpx.Response) -> Any:

@@ -8,7 +8,7 @@ from string import Formatter
 import pytest
 
 import luxx
-from luxx.domain import errors
+from luxx.domain import errors, fields
 from luxx.domain.errors import (
     RULES,
     Fault,
@@ -24,7 +24,7 @@ from luxx.domain.errors import (
     Overloaded,
     turn_error,
 )
-from luxx.entrypoints.http.text import ERRORS, RULES_ZH
+from luxx.entrypoints.http.text import ERRORS, RULES_ZH, Language, fault_text
 
 SOURCE = Path(luxx.__file__).parent
 
@@ -104,6 +104,19 @@ def test_every_code_and_every_rule_has_its_chinese_text() -> None:
 def test_a_rule_takes_the_same_parameters_in_both_languages(rule: str) -> None:
     names = [{name for _, name, _, _ in Formatter().parse(rules[rule]) if name} for rules in (RULES, RULES_ZH)]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("expected", "told"),
+    [
+        (fields.BOOLEAN, "x 必须是布尔值"),
+        (f"{fields.STRING} or {fields.NULL}", "x 必须是字符串或空值"),
+        (f"{fields.BOOLEAN} or {fields.NULL}", "x 必须是布尔值或空值"),
+    ],
+)
+def test_a_wanted_type_is_told_in_chinese(expected: str, told: str) -> None:
+    fault = Fault(field="x", rule="type", parameters={"expected": expected})
+    assert f"x {fault_text(fault, Language.ZH)}" == told
 
 
 def test_invalid_input_says_everything_that_is_wrong() -> None:

@@ -114,6 +114,9 @@ TYPES_ZH: Final[Mapping[str, str]] = {
     fields.OBJECT: "对象",
 }
 
+_ALTERNATIVES: Final = re.compile("(?<!true) or ")
+"""Between types: a boolean is called "true or false"."""
+
 _PREFERENCE: Final = re.compile(
     r"\s*(?P<tag>[A-Za-z]{1,8}|\*)(?:-[A-Za-z0-9-]*)?\s*(?:;\s*q=(?P<q>[01](?:\.\d{0,3})?))?\s*"
 )
@@ -144,7 +147,7 @@ def fault_text(fault: Fault, language: Language) -> str:
         return RULES[fault.rule].format_map(fault.parameters)
     parameters = dict(fault.parameters)
     if fault.rule == "type":
-        names = str(parameters["expected"]).split(" or ")
+        names = _ALTERNATIVES.split(str(parameters["expected"]))
         parameters["expected"] = "或".join(TYPES_ZH.get(name, name) for name in names)
     if fault.rule == "invalid":
         parameters["reason"] = REASONS_ZH.get(str(parameters["reason"]), parameters["reason"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
+from luxx.application.letting_go import let_go
 from luxx.application.observer import UNOBSERVED, Observer, RoundRecord, TurnRecord
 from luxx.application.ports import (
     AssistantEntry,
@@ -46,6 +47,9 @@ from luxx.domain.turn import Answer, Done, Failed, Step, Text, Thinking, ToolCal
 
 MAX_CALLS: Final = 32
 """Tool calls run in one round, at most; further ones are refused to the model."""
+
+LET_GO_S: Final = 2.0
+"""Seconds that a stopped model has to clean up, before it is stopped once more; then nobody waits for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -137,14 +141,17 @@ class RunTurn:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not work.done():
-                stopped = work.cancel()
-                await asyncio.wait({work})
+                stopped = True
+                # Twice: some take the first one for a failure of the network, and try again.
+                if not (await let_go(work, patience=LET_GO_S) or await let_go(work, patience=LET_GO_S)):
+                    _log.error("%s.stream takes no notice of being stopped, and is left", type(self.model).__name__)
         failure: BaseException | None = None
-        if not work.cancelled():
+        if work.cancelled():
+            if not work.cancelling():
+                # Nobody stopped this turn: what the model waited for was cancelled within the model.
+                failure = RuntimeError(f"{type(self.model).__name__}.stream raised a CancelledError of its own")
+        elif work.done():
             failure = work.exception()
-        elif not work.cancelling():
-            # Nobody stopped this turn: what the model waited for was cancelled within the model.
-            failure = RuntimeError(f"{type(self.model).__name__}.stream raised a CancelledError of its own")
         reason = None
         if stopped or (work.cancelled() and failure is None):
             # Whatever the model or a tool raises while it is stopped is no failure of the answer.

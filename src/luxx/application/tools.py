@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from luxx.application.letting_go import let_go
 from luxx.application.observer import UNOBSERVED, Observer, ToolRecord
 from luxx.application.ports import Tool
 from luxx.domain.errors import LuxxError, NotFound, ToolBroken, ToolRefused, ToolTimeout
@@ -53,7 +54,6 @@ class Toolbox:
         kept.sort(key=lambda tool: (order.get(tool.spec.category, len(order)), tool.spec.category))
         self._tools: Final = {tool.spec.name: tool for tool in kept}
         self._timeout: Final = timeout
-        self._strays: Final[set[asyncio.Future[Json]]] = set()
         self._observer: Final = observer
 
     @property
@@ -120,18 +120,10 @@ class Toolbox:
             done, _ = await asyncio.wait({run}, timeout=self._timeout)
         finally:
             if not run.done():
-                self._strays.add(run)
-                run.add_done_callback(self._ended)
-                run.cancel()
-                await asyncio.wait({run}, timeout=LET_GO_S)
+                await let_go(run, patience=LET_GO_S)
         if not done:
             raise TimeoutError
         return run.result()
-
-    def _ended(self, run: asyncio.Future[Json]) -> None:
-        self._strays.discard(run)
-        if not run.cancelled():
-            run.exception()  # nobody waits for it any more
 
 
 async def _run(tool: Tool, arguments: Mapping[str, Json]) -> Json:

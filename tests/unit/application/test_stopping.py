@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -89,6 +89,36 @@ async def test_what_a_model_raises_while_it_is_stopped_is_no_failure(house: Hous
     await gate.wait_reached()
     answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
     assert (answer.status, answer.content, answer.error) == (Status.CANCELLED, "Half", None)
+
+
+@pytest.mark.parametrize("deaf_for", [1, 1000])
+async def test_a_model_that_takes_no_notice_of_being_stopped_holds_up_neither_its_turn_nor_the_end(
+    deaf_for: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models of others have bare excepts around what they try again."""
+    monkeypatch.setattr("luxx.application.run_turn.LET_GO_S", 0.05)
+    reached, freed = asyncio.Event(), asyncio.Event()
+
+    async def deaf() -> None:
+        for _ in range(deaf_for):
+            reached.set()
+            with suppress(asyncio.CancelledError):
+                await freed.wait()
+                return
+        await freed.wait()
+
+    async with opened() as house:
+        house.model.then([ModelText("Half"), deaf, ModelText(" and more"), ModelEnd("stop")], spoken("again"))
+        conversation = await house.conversation()
+        message_id = await house.send(conversation)
+        await reached.wait()
+        answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
+        assert (answer.status, answer.content, answer.error) == (Status.CANCELLED, "Half", None)
+        freed.set()
+        assert (await house.answer(conversation)).content == "again"
+        await until(lambda: not house.model.open_streams)
+        assert await house.stored(message_id) == answer, "what comes too late is lost"
+        assert fold(await house.events(message_id)).parts == answer.parts
 
 
 async def test_a_step_that_found_no_room_in_the_log_is_not_in_the_answer_either() -> None:

@@ -53,7 +53,7 @@ class Toolbox:
         kept.sort(key=lambda tool: (order.get(tool.spec.category, len(order)), tool.spec.category))
         self._tools: Final = {tool.spec.name: tool for tool in kept}
         self._timeout: Final = timeout
-        self._strays: Final[set[asyncio.Future[Json]]] = set()
+        self._runs: Final[set[asyncio.Future[Json]]] = set()
         self._observer: Final = observer
 
     @property
@@ -116,12 +116,12 @@ class Toolbox:
     async def _held(self, tool: Tool, arguments: Mapping[str, Json]) -> Json:
         """Run within the time, in a task of its own: one that swallows its cancel is left to itself."""
         run = asyncio.ensure_future(_run(tool, arguments))
+        self._runs.add(run)
+        run.add_done_callback(self._ended)
         try:
             done, _ = await asyncio.wait({run}, timeout=self._timeout)
         finally:
             if not run.done():
-                self._strays.add(run)
-                run.add_done_callback(self._ended)
                 run.cancel()
                 await asyncio.wait({run}, timeout=LET_GO_S)
         if not done:
@@ -129,9 +129,9 @@ class Toolbox:
         return run.result()
 
     def _ended(self, run: asyncio.Future[Json]) -> None:
-        self._strays.discard(run)
+        self._runs.discard(run)
         if not run.cancelled():
-            run.exception()  # nobody waits for it any more
+            run.exception()  # it may be that nobody waits for it any more
 
 
 async def _run(tool: Tool, arguments: Mapping[str, Json]) -> Json:

@@ -53,7 +53,7 @@ class Toolbox:
         kept.sort(key=lambda tool: (order.get(tool.spec.category, len(order)), tool.spec.category))
         self._tools: Final = {tool.spec.name: tool for tool in kept}
         self._timeout: Final = timeout
-        self._runs: Final[set[asyncio.Future[Json]]] = set()
+        self._runs: Final[set[asyncio.Task[Json]]] = set()
         self._observer: Final = observer
 
     @property
@@ -115,7 +115,7 @@ class Toolbox:
 
     async def _held(self, tool: Tool, arguments: Mapping[str, Json]) -> Json:
         """Run within the time, in a task of its own: one that swallows its cancel is left to itself."""
-        run = asyncio.ensure_future(_run(tool, arguments))
+        run = asyncio.create_task(_run(tool, arguments), name=f"tool {tool.spec.name}")
         self._runs.add(run)
         run.add_done_callback(self._ended)
         try:
@@ -128,7 +128,7 @@ class Toolbox:
             raise TimeoutError
         return run.result()
 
-    def _ended(self, run: asyncio.Future[Json]) -> None:
+    def _ended(self, run: asyncio.Task[Json]) -> None:
         self._runs.discard(run)
         if not run.cancelled():
             run.exception()  # it may be that nobody waits for it any more

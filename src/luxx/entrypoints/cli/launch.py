@@ -3,10 +3,11 @@
 import asyncio
 import functools
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from luxx.adapters.models.local.server import LocalModel, check_engine
 from luxx.adapters.models.local.weights import Weights, find_weights
@@ -15,6 +16,9 @@ from luxx.entrypoints.cli.workers import check_workers, serve_with_workers
 from luxx.settings import Settings
 
 Serving: TypeAlias = Callable[[Settings], Coroutine[Any, Any, int]]
+
+STOP_SECONDS: Final = 2.0
+"""How long what runs still at the end may take to stop."""
 
 _log = logging.getLogger("luxx")
 
@@ -44,7 +48,23 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1, local: Pa
     if weights is not None:
         serving = functools.partial(_with_model, weights, serving)
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(serving(settings))
+        status = runner.run(serving(settings))
+        if left := runner.run(_left()):
+            # The runner would wait for them, and the interpreter may, until somebody kills it.
+            _log.warning("what takes no notice of being stopped is left behind: %s", ", ".join(sorted(left)))
+            logging.shutdown()
+            os._exit(status)
+        return status
+
+
+async def _left() -> set[str]:
+    """Stop what runs still, as the runner would, and tell what does not stop: a tool of somebody's, most likely."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, tasks = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+    return {task.get_name() for task in tasks}
 
 
 def weights_for(local: Path | bool) -> Weights | None:

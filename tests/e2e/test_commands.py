@@ -326,6 +326,17 @@ def test_the_doctor_finds_a_fresh_place_well_and_changes_nothing(alone: Operator
     assert list(alone.directory.iterdir()) == []
 
 
+def test_the_doctor_tells_of_a_tool_that_cannot_be_loaded(alone: Operator) -> None:
+    info = alone.directory / "found" / "broken_tool-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-tool\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[luxx.tools]\nbroken = no_such_module\n")
+    done = alone.luxx("doctor", "--port", free_port(), PYTHONPATH=f"{SOURCE}{os.pathsep}{info.parent}")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "FAIL  settings: the entry point broken of broken-tool cannot be loaded" in done.stdout
+    assert "ok    schema" in done.stdout
+
+
 def test_the_doctor_finds_a_place_in_use_well(operator: Operator) -> None:
     (operator.directory).chmod(0o700)
     operator.well("db", "upgrade")

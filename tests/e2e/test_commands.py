@@ -281,6 +281,42 @@ def test_a_local_model_without_its_engine_is_refused_before_anything_is_fetched(
     assert launch.weights_for(local=False) is None
 
 
+def test_a_process_that_stops_does_not_wait_for_what_takes_no_notice_of_it(tmp_path: Path) -> None:
+    """Tools of others have bare excepts in their loops; whoever sent SIGTERM would have to kill the process."""
+    program = """
+import asyncio, sys
+from luxx.entrypoints.cli import launch, leaving, serve
+from luxx.settings import Settings
+
+async def deaf():
+    while True:
+        try:
+            await asyncio.sleep(0.1)
+        except BaseException:
+            pass
+
+async def stops(settings, *, host, port):
+    asyncio.create_task(deaf(), name="tool deaf")
+    await asyncio.sleep(0.1)
+    return 3
+
+serve.serve = stops
+leaving.STOP_SECONDS = 0.1
+sys.exit(launch.run(Settings.from_env(), host="", port=0))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(SOURCE), "LUXX_JWT_SECRET": SECRET},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "left behind: tool deaf" in done.stderr
+
+
 def test_the_doctor_finds_a_fresh_place_well_and_changes_nothing(alone: Operator) -> None:
     done = alone.luxx("doctor", "--port", free_port())
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
@@ -288,6 +324,17 @@ def test_the_doctor_finds_a_fresh_place_well_and_changes_nothing(alone: Operator
     assert list(found) == ["settings", "data directory", "database", "schema", "model", "sandbox", "port"]
     assert {verdict for verdict, _ in found.values()} == {"ok"}
     assert list(alone.directory.iterdir()) == []
+
+
+def test_the_doctor_tells_of_a_tool_that_cannot_be_loaded(alone: Operator) -> None:
+    info = alone.directory / "found" / "broken_tool-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-tool\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[luxx.tools]\nbroken = no_such_module\n")
+    done = alone.luxx("doctor", "--port", free_port(), PYTHONPATH=f"{SOURCE}{os.pathsep}{info.parent}")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "FAIL  settings: the entry point broken of broken-tool cannot be loaded" in done.stdout
+    assert "ok    schema" in done.stdout
 
 
 def test_the_doctor_finds_a_place_in_use_well(operator: Operator) -> None:

@@ -94,6 +94,7 @@ class Chat:
         self.execute_tool: Final = ExecuteTool(toolbox=toolbox)
 
     async def __aenter__(self) -> Self:
+        self.supervisor.check_new()  # before anything is closed that is in use
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._storage.close)
             if (missing := await self._storage.missing()) is not None:

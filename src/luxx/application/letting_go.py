@@ -1,25 +1,31 @@
-"""Stopping work of others, which may take no notice of it: bare excepts in loops are common."""
+"""Work of others that is to be stopped, and may take no notice of it: bare excepts in loops are common."""
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
-_strays: Final[set[asyncio.Future[Any]]] = set()
-"""What was left to itself: no event loop keeps a task alive."""
+_Result = TypeVar("_Result")
 
-
-async def let_go(work: asyncio.Future[Any], *, patience: float) -> bool:
-    """Cancel work and wait `patience` seconds for its end; gives whether that came.
-
-    What goes on all the same is left to itself, and what it raises is told to nobody.
-    """
-    _strays.add(work)
-    work.add_done_callback(_ended)
-    work.cancel()
-    await asyncio.wait({work}, timeout=patience)
-    return work.done()
+_spawned: Final[set[asyncio.Task[Any]]] = set()
+"""What nobody may wait for any more: no event loop keeps a task alive."""
 
 
-def _ended(work: asyncio.Future[Any]) -> None:
-    _strays.discard(work)
-    if not work.cancelled():
-        work.exception()
+def spawn(work: Coroutine[Any, Any, _Result], *, name: str) -> asyncio.Task[_Result]:
+    """Run work in a task that can be let go of: what it raises then is told to nobody."""
+    task = asyncio.create_task(work, name=name)
+    _spawned.add(task)
+    task.add_done_callback(_ended)
+    return task
+
+
+async def let_go(task: asyncio.Task[Any], *, patience: float) -> bool:
+    """Cancel a task and wait `patience` seconds for its end; gives whether that came. It may go on all the same."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=patience)
+    return task.done()
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    _spawned.discard(task)
+    if not task.cancelled():
+        task.exception()

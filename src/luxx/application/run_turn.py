@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
-from luxx.application.letting_go import let_go
+from luxx.application.letting_go import let_go, spawn
 from luxx.application.observer import UNOBSERVED, Observer, RoundRecord, TurnRecord
 from luxx.application.ports import (
     AssistantEntry,
@@ -134,7 +134,7 @@ class RunTurn:
         self, running: _Running, record: TurnRecord, *, tools_enabled: bool, stop: "asyncio.Future[Stop]"
     ) -> None:
         lease = running.lease
-        work = asyncio.ensure_future(self._work(running, tools_enabled=tools_enabled))
+        work = spawn(self._work(running, tools_enabled=tools_enabled), name=f"work of {lease.message_id}")
         stopped = False
         try:
             either: set[asyncio.Future[Any]] = {work, stop}

@@ -77,9 +77,13 @@ class TurnSupervisor:
         self._upkeep: tuple[asyncio.Task[None], ...] = ()
         log.on_cancel(self._cancel_announced)
 
-    async def __aenter__(self) -> Self:
+    def check_new(self) -> None:
+        """Raise RuntimeError where it was entered before."""
         if self._upkeep:
             raise RuntimeError("A Chat, a Container and its TurnSupervisor are entered once: make a new one.")
+
+    async def __aenter__(self) -> Self:
+        self.check_new()
         self._well_since = self._beaten = time.monotonic()
         self._upkeep = (
             asyncio.create_task(self._beat(), name="luxx heartbeat"),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luxx.application.letting_go import let_go
+from luxx.application.letting_go import let_go, spawn
 from luxx.application.observer import UNOBSERVED, Observer, ToolRecord
 from luxx.application.ports import Tool
 from luxx.domain.errors import LuxxError, NotFound, ToolBroken, ToolRefused, ToolTimeout
@@ -115,7 +115,7 @@ class Toolbox:
 
     async def _held(self, tool: Tool, arguments: Mapping[str, Json]) -> Json:
         """Run within the time, in a task of its own: one that swallows its cancel is left to itself."""
-        run = asyncio.ensure_future(_run(tool, arguments))
+        run = spawn(_run(tool, arguments), name=f"tool {tool.spec.name}")
         try:
             done, _ = await asyncio.wait({run}, timeout=self._timeout)
         finally:

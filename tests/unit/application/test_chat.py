@@ -185,10 +185,18 @@ async def test_an_observer_that_fails_costs_no_answer(caplog: pytest.LogCaptureF
 
 async def test_a_chat_that_was_left_is_not_entered_again() -> None:
     """What it would say to each message is that its process is stopping: no word of what to do."""
-    chat = chat_on(MemoryStorage(), ScriptedChatModel())
+    closed: list[MemoryStorage] = []
+
+    class Closing(MemoryStorage):
+        async def close(self) -> None:
+            closed.append(self)
+            await super().close()
+
+    chat = chat_on(Closing(), ScriptedChatModel())
     async with chat:
         with pytest.raises(RuntimeError, match="make a new one"):
             await chat.__aenter__()
+        assert not closed, "it is in use"
     with pytest.raises(RuntimeError, match="make a new one"):
         await chat.__aenter__()
 

@@ -1,6 +1,7 @@
 """The toolbox, and tools run by hand."""
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Mapping
@@ -165,6 +166,22 @@ async def test_a_tool_that_takes_no_notice_holds_up_nobody() -> None:
     await asyncio.wait({run})
     assert run.cancelled()
     assert time.monotonic() - began < 2
+
+
+async def test_a_run_that_is_stopped_as_it_fails_is_no_fault_of_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody would have looked at what it raised, which may quote what it was given."""
+    runs: list[asyncio.Future[object]] = []
+
+    async def fail(_: Mapping[str, Json]) -> Json:
+        asyncio.get_running_loop().call_soon(runs[0].cancel)
+        raise ValueError
+
+    runs.append(asyncio.ensure_future(Toolbox([FunctionTool("t", fail)]).run("t", {})))
+    await asyncio.wait(runs)
+    assert runs[0].cancelled()
+    runs.clear()
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_a_tool_that_would_end_the_process_fails_and_ends_nothing() -> None:

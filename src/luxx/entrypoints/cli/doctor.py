@@ -12,6 +12,7 @@ import httpx
 
 from luxx.adapters.database import Database, SchemaState
 from luxx.adapters.models.openai import trusted_authorities
+from luxx.adapters.tools.loading import ToolsMisdeclared
 from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
 from luxx.container import Container
 from luxx.domain.errors import LuxxError, StorageUnavailable
@@ -53,7 +54,7 @@ async def _run(settings: Settings, host: str, port: int) -> int:
         except BadSettings as error:
             failed = True
             print("\n".join(f"FAIL  {name}: {fault}" for fault in error.faults), flush=True)
-        except (LuxxError, OSError) as error:
+        except (LuxxError, ToolsMisdeclared, OSError) as error:
             failed = True
             print(f"FAIL  {name}: {error}", flush=True)
     return 1 if failed else 0

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from luxx.adapters.models.local.server import LocalModel, check_engine
 from luxx.adapters.models.local.weights import Weights, find_weights
 from luxx.adapters.telemetry.logs import configure
+from luxx.entrypoints.cli.leaving import leave
 from luxx.entrypoints.cli.workers import check_workers, serve_with_workers
 from luxx.settings import Settings
 
@@ -44,7 +45,7 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1, local: Pa
     if weights is not None:
         serving = functools.partial(_with_model, weights, serving)
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(serving(settings))
+        return leave(runner, runner.run(serving(settings)))
 
 
 def weights_for(local: Path | bool) -> Weights | None:

@@ -15,6 +15,7 @@ from luxx.adapters.telemetry.logs import configure
 from luxx.adapters.telemetry.prometheus import SHARED_DIRECTORY
 from luxx.container import Container
 from luxx.domain.errors import LuxxError, StorageUnavailable
+from luxx.entrypoints.cli.leaving import leave
 from luxx.entrypoints.cli.serve import DrainingServer, loop_factory, server_of, status_of
 from luxx.entrypoints.cli.workers import DRAIN, Address, Start
 from luxx.settings import BadSettings
@@ -39,7 +40,10 @@ def main() -> int:
     orphaned = threading.Event()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_serve(start, orders, answers, orphaned))
+            status = runner.run(_serve(start, orders, answers, orphaned))
+            if orphaned.is_set():
+                _clear_up()
+            return leave(runner, status)
     except BadSettings as error:
         print(error, file=sys.stderr)
         return 2
@@ -49,9 +53,6 @@ def main() -> int:
     except (LuxxError, OSError) as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1
-    finally:
-        if orphaned.is_set():
-            _clear_up()
 
 
 async def _serve(start: Start, orders: Iterator[bytes], answers: IO[bytes], orphaned: threading.Event) -> int:

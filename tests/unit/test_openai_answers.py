@@ -187,6 +187,19 @@ async def test_a_json_object_that_is_no_completion_is_a_failure(answered: Answer
     assert isinstance(error, ModelUnavailable)
 
 
+async def test_a_message_behind_deltas_that_only_thought_is_the_answer(answered: Answered) -> None:
+    message = {"content": "ab", "reasoning_content": "hm"}
+    whole = event({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+    events, _ = await answered(delta(reasoning_content="hm"), Wait(0.02), whole, DONE)
+    assert events == [ModelThinking("hm"), ModelText("ab"), ModelEnd("stop")]
+
+
+async def test_an_answer_whose_pieces_are_called_messages_is_given_to_its_end(answered: Answered) -> None:
+    pieces = [event({"choices": [{"index": 0, "message": {"content": text}}]}) for text in "abc"]
+    events, _ = await answered(pieces[0], Wait(0.02), *pieces[1:], finish(), DONE)
+    assert joined(events) == [ModelText("abc"), ModelEnd("stop")]
+
+
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", None])
 async def test_a_stream_is_read_as_one_whatever_its_type_is_called(
     answered: Answered, content_type: str | None

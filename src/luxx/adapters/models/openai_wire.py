@@ -462,10 +462,12 @@ class AnswerReader:
         "_calls",
         "_events",
         "_kind",
+        "_messages",
         "_pieces",
         "_seen",
         "_text",
         "_thinking",
+        "_thought",
         "_unreliable",
         "finish_reason",
         "usage",
@@ -481,6 +483,8 @@ class AnswerReader:
         self._events: list[ModelEvent] = []
         self._seen = False
         self._begun = False
+        self._thought = False
+        self._messages = False
         self._unreliable = False
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
@@ -494,13 +498,23 @@ class AnswerReader:
                 continue
             if choice.delta is not None:
                 self._take_delta(choice.delta)
-            elif choice.message is not None and not (self._begun or self._pieces):
-                # Some tell all of an answer once more behind its deltas.
-                for place, fragment in enumerate(choice.message.tool_calls or ()):
-                    fragment.index = place
-                self._take_delta(choice.message)
+            elif choice.message is not None:
+                self._take_message(choice.message)
             if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
+
+    def _take_message(self, message: Delta) -> None:
+        self._turn_to(self._kind)
+        if not self._messages:
+            # Some tell all of an answer once more behind its deltas; of some, only the thinking came in deltas.
+            if self._begun:
+                return
+            if self._thought:
+                message.reasoning_content = message.reasoning = None
+            self._messages = True
+        for place, fragment in enumerate(message.tool_calls or ()):
+            fragment.index = place
+        self._take_delta(message)
 
     def _take_delta(self, delta: Delta) -> None:
         text = delta.content
@@ -527,7 +541,8 @@ class AnswerReader:
     def _turn_to(self, kind: type[ModelText | ModelThinking]) -> None:
         """Make one event of the run of deltas so far, and begin another."""
         if self._pieces:
-            self._begun = True
+            self._begun = self._begun or self._kind is ModelText
+            self._thought = self._thought or self._kind is ModelThinking
             texts = self._text if self._kind is ModelText else self._thinking
             text = texts.take(self._pieces[0] if len(self._pieces) == 1 else "".join(self._pieces))
             self._pieces.clear()

@@ -53,7 +53,7 @@ with needs("luxx.container", "the extra `server`"):
     from luxx.adapters.database import Database
     from luxx.adapters.models.offline import OfflineChatModel
     from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings
-    from luxx.adapters.models.openai_wire import ThinkingStyle
+    from luxx.adapters.models.openai_request import ThinkingStyle
     from luxx.adapters.request_rates import BucketRates
     from luxx.adapters.security.argon2 import Argon2Cost, Argon2Hasher
     from luxx.adapters.security.jwt import JwtCodec, kept_secret

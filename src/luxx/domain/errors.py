@@ -75,6 +75,10 @@ class LuxxError(Exception):
         if code is not None:
             self.code = code
 
+    def to_operator(self) -> str:
+        """Tell it to whoever runs the service, who may be told more than a client."""
+        return str(self)
+
 
 class InvalidInput(LuxxError):
     """Input that breaks rules; `faults` holds them, `FAULTS_LIMIT` at most, and `more` counts the others."""
@@ -205,7 +209,6 @@ class StorageUnavailable(LuxxError):
         self.reason = reason
 
     def to_operator(self) -> str:
-        """Give the text, and the reason where there is one."""
         return f"{self} ({self.reason})" if self.reason else str(self)
 
 

@@ -149,10 +149,8 @@ def _words(error: BaseException) -> str:
     match error:
         case OSError():
             return error.strerror or ""
-        case StorageUnavailable():
+        case StorageUnavailable() | ModelError():
             return error.to_operator()
-        case ModelError():
-            return str(error)
         case _:
             return ""
 

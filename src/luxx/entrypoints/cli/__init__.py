@@ -123,7 +123,7 @@ def _address(command: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     # Imported late: no command waits for what only another one needs.
-    from luxx.domain.errors import LuxxError, StorageUnavailable  # noqa: PLC0415 - as above
+    from luxx.domain.errors import LuxxError  # noqa: PLC0415 - as above
     from luxx.extras import MissingExtra, needs  # noqa: PLC0415 - as above
     from luxx.settings import BadSettings  # noqa: PLC0415 - as above
 
@@ -139,10 +139,10 @@ def _run(options: argparse.Namespace) -> int:
         return 2
     except BrokenPipeError:
         raise  # nobody reads what would be said
-    except StorageUnavailable as error:
+    except LuxxError as error:
         print(f"luxx: {error.to_operator()}", file=sys.stderr)
         return 1
-    except (LuxxError, MissingExtra, OSError) as error:
+    except (MissingExtra, OSError) as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1
 

@@ -18,7 +18,7 @@ from uvicorn.lifespan.on import LifespanOn
 
 from luxx.application.supervisor import TurnSupervisor
 from luxx.container import Container
-from luxx.domain.errors import LuxxError, StorageUnavailable
+from luxx.domain.errors import LuxxError
 from luxx.entrypoints.cli.allocator import one_arena
 from luxx.entrypoints.cli.workers import FREE_THE_PORT, Address, say_where
 from luxx.entrypoints.http.app import create_app
@@ -141,9 +141,9 @@ class _ToldLifespan(LifespanOn):
             error = sys.exc_info()[1]
             while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
                 error = error.exceptions[0]
-            if isinstance(error, StorageUnavailable):
+            if isinstance(error, LuxxError):
                 message = message | {"message": error.to_operator()}
-            elif isinstance(error, (LuxxError, OSError)):
+            elif isinstance(error, OSError):
                 message = message | {"message": str(error)}
             elif isinstance(error, asyncio.CancelledError):
                 message = message | {"message": ""}  # who stops it at once has asked for that

@@ -14,7 +14,7 @@ from typing import IO, Final
 from luxx.adapters.telemetry.logs import configure
 from luxx.adapters.telemetry.prometheus import SHARED_DIRECTORY
 from luxx.container import Container
-from luxx.domain.errors import LuxxError, StorageUnavailable
+from luxx.domain.errors import LuxxError
 from luxx.entrypoints.cli.leaving import leave
 from luxx.entrypoints.cli.serve import DrainingServer, loop_factory, server_of, status_of
 from luxx.entrypoints.cli.workers import DRAIN, Address, Start
@@ -47,10 +47,10 @@ def main() -> int:
     except BadSettings as error:
         print(error, file=sys.stderr)
         return 2
-    except StorageUnavailable as error:
+    except LuxxError as error:
         print(f"luxx: {error.to_operator()}", file=sys.stderr)
         return 1
-    except (LuxxError, OSError) as error:
+    except OSError as error:
         print(f"luxx: {error}", file=sys.stderr)
         return 1
 

@@ -149,23 +149,15 @@ def failed(request: Request[Any, Any, Any], error: LuxxError) -> Response[bytes]
         # A whole number of seconds, never 0: a client would try again at once (RFC 9110, 10.2.3).
         headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "retry_after", None) or 1)))
     if status >= 500:
-        _log.warning("answered %s: %s", error.code, _logged(error))
+        # A tool's words may quote what it was given; the reader has them, the log need not.
+        said = type(error).__name__ if isinstance(error, ToolError) else error.to_operator()
+        _log.warning("answered %s: %s", error.code, said)
     body = Failure(
         success=False,
         message=error_text(error, speech),
         error=ErrorObject(error.code, request_id(request.scope), details),
     )
     return Response(wire.encode(body), status_code=status, headers=headers, media_type="application/json")
-
-
-def _logged(error: LuxxError) -> str:
-    match error:
-        case ToolError():
-            return type(error).__name__  # its words may quote what it was given; the reader has them
-        case StorageUnavailable():
-            return error.to_operator()
-        case _:
-            return str(error)
 
 
 def refused(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -181,13 +173,9 @@ def refused(request: Request[Any, Any, Any], error: HTTPException) -> Response[b
     return response
 
 
-async def stopped(request: Request[Any, Any, Any], send: Send) -> None:
+def stopped(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Answer for a process whose time to stop is over before the request's answer was begun."""
-    response = failed(request, Overloaded("This process is stopping: ask again, another one."))
-    headers = {name.lower().encode(): value.encode() for name, value in response.headers.items()}
-    headers |= {b"content-type": b"application/json", b"content-length": b"%d" % len(response.content)}
-    await send({"type": "http.response.start", "status": response.status_code, "headers": [*headers.items()]})
-    await send({"type": "http.response.body", "body": response.content, "more_body": False})
+    return failed(request, Overloaded("This process is stopping: ask again, another one."))
 
 
 def broken(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -54,7 +54,9 @@ class ObservedLitestar(Litestar):
             except asyncio.CancelledError:
                 if not self.stopping() or record.status != UNANSWERED:
                     raise
-                await stopped(Request(scope), noting)
+                request: Request[Any, Any, Any] = Request(scope)
+                answer = stopped(request).to_asgi_response(None, request, is_head_response=method == "HEAD")
+                await answer(scope, receive, noting)
             finally:
                 # The router leaves the template of the route there; a path that has none stays unmatched.
                 record.route = scope.get("path_template") or record.route

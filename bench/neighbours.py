@@ -148,26 +148,22 @@ def litellm(*, place: Path, cores: Cores, upstream: Address, models: Sequence[st
 # --- Open WebUI -----------------------------------------------------------------------------------------
 
 _OPEN_WEBUI_SETTINGS: Final = {
-    "ENV": "prod",
-    "GLOBAL_LOG_LEVEL": "WARNING",
+    "ENV": "prod",  # as in its image
     # Nothing from outside.
     "OFFLINE_MODE": "true",
     "HF_HUB_OFFLINE": "1",
     "ENABLE_VERSION_UPDATE_CHECK": "false",
     "ANONYMIZED_TELEMETRY": "false",
     "SCARF_NO_ANALYTICS": "true",
-    "RAG_EMBEDDING_ENGINE": "openai",
-    "BYPASS_EMBEDDING_AND_RETRIEVAL": "true",
     "ENABLE_OLLAMA_API": "false",
+    "RAG_EMBEDDING_ENGINE": "openai",  # a model of its own would need torch
     # No further requests to the provider beside the answer.
     "ENABLE_TITLE_GENERATION": "false",
     "ENABLE_TAGS_GENERATION": "false",
     "ENABLE_FOLLOW_UP_GENERATION": "false",
     "ENABLE_AUTOCOMPLETE_GENERATION": "false",
-    # The settings given here count, and everybody may use every model.
-    "ENABLE_PERSISTENT_CONFIG": "false",
+    # Else nobody but its administrator may use a model before somebody has allowed it.
     "BYPASS_MODEL_ACCESS_CONTROL": "true",
-    "PASSWORD_HASH_ALGORITHM": "argon2",
     # With the 5 s it comes with, some of a hundred chats begun at once are refused: "database is locked".
     "DATABASE_SQLITE_PRAGMA_BUSY_TIMEOUT": "120000",
 }

@@ -228,6 +228,8 @@ without torch, which computes embeddings and speech), in an environment of its o
   session. The answer is written into its SQLite when it has ended, not while it streams; every stored chat is
   compared with what the provider said. In its favour: the websocket is not compressed, though browsers ask for that;
   nobody reloads the list of chats; titles, tags and follow-up questions, each a further request, are off.
+- Open WebUI keeps what its administrator may change in its database, and reads it there for each request, as it comes
+  (`ENABLE_PERSISTENT_CONFIG`). Who may use a model is not looked up, in its favour.
 - Luxx stores every token before it is sent, in all its rows.
 
 Packages, and all settings that differ from how they come:

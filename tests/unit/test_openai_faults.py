@@ -148,6 +148,26 @@ async def test_a_web_page_in_place_of_a_stream_points_to_the_base_url(upstream: 
     assert "OWN WORDS" not in str(error)
 
 
+NO_TOOLS_DEFINED: Final = (
+    b'{"message":"The toolConfig field must be defined when using toolUse and toolResult content blocks."}'
+)
+UNDECLARED: Final = {
+    "LiteLLM": (
+        400,
+        b"litellm.UnsupportedParamsError: Anthropic doesn't support tool calling without `tools=` param specified.",
+    ),
+    "Bedrock": (400, NO_TOOLS_DEFINED),
+    "Bedrock behind a gateway that fails of it": (500, NO_TOOLS_DEFINED),
+    "Anthropic": (
+        400,
+        b'{"error":{"message":"Requests which include `tool_use` or `tool_result` blocks must define tools."}}',
+    ),
+    "Databricks": (
+        400,
+        b'{"message":"Requests with tool_use and tool_result blocks must include tool definition."}',
+    ),
+}
+
 REFUSED_WORDINGS: Final = [
     pytest.param(
         400,
@@ -187,6 +207,15 @@ REFUSED_WORDINGS: Final = [
         lambda sent: [len(one.get("tool_calls", ())) for one in sent["messages"]] == [0, 0, 1, 0, 1, 0],
         id="one call at a time, as Llama 3",
     ),
+    *[
+        pytest.param(
+            status,
+            said,
+            lambda sent: (len(sent.get("tools", ())), sent.get("tool_choice")) == (1, "none"),
+            id=f"calls without tools, as {whose}",
+        )
+        for whose, (status, said) in UNDECLARED.items()
+    ],
 ]
 
 
@@ -204,6 +233,32 @@ async def test_a_wording_that_a_provider_refuses_is_changed_at_once_and_for_good
         assert text_in(await heard(model, request)) == "again"
         assert text_in(await heard(model, replace(request, model="another"))) == "another"
     assert [kept(asked.json) for asked in upstream.requests] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"litellm.UnsupportedParamsError: Bedrock doesn't support tool_choice=none. To drop it from the call, ...",
+        b"litellm.UnsupportedParamsError: bedrock does not support parameters: ['tool_choice'], for model=...",
+        pytest.param(NO_TOOLS_DEFINED, id="once more: some leave the tools out where none is to be called"),
+    ],
+)
+async def test_that_no_tool_is_to_be_called_is_not_said_where_that_is_refused(
+    upstream: ScriptedUpstream, said: bytes
+) -> None:
+    call = ToolCall(id="a", name="t", arguments={})
+    entries = (UserEntry(text="Hi"), AssistantEntry(calls=(call,)), ToolEntry(call_id="a", name="t", text="42"))
+    request = replace(REQUEST, entries=entries)
+    upstream.play(failing(400, body=NO_TOOLS_DEFINED), failing(400, body=said), saying("there"), saying("again"))
+    async with open_model(upstream.url, retries=0) as model:
+        assert text_in(await heard(model, request)) == "there"
+        assert text_in(await heard(model, request)) == "again"
+    assert [("tools" in asked.json, "tool_choice" in asked.json) for asked in upstream.requests] == [
+        (False, False),
+        (True, True),
+        (True, False),
+        (True, False),
+    ]
 
 
 async def test_a_provider_that_refuses_each_wording_is_told_as_refusing(upstream: ScriptedUpstream) -> None:

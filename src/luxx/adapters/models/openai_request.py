@@ -18,10 +18,13 @@ from luxx.application.ports import (
     ToolEntry,
     UserEntry,
 )
-from luxx.domain.tool import ToolCall
+from luxx.domain.tool import ToolCall, ToolSpec
 
 _NO_NAME: Final = re.compile("[^a-zA-Z0-9_-]")
 _NAME_LIMIT: Final = 64
+
+_UNDECLARED: Final = re.compile(rb"`tools=`|toolconfig|must (define tools|include tool definition)")
+"""How providers say that they take earlier calls only beside tools: LiteLLM, Bedrock, Anthropic, Databricks."""
 
 
 class ThinkingStyle(StrEnum):
@@ -45,7 +48,9 @@ class Wording:
     `unthinking`: where no thinking is wanted, that is said. `usage`: its tokens are asked for
     (`stream_options`). `completion_tokens`: the limit is called `max_completion_tokens`. `temperature`: it can
     be chosen; models that reason often have one of their own. `in_turns`: neighbours of one role are one
-    message. `one_call`: calls of one round are told one after the other.
+    message. `one_call`: calls of one round are told one after the other. `declared`: earlier calls are told
+    only with tools, so where none is offered, those that were called are declared; `choice`: beside them it is
+    said that none is to be called (`tool_choice`).
     """
 
     unthinking: bool = True
@@ -54,17 +59,24 @@ class Wording:
     temperature: bool = True
     in_turns: bool = False
     one_call: bool = False
+    declared: bool = False
+    choice: bool = True
 
     def after(self, refusal: bytes, *, only_roles: bool = False) -> "Wording":
         """Give the wording that a provider asks for in its refusal; the same, where that is about something else.
 
-        `only_roles`: it calls it a failure of its own, as templates do of messages in an order that they do not take.
+        `only_roles`: it calls it a failure of its own, as templates do of messages in an order that they do not take,
+        and gateways of what the provider behind them refuses.
         """
         said = refusal.lower()
+        undeclared = _UNDECLARED.search(said) is not None
         templated = replace(
             self,
             in_turns=self.in_turns or (b"alternat" in said and b"assistant" in said),
             one_call=self.one_call or b"single tool-call" in said,
+            declared=self.declared or undeclared,
+            # Some gateways leave the tools out where none is to be called, and are refused themselves.
+            choice=self.choice and not (self.declared and (undeclared or b"tool_choice" in said)),
         )
         if only_roles:
             return templated
@@ -84,11 +96,11 @@ USUAL: Final = Wording()
 def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording = USUAL) -> bytes:
     """Give the JSON body that asks for a streamed answer."""
     offered = frozenset(tool.name for tool in request.tools)
-    entries: Iterable[Entry] = request.entries
+    entries = request.entries
     if wording.one_call:
-        entries = _one_by_one(entries)
+        entries = tuple(_one_by_one(entries))
     if wording.in_turns:
-        entries = _in_turns(entries)
+        entries = tuple(_in_turns(entries))
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [_message(entry, style, offered) for entry in entries],
@@ -99,7 +111,8 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
         body["temperature"] = request.temperature
     if wording.usage:
         body["stream_options"] = {"include_usage": True}
-    if request.tools:
+    tools = request.tools or (tuple(_past_tools(entries)) if wording.declared else ())
+    if tools:
         body["tools"] = [
             {
                 "type": "function",
@@ -109,8 +122,10 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
                     "parameters": dict(tool.parameters),
                 },
             }
-            for tool in request.tools
+            for tool in tools
         ]
+    if tools and not request.tools and wording.choice:
+        body["tool_choice"] = "none"
     match style:
         case ThinkingStyle.GLM if request.thinking_enabled or wording.unthinking:
             body["thinking"] = {"type": "enabled" if request.thinking_enabled else "disabled"}
@@ -121,6 +136,18 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
         case _:
             pass
     return msgspec.json.encode(body)
+
+
+def _past_tools(entries: Iterable[Entry]) -> Iterator[ToolSpec]:
+    """Give what was called as tools of which nothing but the name is known any more."""
+    called = (call.name for entry in entries if isinstance(entry, AssistantEntry) for call in entry.calls)
+    for name in dict.fromkeys(_name(one, frozenset()) for one in called):
+        yield ToolSpec(
+            name=name,
+            description="Not on offer now: answer without it.",
+            category="",
+            parameters={"type": "object", "properties": {}},
+        )
 
 
 def _one_by_one(entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from luxx.adapters.models.openai_wire import mended
+from luxx.adapters.models.openai_wire import Seal, mended
 from luxx.application.ports import (
     AssistantEntry,
     Entry,
@@ -22,6 +22,7 @@ from luxx.domain.tool import ToolCall, ToolSpec
 
 _NO_NAME: Final = re.compile("[^a-zA-Z0-9_-]")
 _NAME_LIMIT: Final = 64
+_seals: Final = msgspec.json.Decoder(Seal)
 
 _UNDECLARED: Final = re.compile(rb"`tools=`|toolconfig|must (define tools|include tool definition)")
 """How providers say that they take earlier calls only beside tools: LiteLLM, Bedrock, Anthropic, Databricks."""
@@ -203,15 +204,21 @@ def _message(entry: Entry, style: ThinkingStyle, offered: frozenset[str]) -> dic
                 message["reasoning_content"] = mended(thinking)
             if calls:
                 message["tool_calls"] = [_call(call, offered) for call in calls]
+                if reasoning := _seal(calls[0]).reasoning_details:
+                    message["reasoning_details"] = reasoning
             return message
 
 
 def _call(call: ToolCall, offered: frozenset[str]) -> dict[str, Any]:
     function = {"name": _name(call.name, offered), "arguments": _sent(call)}
     told: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
-    if call.seal:
-        told["extra_content"] = msgspec.Raw(call.seal.encode())
+    if extra := _seal(call).extra_content:
+        told["extra_content"] = extra
     return told
+
+
+def _seal(call: ToolCall) -> Seal:
+    return _seals.decode(call.seal) if call.seal else Seal()
 
 
 def _name(name: str, offered: frozenset[str]) -> str:

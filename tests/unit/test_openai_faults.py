@@ -17,7 +17,7 @@ from tests.support.certificates import certificate_for
 from tests.support.far_end import answering, far_end, tls_of
 
 from luxx.adapters.models.openai import OpenAIChatModel, OpenAISettings, trusted_authorities
-from luxx.application.ports import AssistantEntry, ModelEnd, ModelRequest, ModelText, ToolEntry, UserEntry
+from luxx.application.ports import AssistantEntry, ModelEnd, ModelRequest, ModelText, SystemEntry, ToolEntry, UserEntry
 from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
 from luxx.domain.message import Usage
 from luxx.domain.tool import ToolCall
@@ -196,15 +196,27 @@ REFUSED_WORDINGS: Final = [
         id="the temperature, as models of OpenAI that reason",
     ),
     pytest.param(
+        400,
+        b'{"error":{"message":"invalid temperature: only 1 is allowed for this model","type":"invalid_request_error"}}',
+        lambda sent: "temperature" not in sent,
+        id="the temperature, as Kimi",
+    ),
+    pytest.param(
+        400,
+        b'{"error":{"type":"invalid_request_error","message":"`temperature` is deprecated for this model."}}',
+        lambda sent: "temperature" not in sent,
+        id="the temperature, as Claude since Opus 4.7",
+    ),
+    pytest.param(
         500,
         b'{"error":{"code":500,"message":"Conversation roles must alternate user/assistant/user/assistant/..."}}',
-        lambda sent: [one["content"] for one in sent["messages"][:2]] == ["Hi\n\nHello?", ""],
+        lambda sent: [one["content"] for one in sent["messages"][1:3]] == ["Hi\n\nHello?", ""],
         id="turns, as llama.cpp",
     ),
     pytest.param(
         400,
         b'{"object":"error","message":"This model only supports single tool-calls at once!","code":400}',
-        lambda sent: [len(one.get("tool_calls", ())) for one in sent["messages"]] == [0, 0, 1, 0, 1, 0],
+        lambda sent: [len(one.get("tool_calls", ())) for one in sent["messages"]] == [0, 0, 0, 1, 0, 1, 0],
         id="one call at a time, as Llama 3",
     ),
     *[
@@ -226,7 +238,8 @@ async def test_a_wording_that_a_provider_refuses_is_changed_at_once_and_for_good
     calls = tuple(ToolCall(id=one, name="t", arguments={}) for one in "ab")
     results = [ToolEntry(call_id=one.id, name="t", text="42") for one in calls]
     questions = UserEntry(text="Hi"), UserEntry(text="Hello?")
-    request = replace(REQUEST, entries=(*questions, AssistantEntry(calls=calls), *results))
+    said_before = SystemEntry(text="Be brief."), *questions
+    request = replace(REQUEST, entries=(*said_before, AssistantEntry(calls=calls), *results))
     upstream.play(failing(status, body=said), saying("there"), saying("again"), saying("another"))
     async with open_model(upstream.url, retries=0) as model:
         assert text_in(await heard(model, request)) == "there"
@@ -284,6 +297,24 @@ async def test_a_failure_of_the_providers_own_says_nothing_about_the_wording(ups
     async with open_model(upstream.url, retries=1) as model:
         assert text_in(await heard(model, REQUEST)) == "there"
     assert [asked.json["thinking"] for asked in upstream.requests] == [{"type": "disabled"}] * 2
+
+
+async def test_a_temperature_that_does_not_go_with_thinking_is_sent_where_there_is_none(
+    upstream: ScriptedUpstream,
+) -> None:
+    said = b'{"error": {"message": "`temperature` may only be set to 1 when thinking is enabled."}}'
+    upstream.play(failing(400, body=said), saying("there"), saying("again"), saying("plain"))
+    thinking = replace(REQUEST, thinking_enabled=True)
+    async with open_model(upstream.url) as model:
+        for request in (thinking, thinking, REQUEST):
+            await heard(model, request)
+    assert ["temperature" in asked.json for asked in upstream.requests] == [True, False, False, True]
+
+
+async def test_a_temperature_out_of_bounds_is_not_left_out(upstream: ScriptedUpstream) -> None:
+    said = b'{"error": {"message": "temperature: Input should be less than or equal to 1"}}'
+    assert isinstance(await error_from(upstream, failing(400, body=said)), ModelRejected)
+    assert len(upstream.requests) == 1
 
 
 async def test_thinking_that_is_wanted_is_not_left_out_for_a_provider_that_refuses_it(

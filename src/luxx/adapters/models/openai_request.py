@@ -27,6 +27,9 @@ _seals: Final = msgspec.json.Decoder(Seal)
 _UNDECLARED: Final = re.compile(rb"`tools=`|toolconfig|must (define tools|include tool definition)")
 """How providers say that they take earlier calls only beside tools: LiteLLM, Bedrock, Anthropic, Databricks."""
 
+_NO_TEMPERATURE: Final = re.compile(rb"temperature.{0,60}\b(deprecated|only)\b")
+_NO_TEMPERATURE_THINKING: Final = re.compile(rb"temperature.{0,60}\bthinking is enabled")
+
 
 class ThinkingStyle(StrEnum):
     """How a provider is asked to think.
@@ -48,7 +51,8 @@ class Wording:
 
     `unthinking`: where no thinking is wanted, that is said. `usage`: its tokens are asked for
     (`stream_options`). `completion_tokens`: the limit is called `max_completion_tokens`. `temperature`: it can
-    be chosen; models that reason often have one of their own. `in_turns`: neighbours of one role are one
+    be chosen; models that reason often have one of their own, `temperature_thinking`: or while they think.
+    `in_turns`: neighbours of one role are one
     message. `one_call`: calls of one round are told one after the other. `declared`: earlier calls are told
     only with tools, so where none is offered, those that were called are declared; `choice`: beside them it is
     said that none is to be called (`tool_choice`).
@@ -58,6 +62,7 @@ class Wording:
     usage: bool = True
     completion_tokens: bool = False
     temperature: bool = True
+    temperature_thinking: bool = True
     in_turns: bool = False
     one_call: bool = False
     declared: bool = False
@@ -81,13 +86,17 @@ class Wording:
         )
         if only_roles:
             return templated
+        while_thinking = _NO_TEMPERATURE_THINKING.search(said) is not None
+        own_temperature = _NO_TEMPERATURE.search(said) is not None or (
+            b"temperature" in said and (b"unsupported" in said or b"not support" in said)
+        )
         return replace(
             templated,
-            unthinking=self.unthinking and b"thinking" not in said,
+            unthinking=self.unthinking and (b"thinking" not in said or while_thinking),
             usage=self.usage and b"stream_options" not in said,
             completion_tokens=self.completion_tokens or b"max_completion_tokens" in said,
-            temperature=self.temperature
-            and not (b"temperature" in said and (b"unsupported" in said or b"not support" in said)),
+            temperature=self.temperature and (while_thinking or not own_temperature),
+            temperature_thinking=self.temperature_thinking and not while_thinking,
         )
 
 
@@ -97,18 +106,14 @@ USUAL: Final = Wording()
 def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording = USUAL) -> bytes:
     """Give the JSON body that asks for a streamed answer."""
     offered = frozenset(tool.name for tool in request.tools)
-    entries = request.entries
-    if wording.one_call:
-        entries = tuple(_one_by_one(entries))
-    if wording.in_turns:
-        entries = tuple(_in_turns(entries))
+    entries = _worded(request.entries, wording)
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [_message(entry, style, offered) for entry in entries],
         "stream": True,
         "max_completion_tokens" if wording.completion_tokens else "max_tokens": request.max_tokens,
     }
-    if wording.temperature:
+    if wording.temperature and (wording.temperature_thinking or not request.thinking_enabled):
         body["temperature"] = request.temperature
     if wording.usage:
         body["stream_options"] = {"include_usage": True}
@@ -137,6 +142,14 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
         case _:
             pass
     return msgspec.json.encode(body)
+
+
+def _worded(entries: tuple[Entry, ...], wording: Wording) -> tuple[Entry, ...]:
+    if wording.one_call:
+        entries = tuple(_one_by_one(entries))
+    if wording.in_turns:
+        entries = tuple(_in_turns(entries))
+    return entries
 
 
 def _past_tools(entries: Iterable[Entry]) -> Iterator[ToolSpec]:

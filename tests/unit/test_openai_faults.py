@@ -208,6 +208,12 @@ REFUSED_WORDINGS: Final = [
         id="the temperature, as Claude since Opus 4.7",
     ),
     pytest.param(
+        400,
+        b'{"object":"error","message":"System role not supported","type":"BadRequestError","param":null,"code":400}',
+        lambda sent: sent["messages"][0] == {"role": "user", "content": "Be brief.\n\nHi\n\nHello?"},
+        id="that there is nobody but user and assistant, as Gemma 2",
+    ),
+    pytest.param(
         500,
         b'{"error":{"code":500,"message":"Conversation roles must alternate user/assistant/user/assistant/..."}}',
         lambda sent: [one["content"] for one in sent["messages"][1:3]] == ["Hi\n\nHello?", ""],

@@ -27,6 +27,8 @@ _seals: Final = msgspec.json.Decoder(Seal)
 _UNDECLARED: Final = re.compile(rb"`tools=`|toolconfig|must (define tools|include tool definition)")
 """How providers say that they take earlier calls only beside tools: LiteLLM, Bedrock, Anthropic, Databricks."""
 
+_NO_SYSTEM: Final = re.compile(rb"system role (is )?not supported|not support .?system")
+
 _NO_TEMPERATURE: Final = re.compile(rb"temperature.{0,60}\b(deprecated|only)\b")
 _NO_TEMPERATURE_THINKING: Final = re.compile(rb"temperature.{0,60}\bthinking is enabled")
 
@@ -52,7 +54,7 @@ class Wording:
     `unthinking`: where no thinking is wanted, that is said. `usage`: its tokens are asked for
     (`stream_options`). `completion_tokens`: the limit is called `max_completion_tokens`. `temperature`: it can
     be chosen; models that reason often have one of their own, `temperature_thinking`: or while they think.
-    `in_turns`: neighbours of one role are one
+    `system`: there are messages of that role, else the user says it first. `in_turns`: neighbours of one role are one
     message. `one_call`: calls of one round are told one after the other. `declared`: earlier calls are told
     only with tools, so where none is offered, those that were called are declared; `choice`: beside them it is
     said that none is to be called (`tool_choice`).
@@ -63,6 +65,7 @@ class Wording:
     completion_tokens: bool = False
     temperature: bool = True
     temperature_thinking: bool = True
+    system: bool = True
     in_turns: bool = False
     one_call: bool = False
     declared: bool = False
@@ -76,9 +79,11 @@ class Wording:
         """
         said = refusal.lower()
         undeclared = _UNDECLARED.search(said) is not None
+        no_system = _NO_SYSTEM.search(said) is not None
         templated = replace(
             self,
-            in_turns=self.in_turns or (b"alternat" in said and b"assistant" in said),
+            system=self.system and not no_system,
+            in_turns=self.in_turns or no_system or (b"alternat" in said and b"assistant" in said),
             one_call=self.one_call or b"single tool-call" in said,
             declared=self.declared or undeclared,
             # Some gateways leave the tools out where none is to be called, and are refused themselves.
@@ -145,6 +150,8 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
 
 
 def _worded(entries: tuple[Entry, ...], wording: Wording) -> tuple[Entry, ...]:
+    if not wording.system:
+        entries = tuple(UserEntry(text=one.text) if isinstance(one, SystemEntry) else one for one in entries)
     if wording.one_call:
         entries = tuple(_one_by_one(entries))
     if wording.in_turns:

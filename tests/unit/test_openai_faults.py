@@ -305,6 +305,43 @@ async def test_a_failure_of_the_providers_own_says_nothing_about_the_wording(ups
     assert [asked.json["thinking"] for asked in upstream.requests] == [{"type": "disabled"}] * 2
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"The `reasoning_content` in the thinking mode must be passed back to the API.", [" ", "Hm."]),
+        (
+            b"thinking is enabled but reasoning_content is missing in assistant tool call message at index 1",
+            [" ", "Hm."],
+        ),
+        (b"'messages.3' : property 'reasoning_content' is unsupported", [None, None]),
+        (b'{"type":"extra_forbidden","loc":["body","messages",3,"assistant","reasoning_content"]}', [None, None]),
+    ],
+    ids=["DeepSeek", "Kimi", "Groq", "Mistral"],
+)
+@pytest.mark.parametrize("thinking", [True, False])
+async def test_earlier_thinking_goes_with_all_that_the_model_said_or_with_nothing_as_a_provider_wants(
+    upstream: ScriptedUpstream, said: bytes, told: list[str | None], thinking: bool
+) -> None:
+    """Of earlier turns it is told no more: DeepSeek and Kimi miss it beside each call, and refuse all that follows."""
+    call = ToolCall(id="a", name="t", arguments={})
+    entries = (
+        UserEntry(text="Hi"),
+        *(AssistantEntry(calls=(call,)), ToolEntry(call_id="a", name="t", text="42")),
+        *(AssistantEntry(calls=(call,), thinking="Hm."), ToolEntry(call_id="a", name="t", text="42")),
+    )
+    request = replace(REQUEST, entries=entries, thinking_enabled=thinking)
+    upstream.play(failing(400, body=said), saying("there"), saying("again"))
+    async with open_model(upstream.url, retries=0) as model:
+        assert text_in(await heard(model, request)) == "there"
+        assert text_in(await heard(model, request)) == "again"
+    first, *later = (
+        [one.get("reasoning_content") for one in asked.messages if one["role"] == "assistant"]
+        for asked in upstream.requests
+    )
+    assert (first, later) == ([None, "Hm."], [told, told])
+    assert {asked.json["thinking"]["type"] for asked in upstream.requests} == {"enabled" if thinking else "disabled"}
+
+
 async def test_a_temperature_that_does_not_go_with_thinking_is_sent_where_there_is_none(
     upstream: ScriptedUpstream,
 ) -> None:

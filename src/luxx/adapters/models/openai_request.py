@@ -29,6 +29,8 @@ _UNDECLARED: Final = re.compile(rb"`tools=`|toolconfig|must (define tools|includ
 
 _NO_SYSTEM: Final = re.compile(rb"system role (is )?not supported|not support .?system")
 
+_UNKNOWN: Final = re.compile(rb"unsupported|unrecognized|unknown|forbidden|not (support|permitted|allowed)")
+
 _NO_TEMPERATURE: Final = re.compile(rb"temperature.{0,60}\b(deprecated|only)\b")
 _NO_TEMPERATURE_THINKING: Final = re.compile(rb"temperature.{0,60}\bthinking is enabled")
 
@@ -57,7 +59,8 @@ class Wording:
     `system`: there are messages of that role, else the user says it first. `in_turns`: neighbours of one role are one
     message. `one_call`: calls of one round are told one after the other. `declared`: earlier calls are told
     only with tools, so where none is offered, those that were called are declared; `choice`: beside them it is
-    said that none is to be called (`tool_choice`).
+    said that none is to be called (`tool_choice`). `reasoning`: all that the model said goes back with its
+    thinking, or a blank where that is told no more, as of earlier turns; or nothing does; None leaves it to the style.
     """
 
     unthinking: bool = True
@@ -70,6 +73,7 @@ class Wording:
     one_call: bool = False
     declared: bool = False
     choice: bool = True
+    reasoning: bool | None = None
 
     def after(self, refusal: bytes, *, only_roles: bool = False) -> "Wording":
         """Give the wording that a provider asks for in its refusal; the same, where that is about something else.
@@ -95,9 +99,14 @@ class Wording:
         own_temperature = _NO_TEMPERATURE.search(said) is not None or (
             b"temperature" in said and (b"unsupported" in said or b"not support" in said)
         )
+        about_reasoning = b"reasoning_content" in said
+        reasoning = self.reasoning
+        if about_reasoning and reasoning is None:
+            reasoning = _UNKNOWN.search(said) is None
         return replace(
             templated,
-            unthinking=self.unthinking and (b"thinking" not in said or while_thinking),
+            reasoning=reasoning,
+            unthinking=self.unthinking and (b"thinking" not in said or while_thinking or about_reasoning),
             usage=self.usage and b"stream_options" not in said,
             completion_tokens=self.completion_tokens or b"max_completion_tokens" in said,
             temperature=self.temperature and (while_thinking or not own_temperature),
@@ -114,7 +123,7 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
     entries = _worded(request.entries, wording)
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": [_message(entry, style, offered) for entry in entries],
+        "messages": [_message(entry, style, wording, offered) for entry in entries],
         "stream": True,
         "max_completion_tokens" if wording.completion_tokens else "max_tokens": request.max_tokens,
     }
@@ -210,7 +219,7 @@ def _in_turns(entries: Iterable[Entry]) -> Iterator[Entry]:
         yield last
 
 
-def _message(entry: Entry, style: ThinkingStyle, offered: frozenset[str]) -> dict[str, Any]:
+def _message(entry: Entry, style: ThinkingStyle, wording: Wording, offered: frozenset[str]) -> dict[str, Any]:
     match entry:
         case SystemEntry(text=text):
             return {"role": "system", "content": mended(text)}
@@ -220,8 +229,10 @@ def _message(entry: Entry, style: ThinkingStyle, offered: frozenset[str]) -> dic
             return {"role": "tool", "tool_call_id": call_id, "content": mended(text)}
         case AssistantEntry(text=text, thinking=thinking, calls=calls):
             message: dict[str, Any] = {"role": "assistant", "content": mended(text)}
-            if thinking and style is ThinkingStyle.GLM:
-                message["reasoning_content"] = mended(thinking)
+            usual = bool(thinking) and style is ThinkingStyle.GLM
+            if usual if wording.reasoning is None else wording.reasoning:
+                # DeepSeek takes an empty one for none.
+                message["reasoning_content"] = mended(thinking) or " "
             if calls:
                 message["tool_calls"] = [_call(call, offered) for call in calls]
                 if reasoning := _seal(calls[0]).reasoning_details:

@@ -381,6 +381,97 @@ async def test_what_a_provider_wants_back_with_a_call_goes_back_with_it(
     assert "extra_content" not in second
 
 
+@pytest.mark.parametrize(
+    ("fragments", "whole"),
+    [
+        pytest.param(
+            [
+                [{"type": "reasoning.text", "text": "Let", "format": "anthropic-claude-v1", "index": 0}],
+                [{"type": "reasoning.text", "text": " me \ud83e", "format": "anthropic-claude-v1", "index": 0}],
+                [{"type": "reasoning.text", "text": "\udd89", "signature": None, "index": 0}],
+                [{"type": "reasoning.text", "signature": "c2ln", "index": 0}],
+                [{"type": "reasoning.text", "text": "And", "index": 0}],
+                [{"type": "reasoning.text", "text": "?", "signature": "bmVk", "index": 0}],
+            ],
+            [
+                {
+                    "type": "reasoning.text",
+                    "text": "Let me \ud83e\udd89",
+                    "format": "anthropic-claude-v1",
+                    "index": 0,
+                    "signature": "c2ln",
+                },
+                {"type": "reasoning.text", "text": "And?", "index": 0, "signature": "bmVk"},
+            ],
+            id="Claude's, signed as a whole",
+        ),
+        pytest.param(
+            [
+                [{"type": "reasoning.summary", "summary": "So", "id": None}],
+                [{"type": "reasoning.summary", "summary": " be it", "id": "rs_1"}],
+                [{"type": "reasoning.encrypted", "data": "YQ==", "id": "rs_1", "index": 0}],
+            ],
+            [
+                {"type": "reasoning.summary", "summary": "So be it", "id": "rs_1"},
+                {"type": "reasoning.encrypted", "data": "YQ==", "id": "rs_1", "index": 0},
+            ],
+            id="OpenAI's",
+        ),
+        pytest.param(
+            [
+                [
+                    {"type": "reasoning.text", "text": "Hm", "index": 0},
+                    {"type": "reasoning.text", "text": "m", "index": 1},
+                ],
+                [{"type": "reasoning.encrypted", "data": "YQ==", "id": "tool_0", "index": 0}],
+                [{"type": "reasoning.encrypted", "data": "Yg==", "id": "tool_1", "index": 0}],
+            ],
+            [
+                {"type": "reasoning.text", "text": "Hm", "index": 0},
+                {"type": "reasoning.text", "text": "m", "index": 1},
+                {"type": "reasoning.encrypted", "data": "YQ==", "id": "tool_0", "index": 0},
+                {"type": "reasoning.encrypted", "data": "Yg==", "id": "tool_1", "index": 0},
+            ],
+            id="Gemini's, one to a call",
+        ),
+    ],
+)
+async def test_the_reasoning_behind_a_round_of_calls_goes_back_with_it(
+    upstream: ScriptedUpstream, model: OpenAIChatModel, fragments: list[Any], whole: list[Any]
+) -> None:
+    """Behind OpenRouter, Gemini and Claude refuse the next round of the turn where it is missing, or in pieces."""
+    chunks = [event(json.dumps({"choices": [{"delta": {"reasoning_details": some}}]})) for some in fragments]
+    called = fragment("get_weather", "{}", index=0, call_id="c"), fragment("get_weather", "{}", index=1, call_id="d")
+    upstream.play(Reply(steps=(*chunks, *called, finish(), DONE)), saying("ok"))
+    calls = calls_in(await heard(model, REQUEST))
+    await heard(model, replace(REQUEST, entries=(*REQUEST.entries, AssistantEntry(calls=tuple(calls)))))
+    told = upstream.requests[1].messages[1]
+    assert told["reasoning_details"] == json.loads(json.dumps(whole))
+    assert [set(call) for call in told["tool_calls"]] == [{"id", "type", "function"}] * 2
+
+
+async def test_reasoning_that_names_a_call_names_it_by_the_id_that_it_was_given(
+    upstream: ScriptedUpstream, model: OpenAIChatModel
+) -> None:
+    """Ids that a provider gives again in each round are made unique."""
+    details = [{"type": "reasoning.encrypted", "data": "YQ==", "id": "c"}]
+    chunk = event(json.dumps({"choices": [{"delta": {"reasoning_details": details}}]}))
+    upstream.play(Reply(steps=(chunk, fragment("t", "{}", call_id="c"), finish(), DONE)), saying("ok"))
+    entries = (*REQUEST.entries, AssistantEntry(calls=(ToolCall(id="c", name="t", arguments={}),)))
+    (call,) = calls_in(await heard(model, replace(REQUEST, entries=entries)))
+    await heard(model, replace(REQUEST, entries=(*entries, AssistantEntry(calls=(call,)))))
+    told = upstream.requests[1].messages[2]
+    assert (told["tool_calls"][0]["id"], told["reasoning_details"][0]["id"]) == ("c_2", "c_2")
+
+
+@pytest.mark.parametrize("odd", [[], {}, "hm", [1], [{"type": "reasoning.text", "text": 1}, {"text": "a"}]])
+async def test_reasoning_that_is_told_oddly_costs_no_answer(answered: Answered, odd: Any) -> None:
+    chunk = event(json.dumps({"choices": [{"delta": {"content": "ok", "reasoning_details": odd}}]}))
+    events, error = await answered(chunk, chunk, fragment("t", "{}", index=0, call_id="c"), finish(), DONE)
+    assert (text_in(events), error) == ("okok", None)
+    assert [call.id for call in calls_in(events)] == ["c"]
+
+
 async def test_what_no_json_can_say_is_not_sent_back_with_a_call(answered: Answered) -> None:
     chunk = event(
         '{"choices":[{"delta":{"tool_calls":[{"id":"c","extra_content":{"n":NaN},"function":{"name":"t"}}]}}]}'

@@ -116,6 +116,29 @@ def test_calls_go_one_by_one_with_their_results_where_a_provider_takes_no_more_a
     ]
 
 
+def test_tools_of_the_past_are_declared_and_not_to_be_called_where_a_provider_wants_that() -> None:
+    """Before Anthropic and Bedrock, gateways refuse calls in a request that declares no tools."""
+    calls = tuple(ToolCall(id=f"c{number}", name=name, arguments={}) for number, name in enumerate(["t", "a b", "t"]))
+    results = tuple(ToolEntry(call_id=one.id, name=one.name, text="42") for one in calls)
+    past = replace(REQUEST, entries=(UserEntry(text="Hi"), AssistantEntry(calls=calls), *results))
+    declared = body(past, wording=Wording(declared=True))
+    assert [tool["function"]["name"] for tool in declared["tools"]] == ["t", "a_b"]
+    assert {json.dumps(tool["function"]["parameters"]) for tool in declared["tools"]} == {
+        '{"type": "object", "properties": {}}'
+    }
+    assert declared["tool_choice"] == "none"
+    assert declared["messages"] == body(past)["messages"]
+    assert declared == body(past, wording=Wording(declared=True, choice=False)) | {"tool_choice": "none"}
+
+
+def test_no_other_tools_are_declared_where_there_are_some_or_none_was_called() -> None:
+    call = ToolCall(id="c1", name="gone", arguments={})
+    entries = (UserEntry(text="Hi"), AssistantEntry(calls=(call,)), ToolEntry(call_id="c1", name="gone", text="42"))
+    tool = ToolSpec(name="t", description="does", category="data", parameters={"type": "object"})
+    for request in (REQUEST, replace(REQUEST, entries=entries, tools=(tool,))):
+        assert body(request, wording=Wording(declared=True)) == body(request)
+
+
 def test_the_usage_is_not_asked_for_and_the_limit_has_its_other_name_where_a_provider_wants_that() -> None:
     sent = body(REQUEST, wording=Wording(usage=False, completion_tokens=True))
     usual = body(REQUEST)

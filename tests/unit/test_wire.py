@@ -1,6 +1,8 @@
 """The JSON forms: what is written is what is read."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -27,9 +29,14 @@ parts = st.lists(
         success=st.none() | st.booleans(),
         error=st.none() | problems,
         duration_ms=st.none() | counts,
+        later=st.booleans(),
     ),
     max_size=5,
 )
+
+
+def later_in(some: Iterable[Any]) -> list[bool]:
+    return [part.later for part in some if isinstance(part, ToolCallPart)]
 
 
 @given(turns())
@@ -41,7 +48,19 @@ def test_every_event_survives_the_log_and_so_does_the_fold(events: list[TurnEven
 
 @given(parts)
 def test_parts_survive_storage(stored: list[Any]) -> None:
-    assert wire.decode_parts(wire.encode_parts(stored)) == tuple(stored)
+    read = wire.decode_parts(wire.encode_parts(stored))
+    assert read == tuple(stored)
+    assert later_in(read) == later_in(stored)
+
+
+def test_that_a_call_came_later_is_stored_and_told_to_nobody() -> None:
+    call = ToolCallPart(id="c", name="t", arguments={}, result=1, success=True, duration_ms=2)
+    said, later = message(call), message(replace(call, later=True))
+    assert wire.encode(wire.message_json(later)) == wire.encode(wire.message_json(said))
+    assert wire.encode_event(Done(message=later)) == wire.encode_event(Done(message=said))
+    stored, first = json.loads(wire.encode_parts(later.parts)), json.loads(wire.encode_parts(said.parts))
+    assert stored == [first[0] | {"later": True}]
+    assert first == json.loads(wire.encode(wire.message_json(said).parts))
 
 
 @given(parts, st.none() | usages, st.none() | problems, st.sampled_from(Status), st.sampled_from(Role))

@@ -51,6 +51,12 @@ class ToolCallPartJson(Struct, frozen=True, tag_field="type", tag="tool_call"):
     duration_ms: int | None
 
 
+class LaterCallJson(ToolCallPartJson, frozen=True):
+    """A call that began another round, as it is stored."""
+
+    later: bool = False
+
+
 PartJson: TypeAlias = TextPartJson | ThinkingPartJson | ToolCallPartJson
 
 
@@ -108,6 +114,7 @@ def part_of(json: PartJson) -> Part:
                 success=json.success,
                 error=problem_of(json.error),
                 duration_ms=json.duration_ms,
+                later=isinstance(json, LaterCallJson) and json.later,
             )
 
 
@@ -251,7 +258,7 @@ def event_of(name: str, data: EventData) -> TurnEvent:
 
 
 _encoder: Final = msgspec.json.Encoder()
-_part_decoder: Final = msgspec.json.Decoder(list[PartJson])
+_part_decoder: Final = msgspec.json.Decoder(list[TextPartJson | ThinkingPartJson | LaterCallJson])
 _usage_decoder: Final = msgspec.json.Decoder(UsageJson)
 _problem_decoder: Final = msgspec.json.Decoder(ProblemJson)
 _event_decoders: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
@@ -265,7 +272,14 @@ def encode(value: Any) -> bytes:
 
 
 def encode_parts(parts: Sequence[Part]) -> str:
-    return encode([part_json(part) for part in parts]).decode()
+    return encode([_stored(part) for part in parts]).decode()
+
+
+def _stored(part: Part) -> PartJson:
+    json = part_json(part)
+    if isinstance(part, ToolCallPart) and part.later:
+        return LaterCallJson(**msgspec.structs.asdict(json), later=True)
+    return json
 
 
 def decode_parts(text: str) -> tuple[Part, ...]:

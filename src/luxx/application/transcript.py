@@ -41,7 +41,7 @@ def transcript(
 
 
 def _rounds(parts: Iterable[Part], budget: int, untrusted: frozenset[str]) -> Iterator[Entry]:
-    """Calls that follow each other were one round: text tells where the next one began."""
+    """Calls that follow each other were one round: text, or a call that came later, tells where the next one began."""
     text = ""
     calls: list[ToolCallPart] = []
     for part in parts:
@@ -52,6 +52,9 @@ def _rounds(parts: Iterable[Part], budget: int, untrusted: frozenset[str]) -> It
                     text, calls = "", []
                 text += part.text
             case ToolCallPart():
+                if part.later and calls:
+                    yield from _round(text, calls, budget, untrusted)
+                    text, calls = "", []
                 calls.append(part)
             case _:
                 pass

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
@@ -109,7 +109,11 @@ class ThinkingPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallPart:
-    """A tool call and, once it is there, its outcome: `success` is None until then."""
+    """A tool call and, once it is there, its outcome: `success` is None until then.
+
+    `later`: it was asked for after outcomes of earlier ones, and so began another round. That is stored for the
+    model's sake and told to nobody else: two are the same without it.
+    """
 
     id: str
     name: str
@@ -118,6 +122,7 @@ class ToolCallPart:
     success: bool | None = None
     error: Problem | None = None
     duration_ms: int | None = None
+    later: bool = field(default=False, compare=False)
 
 
 Part: TypeAlias = TextPart | ThinkingPart | ToolCallPart

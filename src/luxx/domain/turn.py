@@ -121,11 +121,12 @@ class Answer:
     `add` raises `ImpossibleStep` for an event out of place, and then nothing has changed.
     """
 
-    __slots__ = ("_calls", "_end", "_parts", "_run", "_run_kind")
+    __slots__ = ("_calls", "_end", "_parts", "_returned", "_run", "_run_kind")
 
     def __init__(self) -> None:
         self._parts: list[Part] = []
         self._calls: dict[str, int] = {}
+        self._returned = False
         self._run: list[str] = []
         self._run_kind: type[TextPart | ThinkingPart] = TextPart
         self._end: End | None = None
@@ -144,7 +145,10 @@ class Answer:
                     raise ImpossibleStep(f"a second tool call with the id {event.id!r}")
                 self._close_run()
                 self._calls[event.id] = len(self._parts)
-                self._parts.append(ToolCallPart(id=event.id, name=event.name, arguments=event.arguments))
+                self._parts.append(
+                    ToolCallPart(id=event.id, name=event.name, arguments=event.arguments, later=self._returned)
+                )
+                self._returned = False
             case ToolReturned():
                 self._settle(event)
             case Done() | Failed():
@@ -178,6 +182,7 @@ class Answer:
             error=event.error,
             duration_ms=event.duration_ms,
         )
+        self._returned = True
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -330,6 +330,19 @@ async def test_earlier_turns_are_told_with_their_tool_rounds_and_without_thinkin
         )
 
 
+async def test_rounds_without_a_word_between_them_are_told_later_as_they_were() -> None:
+    async with opened(tools=[ECHO]) as house:
+        house.model.then(
+            calling(("echo", {"n": 1}), ("echo", {"n": 2})), calling(("echo", {"n": 3}), ids="next"), spoken("It is 2.")
+        )
+        conversation = await house.conversation()
+        await house.answer(conversation, "What is it?")
+        as_it_was = house.model.requests[-1].entries
+        house.model.then(spoken("Bye."))
+        await house.answer(conversation, "Thanks")
+        assert house.model.requests[-1].entries[: len(as_it_was)] == as_it_was
+
+
 async def test_only_the_newest_messages_are_shown_to_the_model() -> None:
     async with opened(send={"history": 2}) as house:
         house.model.then(spoken("a"), spoken("b"))

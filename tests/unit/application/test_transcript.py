@@ -1,6 +1,7 @@
 """Stored messages told as what a model is shown."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -58,16 +59,30 @@ def test_text_tells_where_the_next_round_began() -> None:
     )
 
 
+def test_a_call_that_came_later_began_a_round_without_a_word() -> None:
+    parts = (TextPart(text="a"), call(1), call(2), ThinkingPart(text="Hm."), replace(call(3), later=True), call(4))
+    assert transcript(None, [message(*parts)], budget=100) == (
+        AssistantEntry(text="a", calls=asked(1, 2)),
+        told(1),
+        told(2),
+        AssistantEntry(calls=asked(3, 4)),
+        told(3),
+        told(4),
+    )
+
+
 def test_text_around_thinking_is_one_entry() -> None:
     parts = (TextPart(text="a"), ThinkingPart(text="Hm."), TextPart(text="b"))
     assert transcript(None, [message(*parts)], budget=100) == (AssistantEntry(text="ab"),)
 
 
-@given(st.lists(st.sampled_from([TextPart(text="a"), ThinkingPart(text="b"), call(0)]), max_size=12))
+PARTS: list[Part] = [TextPart(text="a"), ThinkingPart(text="b"), call(0), replace(call(0), later=True)]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=12))
 def test_every_result_follows_the_entry_that_called_it(parts: list[Part]) -> None:
     numbered = [
-        ToolCallPart(id=str(place), name="t", arguments={}) if isinstance(part, ToolCallPart) else part
-        for place, part in enumerate(parts)
+        replace(part, id=str(place)) if isinstance(part, ToolCallPart) else part for place, part in enumerate(parts)
     ]
     open_calls: list[str] = []
     text = ""

@@ -1,5 +1,6 @@
 """The fold of a turn's events, and which may follow which."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -144,3 +145,17 @@ def test_a_result_closes_its_own_call_and_leaves_the_order() -> None:
         ToolCallPart(id="d", name="t", arguments={}),
         TextPart(text="x"),
     )
+
+
+def test_a_call_after_an_outcome_is_of_a_later_round() -> None:
+    """All calls of a round are told before the first outcome: nothing else says where the next one began."""
+    steps = [step for name in "abcde" for step in (replace(CALL, id=name), replace(RESULT, id=name))]
+    a, a_back, b, b_back, c, c_back, d, d_back, e, _ = steps
+    parts = fold([a, b, b_back, a_back, c, d, c_back, d_back, Text(delta="x"), e]).parts
+    assert [(part.id, part.later) for part in parts if isinstance(part, ToolCallPart)] == [
+        ("a", False),
+        ("b", False),
+        ("c", True),
+        ("d", False),
+        ("e", True),
+    ]

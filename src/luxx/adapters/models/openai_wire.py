@@ -7,6 +7,7 @@ read over, and tool calls may come in any fragments.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -45,11 +46,15 @@ class CallFragment(Struct, gc=False):
 
 
 class Delta(Struct, gc=False):
-    """A piece of an answer, or all of it: `message` of an unstreamed answer has the same fields."""
+    """A piece of an answer, or all of it: `message` of an unstreamed answer has the same fields.
+
+    `reasoning_details` is what OpenRouter wants back of a round with calls; what of it can be read comes beside it.
+    """
 
     content: str | list[dict[str, Any]] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: Any = None
     refusal: str | None = None
     tool_calls: list[CallFragment] | None = None
 
@@ -131,10 +136,10 @@ class Texts:
 class _CallInParts:
     """A tool call that is still coming."""
 
-    __slots__ = ("arguments", "id", "name", "seal")
+    __slots__ = ("arguments", "extra_content", "id", "name")
 
     def __init__(self) -> None:
-        self.seal = ""
+        self.extra_content: Any = None
         self.id = ""
         self.name = ""
         self.arguments: list[str] = []
@@ -179,7 +184,7 @@ class CallAssembler:
         if fragment.id and not call.id:
             call.id = fragment.id
         if fragment.extra_content:
-            call.seal = _sealed(fragment.extra_content)
+            call.extra_content = fragment.extra_content
         if function.name:
             call.name = self._joined_name(call.name, function.name)
         if isinstance(function.arguments, dict):
@@ -209,14 +214,19 @@ class CallAssembler:
             return more
         return name if name in self._known else name + more
 
-    def finish(self) -> list[ToolCall]:
-        """Give all calls, in the order in which they began, each with an id of its own."""
+    def finish(self, reasoning: Sequence[Mapping[str, Any]] = ()) -> list[ToolCall]:
+        """Give all calls, in the order in which they began, each with an id of its own.
+
+        `reasoning` is what belongs to all of them; the first one carries it.
+        """
         calls = []
+        ids: dict[str, str] = {}
         for number, call in enumerate(self._calls, start=1):
             call_id = mended(call.id)
             if not call_id or call_id in self._taken:
                 call_id = self._free_id(call_id or f"call_{number}")
             self._taken.add(call_id)
+            ids.setdefault(call.id, call_id)
             text = mended("".join(call.arguments))
             # Small models say null where a tool takes nothing.
             arguments = {} if text.strip() in {"", "null"} else _object(text)
@@ -227,9 +237,14 @@ class CallAssembler:
                     name=mended(call.name).replace("\0", _REPLACEMENT),
                     arguments=arguments,
                     malformed=malformed,
-                    seal=call.seal,
+                    seal=_sealed({"extra_content": call.extra_content}),
                 )
             )
+        if calls and reasoning:
+            # Some of it belongs to one call, and names it by the provider's id.
+            told = [{**one, "id": ids[name]} if (name := str(one.get("id"))) in ids else one for one in reasoning]
+            first = {"extra_content": self._calls[0].extra_content, "reasoning_details": told}
+            calls[0] = replace(calls[0], seal=_sealed(first))
         self._calls = []
         return calls
 
@@ -242,11 +257,42 @@ class CallAssembler:
         return free
 
 
-def _sealed(content: Any) -> str:
+class Seal(Struct):
+    """What is sent back with a call as it was, and beside all calls of its round; empty where there is nothing."""
+
+    extra_content: msgspec.Raw = msgspec.Raw()
+    reasoning_details: msgspec.Raw = msgspec.Raw()
+
+
+def _sealed(parts: Mapping[str, Any]) -> str:
+    held = {name: part for name, part in parts.items() if part}
     try:
-        return json.dumps(content, allow_nan=False)
+        return mended(json.dumps(held, ensure_ascii=False, allow_nan=False)) if held else ""
     except (ValueError, RecursionError):
         return ""
+
+
+def _whole(pieces: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Put reasoning together that came in pieces: a signature is one of the whole. What is encrypted came whole."""
+    runs: list[list[Mapping[str, Any]]] = []
+    for piece in pieces:
+        last = runs[-1][-1] if runs else {}
+        # The index alone does not tell: in a stream it may be 0 for all.
+        goes_on = piece.get("type") in ("reasoning.text", "reasoning.summary") and not last.get("signature")
+        if goes_on and all(piece.get(key) == last.get(key) for key in ("type", "index")):
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    return [_joined(run) for run in runs]
+
+
+def _joined(run: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    whole = {key: value for piece in run for key, value in piece.items() if value is not None}
+    for key in ("text", "summary"):
+        texts = [text for piece in run if isinstance(text := piece.get(key), str)]
+        if texts:
+            whole[key] = "".join(texts)
+    return whole
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -267,6 +313,7 @@ class AnswerReader:
     __slots__ = (
         "_begun",
         "_calls",
+        "_details",
         "_events",
         "_kind",
         "_messages",
@@ -283,6 +330,7 @@ class AnswerReader:
     def __init__(self, request: ModelRequest) -> None:
         earlier = [call.id for entry in request.entries if isinstance(entry, AssistantEntry) for call in entry.calls]
         self._calls = CallAssembler(tools=[tool.name for tool in request.tools], taken=earlier)
+        self._details: list[Mapping[str, Any]] = []
         self._text = Texts()
         self._thinking = Texts()
         self._kind: type[ModelText | ModelThinking] = ModelText
@@ -318,6 +366,8 @@ class AnswerReader:
                 return
             if self._thought:
                 message.reasoning_content = message.reasoning = None
+            if self._details:
+                message.reasoning_details = None
             self._messages = True
         for place, fragment in enumerate(message.tool_calls or ()):
             fragment.index = place
@@ -338,6 +388,8 @@ class AnswerReader:
             if self._kind is not ModelText:
                 self._turn_to(ModelText)
             self._pieces.append(text)
+        if isinstance(delta.reasoning_details, list):
+            self._details.extend(piece for piece in delta.reasoning_details if isinstance(piece, dict))
         if delta.tool_calls:
             self._seen = self._begun = True
             for fragment in delta.tool_calls:
@@ -380,7 +432,7 @@ class AnswerReader:
             events.append(ModelThinking(thinking))
         if text := self._text.rest():
             events.append(ModelText(text))
-        events.extend(ModelToolCall(call) for call in self._calls.finish())
+        events.extend(ModelToolCall(call) for call in self._calls.finish(_whole(self._details)))
         return events
 
 

@@ -13,6 +13,7 @@ from luxx.testing.contracts.storage_samples import (
     begun,
     ended_turn,
     history_of,
+    later_in,
     new_turn,
     size_of,
     stored_conversation,
@@ -49,6 +50,7 @@ class MessagesContract:
                     error=Problem(code="tool_not_found", message="no such tool"),
                     duration_ms=0,
                 ),
+                ToolCallPart(id="3", name="calculate", arguments={}, result=1, success=True, later=True),
                 TextPart(text=ODD_TEXT),
             ),
             status=Status.FAILED,
@@ -57,7 +59,9 @@ class MessagesContract:
         )
         await storage.log.end(lease, Done(message=answer), answer)
         async with storage.new_unit(read_only=True) as unit:
-            assert await unit.messages.get(ada.id, answer.id) == answer
+            read = await unit.messages.get(ada.id, answer.id)
+            assert read == answer
+            assert later_in(read) == [False, False, True]
             assert await unit.messages.get(ada.id, turn.user_message.id) == turn.user_message
 
     async def test_history_is_in_the_order_of_acceptance_whatever_the_times_say(self, storage: Storage) -> None:

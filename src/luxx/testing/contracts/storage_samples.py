@@ -18,7 +18,7 @@ from luxx.application.ports import (
     UnitOfWork,
 )
 from luxx.domain.conversation import Conversation
-from luxx.domain.message import Message, Role, Status, TextPart
+from luxx.domain.message import Message, Role, Status, TextPart, ToolCallPart
 from luxx.domain.turn import Done, Failed
 from luxx.domain.user import NewUser, User
 from luxx.domain.user import Role as UserRole
@@ -174,6 +174,11 @@ async def history_of(storage: Storage, conversation: Conversation) -> list[Messa
     """Give all messages of a conversation, oldest first."""
     async with storage.new_unit(read_only=True) as unit:
         return list(await unit.messages.newest(conversation.user_id, conversation.id, limit=1000))
+
+
+def later_in(message: Message) -> list[bool]:
+    """Tell which calls began another round: two parts are the same without it."""
+    return [part.later for part in message.parts if isinstance(part, ToolCallPart)]
 
 
 async def ended_turn(storage: Storage, conversation: Conversation, *, text: str = "Hello?", at: float = 60) -> str:

@@ -18,6 +18,7 @@ from luxx.testing.contracts.storage_samples import (
     ended_turn,
     following,
     history_of,
+    later_in,
     moment,
     new_turn,
     new_user,
@@ -88,6 +89,7 @@ class TurnsContract:
                 read = await unit.messages.newest(ada.id, conversation.id, limit=limit, before=turn.answer.id)
                 assert begun.conversation == await unit.conversations.get(ada.id, conversation.id)
             assert list(begun.history) == read
+            assert [later_in(message) for message in begun.history] == [later_in(message) for message in read]
             assert (begun.answer, begun.lease) == (turn.answer, turn.lease())
             if limit:
                 assert begun.history[-1] == turn.user_message
@@ -96,6 +98,7 @@ class TurnsContract:
                 parts=(
                     ThinkingPart(text="hm"),
                     ToolCallPart(id="1", name="a", arguments={"n": 9**99}, result=[ODD_TEXT], success=True),
+                    ToolCallPart(id="2", name="a", arguments={}, result=None, success=True, later=True),
                     TextPart(text=f"{number}"),
                 ),
                 status=Status.FAILED if number % 2 else Status.COMPLETE,

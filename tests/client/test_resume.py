@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import threading
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -498,3 +501,37 @@ async def test_a_stream_that_is_dropped_in_the_middle_is_closed_at_once(
 
     assert await blocking(served.url, token, drop)
     gate.set()
+
+
+def test_a_thread_that_comes_while_another_one_reads_is_turned_away_and_nothing_is_lost() -> None:
+    waiting, going_on = threading.Event(), threading.Event()
+    opened: list[httpx.Request] = []
+
+    class Body(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield whole[:-40]
+            waiting.set()
+            going_on.wait(10)
+            yield whole[-40:]
+
+    def answering(request: httpx.Request) -> httpx.Response:
+        opened.append(request)
+        return httpx.Response(200, headers=HEAD, stream=Body())
+
+    events = told([turn.Text(delta="One "), turn.Text(delta="two")])
+    whole = b"".join(frame(event, number) for number, event in enumerate(events, 1))
+    with (
+        Client("http://127.0.0.1:9", transport=httpx.MockTransport(answering)) as client,
+        ThreadPoolExecutor(1) as other,
+    ):
+        stream = client.follow("msg_2")
+        reading = other.submit(list, stream)
+        assert waiting.wait(10)
+        try:
+            for _ in range(2):
+                with pytest.raises(ValueError, match="already executing"):
+                    next(stream)
+        finally:
+            going_on.set()
+        assert [event.id for event in reading.result(10)] == list(range(1, len(events) + 1))
+    assert len(opened) == 1

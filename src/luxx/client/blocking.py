@@ -1,5 +1,6 @@
 """The client for programs that wait."""
 
+import inspect
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
@@ -341,8 +342,9 @@ class Stream(StreamParts):
         except (StopIteration, RuntimeError):
             raise
         except BaseException:
-            # A generator ends with what it raises, and an answer does not.
-            self._events = _read(self._client, self._following)
+            # A generator ends with what it raises, and an answer does not. One that runs reads for another thread.
+            if inspect.getgeneratorstate(self._events) != inspect.GEN_RUNNING:
+                self._events = _read(self._client, self._following)
             raise
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
@@ -396,6 +397,24 @@ def test_an_error_without_an_id_is_no_end_but_a_reason_to_resume() -> None:
         "/api/messages/msg_2/stream",
         "1",
     )
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        turn.Started(user_message=QUESTION, message_id="msg_9"),
+        turn.Done(message=replace(QUESTION, id="msg_9", role=Role.ASSISTANT)),
+        turn.Failed(code="interrupted", message="It ended.", message_id="msg_9"),
+    ],
+)
+def test_another_answer_is_not_told_as_this_one(event: TurnEvent) -> None:
+    """As by a proxy that keeps answers, or by another service at the same address."""
+    following = Following(RUSHED, message_id="msg_2", after=1)
+    following.request()
+    following.opened(HEAD)
+    with pytest.raises(UnreadableAnswer, match="of msg_2 tells msg_9"):
+        list(following.feed(frame(event, 1 if isinstance(event, turn.Started) else 2)))
+    assert following.end is None
 
 
 def test_before_the_start_the_message_is_sent_again_with_the_same_key() -> None:

@@ -207,6 +207,7 @@ class Following:
                 # Not the answer's end, but this server's trouble.
                 self._trouble = ended_with(data.code, data.message, request_id=self.request_id)
             return None
+        self._check_message(data)
         if isinstance(data, wire.StartData) and self._last > 0:
             return self._told_anew(frame.id, data)
         ends = isinstance(data, wire.DoneData | wire.ErrorData)
@@ -220,6 +221,17 @@ class Following:
         if event is not None:
             self._tries.progressed()
         return event
+
+    def _check_message(self, data: wire.EventData | None) -> None:
+        match data:
+            case wire.StartData(message_id=told) | wire.ErrorData(message_id=told):
+                pass
+            case wire.DoneData(message=message):
+                told = message.id
+            case _:
+                return
+        if self.message_id not in {None, told}:
+            raise UnreadableAnswer(f"The stream of {self.message_id} tells {told}, another answer.", status=200)
 
     def _decoded(self, frame: Frame) -> wire.EventData | None:
         decoder = _decoders.get(frame.name)

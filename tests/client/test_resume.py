@@ -400,6 +400,25 @@ def test_an_error_without_an_id_is_no_end_but_a_reason_to_resume() -> None:
 
 
 @pytest.mark.parametrize(
+    "foreign",
+    [
+        b'event: error\ndata: {"message": "upstream timeout"}\n\n',
+        b"event: error\ndata: upstream timeout\n\n",
+        b"event: text\ndata: hello from the gateway\n\n",
+    ],
+)
+def test_what_something_between_puts_into_a_stream_is_no_part_of_it(foreign: bytes) -> None:
+    following = Following(RUSHED, message_id="msg_2", after=1)
+    following.request()
+    following.opened(HEAD)
+    assert list(following.feed(foreign)) == []
+    assert following.hung_up == (b"error" in foreign)
+    assert following.closed() == 0.0
+    following.request()
+    assert [event.id for event in following.feed(frame(turn.Text(delta="a"), 2))] == [2]
+
+
+@pytest.mark.parametrize(
     "event",
     [
         turn.Started(user_message=QUESTION, message_id="msg_9"),

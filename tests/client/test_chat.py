@@ -531,6 +531,22 @@ async def test_a_password_is_asked_for_and_not_shown(
         assert len(await direct.sessions()) == 1, "the chat logs out when it ends"
 
 
+async def test_who_leaves_does_not_wait_for_a_service_that_is_gone(served: Live, terminal: OpenTerminal) -> None:
+    async with (
+        AsyncClient(served.url) as direct,
+        FaultProxy("127.0.0.1", int(served.url.rpartition(":")[2])) as proxy,
+    ):
+        await direct.register("ada", "ada@example.com", "correct horse battery staple")
+        chat = await terminal("--url", proxy.url, "--username", "ada")
+        await chat.until("Password: ")
+        chat.type("correct horse battery staple\r")
+        await chat.until("› ")
+        proxy.faults = Faults(stall=1.0, within=2, stall_s=60)
+        proxy.cut()
+        chat.type("\x04")
+        assert await chat.ended() == 0  # waits for half a minute
+
+
 # --- what is shown ----------------------------------------------------------------------------------
 
 

@@ -474,6 +474,28 @@ async def test_keys_pressed_during_an_answer_are_those_of_the_next_line(
     assert [request.entries[-1] for request in model.requests] == [UserEntry(text="Go"), UserEntry(text="Yes")]
 
 
+async def test_lines_that_are_pasted_are_one_message(
+    served: Live, token: str, model: ScriptedChatModel, terminal: OpenTerminal
+) -> None:
+    readline = pytest.importorskip("readline")
+    if "libedit" in (readline.__doc__ or ""):
+        pytest.skip("libedit knows no pasting")
+    model.then(spoken("I see."))
+    chat = await terminal("--url", served.url, LUXX_TOKEN=token)
+    await chat.until("› ")
+    lines = "\r".join(f"line {number}" for number in range(100))
+    chat.type(f"\x1b[200~{lines}\r\x1b[201~")
+    await chat.until("line 99")
+    chat.type("\r")
+    await chat.until("I see.")
+    await chat.until("› ", times=2)
+    chat.type("\x04")
+    assert await chat.ended() == 0
+    (request,) = model.requests
+    assert request.entries[-1] == UserEntry(text=lines.replace("\r", "\n"))
+    assert b"\x1b[?2004h" in chat.raw, "the terminal was asked to mark what is pasted"
+
+
 async def test_a_second_ctrl_c_waits_no_longer_for_a_service_that_is_gone(
     served: Live, token: str, model: ScriptedChatModel, terminal: OpenTerminal
 ) -> None:

@@ -120,7 +120,10 @@ def _logged_out(client: Client, transport: Callable[[], httpx.BaseTransport | No
 
 def _edit_lines() -> None:
     with suppress(ImportError):  # there is none on Windows
-        import readline  # noqa: F401, PLC0415  # gives `input` its keys
+        import readline  # noqa: PLC0415  # gives `input` its keys
+
+        # What is pasted is one message, however many lines it has: Python switches that off.
+        readline.parse_and_bind("set enable-bracketed-paste on")
 
 
 class Chat:

@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -316,6 +317,33 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="URL") as caught:
         Client(url)
     assert "lovelace" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks://127.0.0.1:1080"),
+        ("ALL_PROXY", "ftp://127.0.0.1:1080"),
+        ("NO_PROXY", "fd00::/8"),
+        ("NO_PROXY", "[::1]"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_an_environment_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, kind: type[Client | AsyncClient]
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=rf"environment says of .*{name}"):
+        kind(URL)
+    kind(URL, transport=httpx.MockTransport(lambda _: httpx.Response(200)))
+
+
+def test_a_proxy_that_needs_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(ValueError, match=r"environment says of .*ALL_PROXY.*httpx\[socks\]"):
+        Client(URL)
 
 
 async def test_nothing_that_is_printed_shows_a_token_or_a_key(served: Live) -> None:

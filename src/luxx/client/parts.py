@@ -1,6 +1,8 @@
 """What both clients are made of: their settings, and the stream as far as it is no I/O."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypedDict
 
 import httpx
@@ -22,6 +24,18 @@ class _Options(TypedDict):
     headers: dict[str, str]
     timeout: httpx.Timeout
     limits: httpx.Limits
+
+
+@contextmanager
+def from_environment() -> Iterator[None]:
+    """Say of what httpx takes from the environment, where it cannot, what and where it is. Raises ValueError."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        raise ValueError(
+            "what the environment says of proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) or certificates"
+            f" (SSL_CERT_FILE, SSL_CERT_DIR) cannot be used: {error}"
+        ) from error
 
 
 class ClientParts:

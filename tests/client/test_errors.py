@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from email.utils import formatdate
 from typing import Any
 
 import httpx
@@ -136,6 +137,34 @@ def test_the_service_says_when_to_come_back_and_is_obeyed_within_reason() -> Non
     with pytest.raises(RateLimited) as caught:
         refused(Exchange[Any](calls.me(), RUSHED), 429, "rate_limited", {"retry-after": "300"})
     assert caught.value.retry_after == 300.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "date", "pause"),
+    [
+        ("Thu, 01 Jan 2026 00:00:09 GMT", "Thu, 01 Jan 2026 00:00:02 GMT", 7.0),
+        ("Thu, 01 Jan 2026 00:00:02 GMT", "Thu, 01 Jan 2026 00:00:09 GMT", 0.0),
+        ("Thu, 01 Jan 2026 00:00:09", "Thu, 01 Jan 2026 00:00:02 GMT", 0.0),
+        ("Thu, 01 Jan 2026 00:00:09 GMT", "now", 0.0),
+        ("Thu, 01 Jan 1970 00:00:09 GMT", "", 0.0),
+        ("Thu, 99 Jan 99999999 00:00:09 GMT", "", 0.0),
+        (f"Thu, 01 Jan {10**30} 00:00:09 GMT", "", 0.0),
+        ("soon", "", 0.0),
+        ("-1", "", 0.0),
+        ("1.5", "", 0.0),
+        ("", "", 0.0),
+    ],
+)
+def test_a_proxy_may_say_when_to_come_back_with_a_date(asked: str, date: str, pause: float) -> None:
+    headers = {"retry-after": asked} | ({"date": date} if date else {})
+    assert Exchange[Any](calls.me(), RUSHED).answered(503, headers, b"<h1>Busy</h1>") == Pause(pause)
+
+
+def test_a_date_without_another_one_is_held_to_the_clock_of_this_machine() -> None:
+    asked = {"retry-after": formatdate(time.time() + 7, usegmt=True)}
+    step = Exchange[Any](calls.me(), RUSHED).answered(503, asked, b"<h1>Busy</h1>")
+    assert isinstance(step, Pause)
+    assert 4 < step.seconds <= 8
 
 
 def test_tries_come_to_an_end_with_what_the_last_one_met() -> None:

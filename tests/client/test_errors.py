@@ -293,7 +293,7 @@ def test_a_proxys_page_is_waited_out_and_any_other_page_is_not() -> None:
     assert caught.value.status == 404
     with pytest.raises(UnreadableAnswer):
         exchange.answered(200, {}, b'{"success": true, "data": {"id": "of something else"}}')
-    with pytest.raises(UnreadableAnswer):
+    with pytest.raises(UnreadableAnswer, match=r"leads to https://login\.example$"):
         exchange.answered(302, {"location": "https://login.example"}, b"")
 
 
@@ -340,7 +340,18 @@ def test_an_error_comes_whole_out_of_another_process() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:8000", "ftp://example.com", "http://", "http://a:b", "http://ada:lovelace@example.com"]
+    "url",
+    [
+        "",
+        "127.0.0.1:8000",
+        "ftp://example.com",
+        "http://",
+        "http://a:b",
+        "http://a..b",
+        f"http://{'a' * 64}.example.com",
+        "http://example.com/?lang=en",
+        "http://ada:lovelace@example.com",
+    ],
 )
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="URL") as caught:

@@ -247,6 +247,8 @@ def refusal(status: int, headers: Headers, body: bytes) -> LuxxApiError | Unread
         told = _failure.decode(body)
     except UNREADABLE:
         text = f"The answer with the status {status} is no answer of Luxx: does the URL name the service's root?"
+        if 300 <= status < 400 and (place := headers.get("location")):
+            text += f" It leads to {place}"
         return UnreadableAnswer(text, status=status, retry_after=pause)
     return kind_of(told.error.code, status)(
         told.message,

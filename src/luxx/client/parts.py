@@ -44,12 +44,15 @@ class ClientParts:
     def __init__(self, url: str, *, token: str | None, language: str, patience: Patience) -> None:
         try:
             parts = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            parts.raw_host.decode().encode("idna")  # as resolving it does, which raises what no caller waits for
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise ValueError(f"the URL cannot be read: {error}") from None
         if parts.userinfo:
             raise ValueError("the URL must hold no name and no password: log in with them")
         if parts.scheme not in {"http", "https"} or not parts.host:
             raise ValueError(f"the URL must be like https://chat.example.com, not {url!r}")
+        if parts.query:
+            raise ValueError(f"the URL must have no query, as {url!r} has: it is the service's root")
         self.url: Final = url.rstrip("/")
         self.token = token
         self.language: Final = language

@@ -259,6 +259,28 @@ def test_a_patience_that_can_wait_for_nothing_is_refused(field: str, value: floa
         Patience(**{field: value})  # type: ignore[arg-type]  # a number as any other
 
 
+async def test_a_patience_without_end_waits(served: Live) -> None:
+    endless = Patience(
+        connect_seconds=math.inf,
+        answer_seconds=math.inf,
+        send_seconds=1e18,
+        silence_seconds=math.inf,
+        longest_wait_seconds=math.inf,
+    )
+
+    def talk() -> None:
+        with Client(served.url, patience=endless) as client:
+            assert client.live().status == "ok"
+            for ask in (lambda: client.send("conv_1", "Hi"), lambda: list(client.stream("conv_1", "Hi"))):
+                with pytest.raises(Unauthenticated):
+                    ask()
+
+    await asyncio.to_thread(talk)
+    busy = Exchange[Any](calls.me(), endless).answered(503, {"retry-after": "9" * 400}, b"<h1>Busy</h1>")
+    assert isinstance(busy, Pause)
+    assert math.isfinite(busy.seconds)
+
+
 def test_what_must_happen_once_is_tried_again_only_where_it_cannot_have_happened() -> None:
     once = Exchange[Any](calls.create_conversation(title="x"), RUSHED)
     assert isinstance(once.lost(httpx.ConnectError("refused")), Pause)

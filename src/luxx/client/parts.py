@@ -10,7 +10,7 @@ import httpx
 from luxx import __version__
 from luxx.client.calls import Request
 from luxx.client.following import Following, answer_of
-from luxx.client.patience import Patience
+from luxx.client.patience import LONGEST_SECONDS, Patience
 from luxx.client.results import Done, Failed, Login, StreamEvent
 from luxx.domain.message import Message
 
@@ -86,7 +86,10 @@ class ClientParts:
     def _timeout(self, read_seconds: float) -> httpx.Timeout:
         patience = self.patience
         return httpx.Timeout(
-            connect=patience.connect_seconds, read=read_seconds, write=patience.answer_seconds, pool=None
+            connect=min(patience.connect_seconds, LONGEST_SECONDS),
+            read=min(read_seconds, LONGEST_SECONDS),
+            write=min(patience.answer_seconds, LONGEST_SECONDS),
+            pool=None,
         )
 
     def _arguments(self, request: Request, *, streamed: bool = False) -> dict[str, Any]:

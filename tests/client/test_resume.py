@@ -4,7 +4,7 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,6 +33,7 @@ from luxx.client import (
     Overloaded,
     Patience,
     Started,
+    Stream,
     StreamEvent,
     Text,
     Thinking,
@@ -378,6 +379,19 @@ def test_events_are_given_once_wherever_connections_break_and_even_where_the_log
         following.closed()
         kept = kept and data.draw(st.booleans(), label="kept")
     check(taken, done.message)
+
+
+@pytest.mark.parametrize("ask", [lambda client: client.stream("conv_1", "?"), lambda client: client.follow("msg_2")])
+def test_a_stream_is_asked_for_as_it_is_and_not_compressed(ask: Callable[[Client], Stream]) -> None:
+    """A proxy that compresses keeps back what comes until there is enough of it."""
+
+    def answering(request: httpx.Request) -> httpx.Response:
+        plain = request.headers["accept-encoding"] == "identity"
+        return httpx.Response(200, headers=HEAD, content=whole) if plain else httpx.Response(204)
+
+    whole = b"".join(frame(event, number) for number, event in enumerate(told([turn.Text(delta="a")]), 1))
+    with Client("http://127.0.0.1:9", patience=RUSHED, transport=httpx.MockTransport(answering)) as client:
+        assert len(list(ask(client))) == 3
 
 
 def test_an_error_without_an_id_is_no_end_but_a_reason_to_resume() -> None:

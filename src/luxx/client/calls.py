@@ -416,18 +416,25 @@ def send(conversation_id: str, content: str, *, tools_enabled: bool, idempotency
     return Call(request=request, read=_read_sent, repeatable=True)
 
 
+_STREAMED: Final[Mapping[str, str]] = {
+    "Accept": "text/event-stream",
+    # What a proxy compresses it often keeps back, too, until there is enough of it.
+    "Accept-Encoding": "identity",
+}
+
+
 def stream(conversation_id: str, content: str, *, tools_enabled: bool, idempotency_key: str) -> Request:
     return Request(
         method="POST",
         path="/api/messages/stream",
         body=_message_body(conversation_id, content, tools_enabled=tools_enabled),
-        headers={"Idempotency-Key": idempotency_key, "Accept": "text/event-stream"},
+        headers={"Idempotency-Key": idempotency_key, **_STREAMED},
     )
 
 
 def resume(message_id: str, *, after: int) -> Request:
-    headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(after)} if after else {})
-    return Request(method="GET", path=_path("messages", message_id, "stream"), headers=headers)
+    headers = {"Last-Event-ID": str(after)} if after else {}
+    return Request(method="GET", path=_path("messages", message_id, "stream"), headers={**headers, **_STREAMED})
 
 
 def cancel(message_id: str) -> Call[Message]:

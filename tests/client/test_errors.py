@@ -308,8 +308,12 @@ def test_what_is_gone_is_deleted_only_where_an_earlier_try_may_have_done_it() ->
 
 
 def test_a_proxys_page_is_waited_out_and_any_other_page_is_not() -> None:
+    for status in (429, 502, 503, 504, 520, 524):
+        exchange = Exchange[Any](calls.me(), RUSHED)
+        assert isinstance(exchange.answered(status, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>"), Pause)
+        with pytest.raises(UnreadableAnswer):
+            Exchange[Any](calls.create_conversation(), RUSHED).answered(status, {}, b"<h1>Bad Gateway</h1>")
     exchange = Exchange[Any](calls.me(), RUSHED)
-    assert isinstance(exchange.answered(502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>"), Pause)
     with pytest.raises(UnreadableAnswer) as caught:
         exchange.answered(404, {}, b"<h1>Not Found</h1>")
     assert caught.value.status == 404

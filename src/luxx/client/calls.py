@@ -41,6 +41,9 @@ Item = TypeVar("Item")
 # As a header holds it without a change (RFC 9110, 5.5).
 _KEY: Final = re.compile(r"(?=.{1,255}\Z)[!-~]([ -~]*[!-~])?")
 
+_PASSING: Final = frozenset({429, 502, 503, 504, *range(520, 525)})
+"""What proxies say of a service that is not there for now; Cloudflare has numbers of its own for it."""
+
 Maybe = UnsetType
 """The type of `UNSET`: a field that is left as it is, or left to the service."""
 
@@ -135,7 +138,7 @@ class Exchange(Generic[T]):
 def may_pass(error: LuxxApiError | UnreadableAnswer) -> bool:
     """Tell whether a later try may do better: the service, or a proxy before it, is not there for now."""
     if isinstance(error, UnreadableAnswer):
-        return error.status in {429, 502, 503, 504}
+        return error.status in _PASSING
     return error.code in {"rate_limited", "overloaded"}
 
 

@@ -474,6 +474,28 @@ async def test_keys_pressed_during_an_answer_are_those_of_the_next_line(
     assert [request.entries[-1] for request in model.requests] == [UserEntry(text="Go"), UserEntry(text="Yes")]
 
 
+async def test_lines_that_are_pasted_are_one_message(
+    served: Live, token: str, model: ScriptedChatModel, terminal: OpenTerminal
+) -> None:
+    readline = pytest.importorskip("readline")
+    if "libedit" in (readline.__doc__ or ""):
+        pytest.skip("libedit knows no pasting")
+    model.then(spoken("I see."))
+    chat = await terminal("--url", served.url, LUXX_TOKEN=token)
+    await chat.until("› ")
+    lines = "\r".join(f"line {number}" for number in range(100))
+    chat.type(f"\x1b[200~{lines}\r\x1b[201~")
+    await chat.until("line 99")
+    chat.type("\r")
+    await chat.until("I see.")
+    await chat.until("› ", times=2)
+    chat.type("\x04")
+    assert await chat.ended() == 0
+    (request,) = model.requests
+    assert request.entries[-1] == UserEntry(text=lines.replace("\r", "\n"))
+    assert b"\x1b[?2004h" in chat.raw, "the terminal was asked to mark what is pasted"
+
+
 async def test_a_second_ctrl_c_waits_no_longer_for_a_service_that_is_gone(
     served: Live, token: str, model: ScriptedChatModel, terminal: OpenTerminal
 ) -> None:
@@ -529,6 +551,22 @@ async def test_a_password_is_asked_for_and_not_shown(
         assert "correct horse" not in chat.seen
         await direct.login("ada", "correct horse battery staple")
         assert len(await direct.sessions()) == 1, "the chat logs out when it ends"
+
+
+async def test_who_leaves_does_not_wait_for_a_service_that_is_gone(served: Live, terminal: OpenTerminal) -> None:
+    async with (
+        AsyncClient(served.url) as direct,
+        FaultProxy("127.0.0.1", int(served.url.rpartition(":")[2])) as proxy,
+    ):
+        await direct.register("ada", "ada@example.com", "correct horse battery staple")
+        chat = await terminal("--url", proxy.url, "--username", "ada")
+        await chat.until("Password: ")
+        chat.type("correct horse battery staple\r")
+        await chat.until("› ")
+        proxy.faults = Faults(stall=1.0, within=2, stall_s=60)
+        proxy.cut()
+        chat.type("\x04")
+        assert await chat.ended() == 0  # waits for half a minute
 
 
 # --- what is shown ----------------------------------------------------------------------------------

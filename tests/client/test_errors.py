@@ -5,8 +5,10 @@ import json
 import math
 import pickle
 import socket
+import sys
 import time
 from collections.abc import Mapping
+from email.utils import formatdate
 from typing import Any
 
 import httpx
@@ -137,6 +139,34 @@ def test_the_service_says_when_to_come_back_and_is_obeyed_within_reason() -> Non
     assert caught.value.retry_after == 300.0
 
 
+@pytest.mark.parametrize(
+    ("asked", "date", "pause"),
+    [
+        ("Thu, 01 Jan 2026 00:00:09 GMT", "Thu, 01 Jan 2026 00:00:02 GMT", 7.0),
+        ("Thu, 01 Jan 2026 00:00:02 GMT", "Thu, 01 Jan 2026 00:00:09 GMT", 0.0),
+        ("Thu, 01 Jan 2026 00:00:09", "Thu, 01 Jan 2026 00:00:02 GMT", 0.0),
+        ("Thu, 01 Jan 2026 00:00:09 GMT", "now", 0.0),
+        ("Thu, 01 Jan 1970 00:00:09 GMT", "", 0.0),
+        ("Thu, 99 Jan 99999999 00:00:09 GMT", "", 0.0),
+        (f"Thu, 01 Jan {10**30} 00:00:09 GMT", "", 0.0),
+        ("soon", "", 0.0),
+        ("-1", "", 0.0),
+        ("1.5", "", 0.0),
+        ("", "", 0.0),
+    ],
+)
+def test_a_proxy_may_say_when_to_come_back_with_a_date(asked: str, date: str, pause: float) -> None:
+    headers = {"retry-after": asked} | ({"date": date} if date else {})
+    assert Exchange[Any](calls.me(), RUSHED).answered(503, headers, b"<h1>Busy</h1>") == Pause(pause)
+
+
+def test_a_date_without_another_one_is_held_to_the_clock_of_this_machine() -> None:
+    asked = {"retry-after": formatdate(time.time() + 7, usegmt=True)}
+    step = Exchange[Any](calls.me(), RUSHED).answered(503, asked, b"<h1>Busy</h1>")
+    assert isinstance(step, Pause)
+    assert 4 < step.seconds <= 8
+
+
 def test_tries_come_to_an_end_with_what_the_last_one_met() -> None:
     exchange = Exchange[Any](calls.me(), RUSHED)
     assert isinstance(refused(exchange, 503, "overloaded"), Pause)
@@ -229,6 +259,28 @@ def test_a_patience_that_can_wait_for_nothing_is_refused(field: str, value: floa
         Patience(**{field: value})  # type: ignore[arg-type]  # a number as any other
 
 
+async def test_a_patience_without_end_waits(served: Live) -> None:
+    endless = Patience(
+        connect_seconds=math.inf,
+        answer_seconds=math.inf,
+        send_seconds=1e18,
+        silence_seconds=math.inf,
+        longest_wait_seconds=math.inf,
+    )
+
+    def talk() -> None:
+        with Client(served.url, patience=endless) as client:
+            assert client.live().status == "ok"
+            for ask in (lambda: client.send("conv_1", "Hi"), lambda: list(client.stream("conv_1", "Hi"))):
+                with pytest.raises(Unauthenticated):
+                    ask()
+
+    await asyncio.to_thread(talk)
+    busy = Exchange[Any](calls.me(), endless).answered(503, {"retry-after": "9" * 400}, b"<h1>Busy</h1>")
+    assert isinstance(busy, Pause)
+    assert math.isfinite(busy.seconds)
+
+
 def test_what_must_happen_once_is_tried_again_only_where_it_cannot_have_happened() -> None:
     once = Exchange[Any](calls.create_conversation(title="x"), RUSHED)
     assert isinstance(once.lost(httpx.ConnectError("refused")), Pause)
@@ -256,14 +308,18 @@ def test_what_is_gone_is_deleted_only_where_an_earlier_try_may_have_done_it() ->
 
 
 def test_a_proxys_page_is_waited_out_and_any_other_page_is_not() -> None:
+    for status in (429, 502, 503, 504, 520, 524):
+        exchange = Exchange[Any](calls.me(), RUSHED)
+        assert isinstance(exchange.answered(status, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>"), Pause)
+        with pytest.raises(UnreadableAnswer):
+            Exchange[Any](calls.create_conversation(), RUSHED).answered(status, {}, b"<h1>Bad Gateway</h1>")
     exchange = Exchange[Any](calls.me(), RUSHED)
-    assert isinstance(exchange.answered(502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>"), Pause)
     with pytest.raises(UnreadableAnswer) as caught:
         exchange.answered(404, {}, b"<h1>Not Found</h1>")
     assert caught.value.status == 404
     with pytest.raises(UnreadableAnswer):
         exchange.answered(200, {}, b'{"success": true, "data": {"id": "of something else"}}')
-    with pytest.raises(UnreadableAnswer):
+    with pytest.raises(UnreadableAnswer, match=r"leads to https://login\.example$"):
         exchange.answered(302, {"location": "https://login.example"}, b"")
 
 
@@ -310,12 +366,50 @@ def test_an_error_comes_whole_out_of_another_process() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:8000", "ftp://example.com", "http://", "http://a:b", "http://ada:lovelace@example.com"]
+    "url",
+    [
+        "",
+        "127.0.0.1:8000",
+        "ftp://example.com",
+        "http://",
+        "http://a:b",
+        "http://a..b",
+        f"http://{'a' * 64}.example.com",
+        "http://example.com/?lang=en",
+        "http://ada:lovelace@example.com",
+    ],
 )
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="URL") as caught:
         Client(url)
     assert "lovelace" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks://127.0.0.1:1080"),
+        ("ALL_PROXY", "ftp://127.0.0.1:1080"),
+        ("NO_PROXY", "fd00::/8"),
+        ("NO_PROXY", "[::1]"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_an_environment_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, kind: type[Client | AsyncClient]
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=rf"environment says of .*{name}"):
+        kind(URL)
+    kind(URL, transport=httpx.MockTransport(lambda _: httpx.Response(200)))
+
+
+def test_a_proxy_that_needs_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(ValueError, match=r"environment says of .*ALL_PROXY.*httpx\[socks\]"):
+        Client(URL)
 
 
 async def test_nothing_that_is_printed_shows_a_token_or_a_key(served: Live) -> None:

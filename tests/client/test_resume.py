@@ -2,12 +2,16 @@
 
 import asyncio
 import gc
+import threading
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +33,7 @@ from luxx.client import (
     Overloaded,
     Patience,
     Started,
+    Stream,
     StreamEvent,
     Text,
     Thinking,
@@ -376,6 +381,19 @@ def test_events_are_given_once_wherever_connections_break_and_even_where_the_log
     check(taken, done.message)
 
 
+@pytest.mark.parametrize("ask", [lambda client: client.stream("conv_1", "?"), lambda client: client.follow("msg_2")])
+def test_a_stream_is_asked_for_as_it_is_and_not_compressed(ask: Callable[[Client], Stream]) -> None:
+    """A proxy that compresses keeps back what comes until there is enough of it."""
+
+    def answering(request: httpx.Request) -> httpx.Response:
+        plain = request.headers["accept-encoding"] == "identity"
+        return httpx.Response(200, headers=HEAD, content=whole) if plain else httpx.Response(204)
+
+    whole = b"".join(frame(event, number) for number, event in enumerate(told([turn.Text(delta="a")]), 1))
+    with Client("http://127.0.0.1:9", patience=RUSHED, transport=httpx.MockTransport(answering)) as client:
+        assert len(list(ask(client))) == 3
+
+
 def test_an_error_without_an_id_is_no_end_but_a_reason_to_resume() -> None:
     following = sending()
     following.request()
@@ -393,6 +411,43 @@ def test_an_error_without_an_id_is_no_end_but_a_reason_to_resume() -> None:
         "/api/messages/msg_2/stream",
         "1",
     )
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b'event: error\ndata: {"message": "upstream timeout"}\n\n',
+        b"event: error\ndata: upstream timeout\n\n",
+        b"event: text\ndata: hello from the gateway\n\n",
+    ],
+)
+def test_what_something_between_puts_into_a_stream_is_no_part_of_it(foreign: bytes) -> None:
+    following = Following(RUSHED, message_id="msg_2", after=1)
+    following.request()
+    following.opened(HEAD)
+    assert list(following.feed(foreign)) == []
+    assert following.hung_up == (b"error" in foreign)
+    assert following.closed() == 0.0
+    following.request()
+    assert [event.id for event in following.feed(frame(turn.Text(delta="a"), 2))] == [2]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        turn.Started(user_message=QUESTION, message_id="msg_9"),
+        turn.Done(message=replace(QUESTION, id="msg_9", role=Role.ASSISTANT)),
+        turn.Failed(code="interrupted", message="It ended.", message_id="msg_9"),
+    ],
+)
+def test_another_answer_is_not_told_as_this_one(event: TurnEvent) -> None:
+    """As by a proxy that keeps answers, or by another service at the same address."""
+    following = Following(RUSHED, message_id="msg_2", after=1)
+    following.request()
+    following.opened(HEAD)
+    with pytest.raises(UnreadableAnswer, match="of msg_2 tells msg_9"):
+        list(following.feed(frame(event, 1 if isinstance(event, turn.Started) else 2)))
+    assert following.end is None
 
 
 def test_before_the_start_the_message_is_sent_again_with_the_same_key() -> None:
@@ -498,3 +553,37 @@ async def test_a_stream_that_is_dropped_in_the_middle_is_closed_at_once(
 
     assert await blocking(served.url, token, drop)
     gate.set()
+
+
+def test_a_thread_that_comes_while_another_one_reads_is_turned_away_and_nothing_is_lost() -> None:
+    waiting, going_on = threading.Event(), threading.Event()
+    opened: list[httpx.Request] = []
+
+    class Body(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield whole[:-40]
+            waiting.set()
+            going_on.wait(10)
+            yield whole[-40:]
+
+    def answering(request: httpx.Request) -> httpx.Response:
+        opened.append(request)
+        return httpx.Response(200, headers=HEAD, stream=Body())
+
+    events = told([turn.Text(delta="One "), turn.Text(delta="two")])
+    whole = b"".join(frame(event, number) for number, event in enumerate(events, 1))
+    with (
+        Client("http://127.0.0.1:9", transport=httpx.MockTransport(answering)) as client,
+        ThreadPoolExecutor(1) as other,
+    ):
+        stream = client.follow("msg_2")
+        reading = other.submit(list, stream)
+        assert waiting.wait(10)
+        try:
+            for _ in range(2):
+                with pytest.raises(ValueError, match="already executing"):
+                    next(stream)
+        finally:
+            going_on.set()
+        assert [event.id for event in reading.result(10)] == list(range(1, len(events) + 1))
+    assert len(opened) == 1

@@ -14,7 +14,7 @@ from luxx.client import calls
 from luxx.client.blocking import Client, Stream
 from luxx.client.calls import Answer, Call, Exchange, Maybe, Walk
 from luxx.client.following import Following
-from luxx.client.parts import DEFAULT_PATIENCE, ClientParts, StreamParts
+from luxx.client.parts import DEFAULT_PATIENCE, ClientParts, StreamParts, from_environment
 from luxx.client.patience import Patience
 from luxx.client.results import (
     Account,
@@ -52,7 +52,8 @@ class AsyncClient(ClientParts):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(url, token=token, language=language, patience=patience)
-        self._http: Final = httpx.AsyncClient(**self._options(), transport=transport)
+        with from_environment():
+            self._http: Final = httpx.AsyncClient(**self._options(), transport=transport)
 
     async def __aenter__(self) -> Self:
         return self

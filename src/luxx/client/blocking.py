@@ -1,5 +1,6 @@
 """The client for programs that wait."""
 
+import inspect
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
@@ -13,7 +14,7 @@ from msgspec import UNSET
 from luxx.client import calls
 from luxx.client.calls import Answer, Call, Exchange, Maybe, Walk
 from luxx.client.following import Following
-from luxx.client.parts import DEFAULT_PATIENCE, ClientParts, StreamParts
+from luxx.client.parts import DEFAULT_PATIENCE, ClientParts, StreamParts, from_environment
 from luxx.client.patience import Patience
 from luxx.client.results import (
     Account,
@@ -61,10 +62,12 @@ class Client(ClientParts):
         `url` is the service's root. `token` is a login's access token or an API key; `login` sets it.
         `language` is what errors are told in: `en` or `zh`. `transport` is httpx's, for tests, proxies
         and certificates; without one, httpx's own is used, which heeds `HTTPS_PROXY` and the like.
-        Raises ValueError for a URL or a token that is none.
+        Raises ValueError for a URL or a token that is none, and where the environment names a proxy or a file of
+        certificates that cannot be used.
         """
         super().__init__(url, token=token, language=language, patience=patience)
-        self._http: Final = httpx.Client(**self._options(), transport=transport)
+        with from_environment():
+            self._http: Final = httpx.Client(**self._options(), transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -341,8 +344,9 @@ class Stream(StreamParts):
         except (StopIteration, RuntimeError):
             raise
         except BaseException:
-            # A generator ends with what it raises, and an answer does not.
-            self._events = _read(self._client, self._following)
+            # A generator ends with what it raises, and an answer does not. One that runs reads for another thread.
+            if inspect.getgeneratorstate(self._events) != inspect.GEN_RUNNING:
+                self._events = _read(self._client, self._following)
             raise
 
     def close(self) -> None:

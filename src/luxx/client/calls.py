@@ -41,6 +41,9 @@ Item = TypeVar("Item")
 # As a header holds it without a change (RFC 9110, 5.5).
 _KEY: Final = re.compile(r"(?=.{1,255}\Z)[!-~]([ -~]*[!-~])?")
 
+_PASSING: Final = frozenset({429, 502, 503, 504, *range(520, 525)})
+"""What proxies say of a service that is not there for now; Cloudflare has numbers of its own for it."""
+
 Maybe = UnsetType
 """The type of `UNSET`: a field that is left as it is, or left to the service."""
 
@@ -135,7 +138,7 @@ class Exchange(Generic[T]):
 def may_pass(error: LuxxApiError | UnreadableAnswer) -> bool:
     """Tell whether a later try may do better: the service, or a proxy before it, is not there for now."""
     if isinstance(error, UnreadableAnswer):
-        return error.status in {429, 502, 503, 504}
+        return error.status in _PASSING
     return error.code in {"rate_limited", "overloaded"}
 
 
@@ -416,18 +419,25 @@ def send(conversation_id: str, content: str, *, tools_enabled: bool, idempotency
     return Call(request=request, read=_read_sent, repeatable=True)
 
 
+_STREAMED: Final[Mapping[str, str]] = {
+    "Accept": "text/event-stream",
+    # What a proxy compresses it often keeps back, too, until there is enough of it.
+    "Accept-Encoding": "identity",
+}
+
+
 def stream(conversation_id: str, content: str, *, tools_enabled: bool, idempotency_key: str) -> Request:
     return Request(
         method="POST",
         path="/api/messages/stream",
         body=_message_body(conversation_id, content, tools_enabled=tools_enabled),
-        headers={"Idempotency-Key": idempotency_key, "Accept": "text/event-stream"},
+        headers={"Idempotency-Key": idempotency_key, **_STREAMED},
     )
 
 
 def resume(message_id: str, *, after: int) -> Request:
-    headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(after)} if after else {})
-    return Request(method="GET", path=_path("messages", message_id, "stream"), headers=headers)
+    headers = {"Last-Event-ID": str(after)} if after else {}
+    return Request(method="GET", path=_path("messages", message_id, "stream"), headers={**headers, **_STREAMED})
 
 
 def cancel(message_id: str) -> Call[Message]:

@@ -20,6 +20,7 @@ LuxxClientError
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import formatdate, parsedate_to_datetime
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -225,14 +226,29 @@ class _FailureJson(Struct):
 _failure: Final = msgspec.json.Decoder(_FailureJson)
 
 
+def _pause(headers: Headers) -> float | None:
+    """Read `Retry-After`: seconds, or, as some proxies have it, a date (RFC 9110, 10.2.3)."""
+    asked = headers.get("retry-after", "")
+    if asked.isascii() and asked.isdigit():
+        return float(asked)
+    try:
+        until = parsedate_to_datetime(asked)
+        # By the clock of whoever says so: this one may be wrong.
+        now = parsedate_to_datetime(headers.get("date") or formatdate(usegmt=True))
+        return max((until - now).total_seconds(), 0.0)
+    except (ValueError, TypeError, OverflowError):  # TypeError where one of them has no zone
+        return None
+
+
 def refusal(status: int, headers: Headers, body: bytes) -> LuxxApiError | UnreadableAnswer:
     """Give the error that an answer tells, as something to raise."""
-    asked = headers.get("retry-after", "")
-    pause = float(asked) if asked.isascii() and asked.isdigit() else None
+    pause = _pause(headers)
     try:
         told = _failure.decode(body)
     except UNREADABLE:
         text = f"The answer with the status {status} is no answer of Luxx: does the URL name the service's root?"
+        if 300 <= status < 400 and (place := headers.get("location")):
+            text += f" It leads to {place}"
         return UnreadableAnswer(text, status=status, retry_after=pause)
     return kind_of(told.error.code, status)(
         told.message,

@@ -201,12 +201,12 @@ class Following:
                 return
 
     def _take(self, frame: Frame) -> StreamEvent | None:
-        name, data = frame.name, self._decoded(frame)
         if frame.id is None:
-            if isinstance(data, wire.ErrorData):
-                # Not the answer's end, but this server's trouble.
-                self._trouble = ended_with(data.code, data.message, request_id=self.request_id)
+            if frame.name == "error":
+                self._trouble = self._told_trouble(frame.data)
             return None
+        name, data = frame.name, self._decoded(frame)
+        self._check_message(data)
         if isinstance(data, wire.StartData) and self._last > 0:
             return self._told_anew(frame.id, data)
         ends = isinstance(data, wire.DoneData | wire.ErrorData)
@@ -220,6 +220,25 @@ class Following:
         if event is not None:
             self._tries.progressed()
         return event
+
+    def _told_trouble(self, told: bytes) -> LuxxClientError:
+        """Read an error that is not the answer's end, but the trouble of this server, or of something before it."""
+        try:
+            data = _decoders["error"].decode(told)
+        except UNREADABLE:
+            return ConnectionLost("The stream broke off with an error that is none of Luxx's.")
+        return ended_with(data.code, data.message, request_id=self.request_id)
+
+    def _check_message(self, data: wire.EventData | None) -> None:
+        match data:
+            case wire.StartData(message_id=told) | wire.ErrorData(message_id=told):
+                pass
+            case wire.DoneData(message=message):
+                told = message.id
+            case _:
+                return
+        if self.message_id not in {None, told}:
+            raise UnreadableAnswer(f"The stream of {self.message_id} tells {told}, another answer.", status=200)
 
     def _decoded(self, frame: Frame) -> wire.EventData | None:
         decoder = _decoders.get(frame.name)

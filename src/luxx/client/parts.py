@@ -1,6 +1,8 @@
 """What both clients are made of: their settings, and the stream as far as it is no I/O."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypedDict
 
 import httpx
@@ -8,7 +10,7 @@ import httpx
 from luxx import __version__
 from luxx.client.calls import Request
 from luxx.client.following import Following, answer_of
-from luxx.client.patience import Patience
+from luxx.client.patience import LONGEST_SECONDS, Patience
 from luxx.client.results import Done, Failed, Login, StreamEvent
 from luxx.domain.message import Message
 
@@ -24,18 +26,33 @@ class _Options(TypedDict):
     limits: httpx.Limits
 
 
+@contextmanager
+def from_environment() -> Iterator[None]:
+    """Say of what httpx takes from the environment, where it cannot, what and where it is. Raises ValueError."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        raise ValueError(
+            "what the environment says of proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) or certificates"
+            f" (SSL_CERT_FILE, SSL_CERT_DIR) cannot be used: {error}"
+        ) from error
+
+
 class ClientParts:
     """A client's settings, without its connections."""
 
     def __init__(self, url: str, *, token: str | None, language: str, patience: Patience) -> None:
         try:
             parts = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            parts.raw_host.decode().encode("idna")  # as resolving it does, which raises what no caller waits for
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise ValueError(f"the URL cannot be read: {error}") from None
         if parts.userinfo:
             raise ValueError("the URL must hold no name and no password: log in with them")
         if parts.scheme not in {"http", "https"} or not parts.host:
             raise ValueError(f"the URL must be like https://chat.example.com, not {url!r}")
+        if parts.query:
+            raise ValueError(f"the URL must have no query, as {url!r} has: it is the service's root")
         self.url: Final = url.rstrip("/")
         self.token = token
         self.language: Final = language
@@ -69,7 +86,10 @@ class ClientParts:
     def _timeout(self, read_seconds: float) -> httpx.Timeout:
         patience = self.patience
         return httpx.Timeout(
-            connect=patience.connect_seconds, read=read_seconds, write=patience.answer_seconds, pool=None
+            connect=min(patience.connect_seconds, LONGEST_SECONDS),
+            read=min(read_seconds, LONGEST_SECONDS),
+            write=min(patience.answer_seconds, LONGEST_SECONDS),
+            pool=None,
         )
 
     def _arguments(self, request: Request, *, streamed: bool = False) -> dict[str, Any]:

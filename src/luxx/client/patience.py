@@ -9,6 +9,9 @@ from typing import Final
 
 from luxx.client.errors import LuxxClientError
 
+LONGEST_SECONDS: Final = 1_000_000.0
+"""No wait is longer, whoever asks for it: sockets and clocks refuse infinity, and what is near it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
@@ -25,7 +28,8 @@ class Patience:
       more, the error is raised at once, with its `retry_after`.
 
     A service that cannot be reached is given up after 19 s or so with these defaults; `Patience(tries=1)`
-    tries nothing again. Raises ValueError for what is no number of seconds or of tries.
+    tries nothing again, and with `math.inf` a wait has no end. Raises ValueError for what is no number of
+    seconds or of tries.
     """
 
     connect_seconds: float = 5.0
@@ -77,4 +81,4 @@ class Tries:
         # The exponent is bounded because 2.0**1024 is too large for a float.
         pause: float = patience.first_pause_seconds * 2.0 ** min(self._failures - 1, 64)
         spread = random.uniform(0.5, 1.0)  # noqa: S311  # nobody need be surprised by it
-        return max(min(pause, patience.longest_pause_seconds) * spread, asked)
+        return min(max(min(pause, patience.longest_pause_seconds) * spread, asked), LONGEST_SECONDS)

@@ -27,6 +27,9 @@ TOKENS: Final = ("LUXX_TOKEN", "LUXX_API_KEY")
 FIRST: Final = Patience(tries=2)
 """For the first words: an address where nobody is should not take long to be told."""
 
+LAST: Final = Patience(connect_seconds=2, answer_seconds=3, tries=2)
+"""For the last ones: who leaves does not wait for a service that is gone."""
+
 HELP: Final = """\
 /new          begin a new conversation
 /model NAME   let another model answer; without NAME, tell which one does
@@ -80,7 +83,7 @@ def _at_home(local: Path | bool) -> Iterator[Client]:
     settings = Settings.from_env()
     with embedded(settings, local=local) as url, Client(url, transport=httpx.HTTPTransport()) as client:
         log_in_here(client, settings.data_dir / "chat.json")
-        with _logged_out(client):
+        with _logged_out(client, httpx.HTTPTransport):
             yield client
 
 
@@ -104,17 +107,23 @@ def _away(url: str, username: str | None, *, interactive: bool) -> Iterator[Clie
 
 
 @contextmanager
-def _logged_out(client: Client) -> Iterator[None]:
+def _logged_out(client: Client, transport: Callable[[], httpx.BaseTransport | None] = lambda: None) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(LuxxClientError):  # the session ends by itself, later
-            client.logout()
+        with (
+            suppress(LuxxClientError),  # the session ends by itself, later
+            Client(client.url, token=client.token, patience=LAST, transport=transport()) as leaving,
+        ):
+            leaving.logout()
 
 
 def _edit_lines() -> None:
     with suppress(ImportError):  # there is none on Windows
-        import readline  # noqa: F401, PLC0415  # gives `input` its keys
+        import readline  # noqa: PLC0415  # gives `input` its keys
+
+        # What is pasted is one message, however many lines it has: Python switches that off.
+        readline.parse_and_bind("set enable-bracketed-paste on")
 
 
 class Chat:

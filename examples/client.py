@@ -50,7 +50,7 @@ async def main(url: str, questions: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3 or "LUXX_TOKEN" not in os.environ:
+    if len(sys.argv) < 3 or not os.environ.get("LUXX_TOKEN"):
         raise SystemExit(__doc__)
     try:
         asyncio.run(main(sys.argv[1], sys.argv[2:]))

@@ -55,6 +55,7 @@ async def test_kept_counts_are_what_the_database_counts(database: Database) -> N
 
     await asyncio.gather(*(disturb() for _ in range(60)))
     assert await ask(database, _WRONG_COUNTS) == []
+    assert await ask(database, _UNKEPT_COUNTS) == []
     assert await ask(database, "SELECT id FROM conversations WHERE message_count <> (" + _REAL_SIZE + ")") == []
 
 
@@ -65,6 +66,29 @@ _WRONG_COUNTS: Final = """
         WHERE user_id = kept.user_id AND (kept.scope = '' OR project_id = kept.scope)
     )
 """
+_UNKEPT_COUNTS: Final = """
+    SELECT user_id, project_id FROM conversations WHERE NOT EXISTS (
+        SELECT 1 FROM conversation_counts AS kept
+        WHERE kept.user_id = conversations.user_id AND kept.scope = coalesce(conversations.project_id, '')
+    )
+"""
+
+
+async def test_a_project_that_has_no_conversation_left_leaves_no_count(database: Database) -> None:
+    """Else every project that there ever was would have a row for ever."""
+    ada = await stored_user(database)
+    gone, moved, other = [await stored_conversation(database, ada, project_id=name) for name in ("p", "q", "q")]
+    async with database.new_unit() as unit:
+        await unit.conversations.delete(ada.id, gone.id)
+        await unit.conversations.update(replace(moved, project_id="r"))
+        await unit.commit()
+    kept = "SELECT scope, total FROM conversation_counts ORDER BY scope"
+    assert [tuple(row) for row in await ask(database, kept)] == [("", 2), ("q", 1), ("r", 1)]
+    async with database.new_unit() as unit:
+        for one in (moved, other):
+            await unit.conversations.delete(ada.id, one.id)
+        await unit.commit()
+    assert await ask(database, kept) == []
 
 
 async def test_the_migration_counts_what_is_there(database: Database) -> None:

@@ -158,9 +158,11 @@ class RunTurn:
             reason = stop.result() if stop.done() else Stop.INTERRUPTED
         if reason is Stop.LOST or isinstance(failure, LeaseLost):
             record.outcome = "lost"
+            _forget_frames(failure)
             _log.warning("the turn %s was taken over or deleted", lease.message_id)
             return
         status, problem = _outcome(reason, failure)
+        _forget_frames(failure)
         record.outcome, record.error = status.value, None if problem is None else problem.code
         pause = failure.retry_after if isinstance(failure, ModelRateLimited) else None
         try:
@@ -386,6 +388,23 @@ def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status
         return Status.FAILED, Problem(code=failure.code, message=str(failure))
     _log.error("a turn failed unexpectedly", exc_info=failure)
     return Status.FAILED, Problem(code=InternalError.code, message="The answer failed by a fault of the service.")
+
+
+def _forget_frames(failure: BaseException | None) -> None:
+    """Let go of what the functions held that a failure passed through: the whole history, and often the failure itself.
+
+    Then only the garbage collector finds them, which comes seldom in a service.
+    """
+    left, seen = [failure], set[int]()
+    while left:
+        error = left.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        error.__traceback__ = None
+        left += [error.__cause__, error.__context__]
+        if isinstance(error, BaseExceptionGroup):
+            left += error.exceptions
 
 
 def interrupted() -> Problem:

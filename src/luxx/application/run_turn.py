@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
-from luxx.application.letting_go import let_go, spawn
+from luxx.application.letting_go import forget_frames, let_go, spawn
 from luxx.application.observer import UNOBSERVED, Observer, RoundRecord, TurnRecord
 from luxx.application.ports import (
     AssistantEntry,
@@ -158,11 +158,11 @@ class RunTurn:
             reason = stop.result() if stop.done() else Stop.INTERRUPTED
         if reason is Stop.LOST or isinstance(failure, LeaseLost):
             record.outcome = "lost"
-            _forget_frames(failure)
+            forget_frames(failure)
             _log.warning("the turn %s was taken over or deleted", lease.message_id)
             return
         status, problem = _outcome(reason, failure)
-        _forget_frames(failure)
+        forget_frames(failure)
         record.outcome, record.error = status.value, None if problem is None else problem.code
         pause = failure.retry_after if isinstance(failure, ModelRateLimited) else None
         try:
@@ -321,8 +321,10 @@ class RunTurn:
                 )
         except InvalidInput as error:
             problem = Problem(code=error.code, message=f"Bad arguments: {error}")
+            forget_frames(error)
         except LuxxError as error:
             problem = Problem(code=error.code, message=str(error))
+            forget_frames(error)
         duration_ms = round((time.monotonic() - started) * 1000)
         return ToolReturned(
             id=call.id, name=call.name, success=False, error=clean_problem(problem), duration_ms=duration_ms
@@ -388,23 +390,6 @@ def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status
         return Status.FAILED, Problem(code=failure.code, message=str(failure))
     _log.error("a turn failed unexpectedly", exc_info=failure)
     return Status.FAILED, Problem(code=InternalError.code, message="The answer failed by a fault of the service.")
-
-
-def _forget_frames(failure: BaseException | None) -> None:
-    """Let go of what the functions held that a failure passed through: the whole history, and often the failure itself.
-
-    Then only the garbage collector finds them, which comes seldom in a service.
-    """
-    left, seen = [failure], set[int]()
-    while left:
-        error = left.pop()
-        if error is None or id(error) in seen:
-            continue
-        seen.add(id(error))
-        error.__traceback__ = None
-        left += [error.__cause__, error.__context__]
-        if isinstance(error, BaseExceptionGroup):
-            left += error.exceptions
 
 
 def interrupted() -> Problem:

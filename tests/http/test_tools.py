@@ -1,8 +1,10 @@
 """Tools over HTTP."""
 
+import gc
 from typing import Any
 
 import pytest
+from litestar import Request
 from tests.support.live import Account
 
 from luxx.application.tools import Toolbox
@@ -110,3 +112,22 @@ async def test_a_tool_that_fails_maps_to_a_status_and_keeps_its_word(
         assert "secret" not in answer.text
     else:
         assert str(failing) in answer.json()["message"]
+
+
+async def test_a_failed_request_leaves_nothing_for_the_garbage_collector(user: Account) -> None:
+    """Which comes seldom in a service: each failure would hold its request, with all that was sent."""
+
+    def kept() -> int:
+        return sum(isinstance(one, Request) for one in gc.get_objects())
+
+    body = {"data": "[1]", "expression": "]]"}
+    gc.collect()
+    gc.disable()
+    try:
+        before = kept()
+        for _ in range(5):
+            assert (await user.post("/api/tools/transform_json/execute", json=body)).status_code == 422
+        assert (await user.post("/api/messages/", json={"conversation_id": "x", "content": "y"})).status_code == 404
+        assert kept() <= before + 1
+    finally:
+        gc.enable()

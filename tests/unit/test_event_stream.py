@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import weakref
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -195,6 +196,27 @@ async def test_silence_is_filled_and_no_comment_is_written_into_another_write() 
         assert await running == 0
     written = [piece for piece in client.body if piece not in {b"", HEARTBEAT}]
     assert written == [b'id: 1\nevent: text\ndata: {"delta":"a"}\n\n']
+
+
+async def test_a_stream_with_comments_leaves_nothing_for_the_garbage_collector() -> None:
+    """Which comes seldom in a service: with each stream it would hold its whole request, and its connection."""
+    client, reading = Client(), Reading()
+    gone = weakref.ref(client)
+    gc.collect()
+    gc.disable()
+    try:
+        running = asyncio.create_task(run(stream_of(reading, heartbeat=0.001), client))
+        async with asyncio.timeout(PATIENCE):
+            while HEARTBEAT not in client.body:
+                client.wrote.clear()
+                await client.wrote.wait()
+            reading.coming.put_nowait(None)
+            await running
+        del running, client
+        await asyncio.sleep(0)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_comment_that_cannot_be_sent_is_nobodys_error() -> None:

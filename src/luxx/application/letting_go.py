@@ -25,6 +25,23 @@ async def let_go(task: asyncio.Task[Any], *, patience: float) -> bool:
     return task.done()
 
 
+def forget_frames(failure: BaseException | None) -> None:
+    """Let go of what the functions held that a failure passed through, once it is told: a history, a request, itself.
+
+    Of what holds itself only the garbage collector lets go, which comes seldom in a service.
+    """
+    left, seen = [failure], set[int]()
+    while left:
+        error = left.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        error.__traceback__ = None
+        left += [error.__cause__, error.__context__]
+        if isinstance(error, BaseExceptionGroup):
+            left += error.exceptions
+
+
 def _ended(task: asyncio.Task[Any]) -> None:
     _spawned.discard(task)
     if not task.cancelled():

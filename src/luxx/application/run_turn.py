@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
-from luxx.application.letting_go import let_go, spawn
+from luxx.application.letting_go import forget_frames, let_go, spawn
 from luxx.application.observer import UNOBSERVED, Observer, RoundRecord, TurnRecord
 from luxx.application.ports import (
     AssistantEntry,
@@ -158,9 +158,11 @@ class RunTurn:
             reason = stop.result() if stop.done() else Stop.INTERRUPTED
         if reason is Stop.LOST or isinstance(failure, LeaseLost):
             record.outcome = "lost"
+            forget_frames(failure)
             _log.warning("the turn %s was taken over or deleted", lease.message_id)
             return
         status, problem = _outcome(reason, failure)
+        forget_frames(failure)
         record.outcome, record.error = status.value, None if problem is None else problem.code
         pause = failure.retry_after if isinstance(failure, ModelRateLimited) else None
         try:
@@ -319,8 +321,10 @@ class RunTurn:
                 )
         except InvalidInput as error:
             problem = Problem(code=error.code, message=f"Bad arguments: {error}")
+            forget_frames(error)
         except LuxxError as error:
             problem = Problem(code=error.code, message=str(error))
+            forget_frames(error)
         duration_ms = round((time.monotonic() - started) * 1000)
         return ToolReturned(
             id=call.id, name=call.name, success=False, error=clean_problem(problem), duration_ms=duration_ms

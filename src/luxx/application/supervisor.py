@@ -35,8 +35,8 @@ class TurnSupervisor:
 
     While it is entered, a heartbeat (15 in the time of a lease) renews the leases of its turns and
     looks for cancels. A task of its own (3 times in the time of a lease) renews them once more, takes
-    over turns whose process died and stores them as interrupted, and forgets logs that ended
-    `keep_log` ago; however much that is, it keeps no heartbeat waiting. Leaving it ends what still runs as interrupted.
+    over turns whose process died and stores them as interrupted, and has logs forgotten that ended
+    `keep_log` ago; however many these are, neither waits for it. Leaving it ends what still runs as interrupted.
 
     `holder` names this process among all that share the storage: it must be unique. A dead process's
     turns end at most 4/3 of `lease_for` later; 5/3 where storage was away meanwhile, because those
@@ -75,6 +75,7 @@ class TurnSupervisor:
         self._well_since = 0.0
         self._beaten = 0.0
         self._upkeep: tuple[asyncio.Task[None], ...] = ()
+        self._forgetting: asyncio.Task[bool] | None = None
         log.on_cancel(self._cancel_announced)
 
     def check_new(self) -> None:
@@ -97,10 +98,11 @@ class TurnSupervisor:
         try:
             await self.drain(grace=0)
         finally:  # who leaves in a hurry must not be outlived by a heartbeat
-            for task in self._upkeep:
+            tasks = self._upkeep if self._forgetting is None else (*self._upkeep, self._forgetting)
+            for task in tasks:
                 task.cancel()
-            if self._upkeep:
-                await asyncio.wait(self._upkeep)
+            if tasks:
+                await asyncio.wait(tasks)
 
     @property
     def running(self) -> int:
@@ -205,9 +207,11 @@ class TurnSupervisor:
             renewed = await self._attempt(self._renew(), "a heartbeat")
             if not renewed or not await self._attempt(self.reap(), "looking for dead turns"):
                 continue
-            if now - forgotten >= self._forget_seconds:
+            if now - forgotten >= self._forget_seconds and (self._forgetting is None or self._forgetting.done()):
                 forgotten = now
-                await self._attempt(self._forget(), "forgetting logs")
+                # After days away there are millions of rows to forget: the next dead turn must not wait for that.
+                work = self._attempt(self._forget(), "forgetting logs")
+                self._forgetting = asyncio.create_task(work, name="luxx forgetting")
 
     async def _forget(self) -> None:
         now = self._clock()

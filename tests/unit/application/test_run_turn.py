@@ -1,8 +1,9 @@
 """The loop between model and tools."""
 
 import asyncio
+import gc
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,8 @@ from luxx.adapters.models.scripted import Cue, calling, spoken
 from luxx.application.ports import (
     AssistantEntry,
     ModelEnd,
+    ModelEvent,
+    ModelRequest,
     ModelText,
     ModelThinking,
     ModelToolCall,
@@ -550,3 +553,30 @@ async def test_what_a_tool_does_to_its_arguments_changes_nothing_that_is_told_of
         said = house.model.requests[1].entries[1]
         assert isinstance(said, AssistantEntry)
         assert said.calls[0].arguments == asked
+
+
+class Grudging:
+    """Fails with an error that it holds on to, as whoever tries again does."""
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        error = ModelUnavailable(f"{request.model} is away")
+        yield ModelText(delta="half")
+        try:
+            raise error
+        except ModelUnavailable as again:
+            raise ModelUnavailable("It was tried again.") from again
+
+
+async def test_a_failed_answer_leaves_nothing_for_the_garbage_collector() -> None:
+    """Which comes seldom in a service: with each failure it would hold all that the model was told."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with opened(chat_model=Grudging()) as house:
+            assert (await house.answer(content="a long history")).status is Status.FAILED
+            await house.idle()
+            await asyncio.sleep(0)
+            requests = [one for one in gc.get_objects() if isinstance(one, ModelRequest)]
+            assert [one for one in requests if one.entries == (UserEntry(text="a long history"),)] == []
+    finally:
+        gc.enable()

@@ -80,6 +80,25 @@ async def test_old_logs_are_forgotten_and_the_answers_stay() -> None:
         assert await house.stored(answer.id) == answer
 
 
+async def test_however_long_it_takes_to_forget_the_dead_are_ended_meanwhile() -> None:
+    """After days away, or with logs kept for a shorter time than before, there are millions of rows to forget."""
+    asked: list[int] = []
+
+    class SlowlyForgetting(OverLog):
+        async def forget(self, **_: object) -> int:
+            asked.append(1)
+            await asyncio.Event().wait()
+            return 0
+
+    short = timedelta(seconds=0.06)
+    async with opened(log=SlowlyForgetting, lease_for=short, forget_every=short) as house:
+        await until(lambda: bool(asked))
+        answer = await house.ended(await house.dead_turn("half"))
+        assert (answer.status, answer.content) == (Status.INTERRUPTED, "half")
+        await asyncio.sleep(0.2)
+    assert asked == [1], "one at a time"
+
+
 async def test_what_could_not_be_buried_is_buried_later(caplog: pytest.LogCaptureFixture) -> None:
     """Storage went away in the middle: the reaper does not keep the turn alive by having taken it."""
     async with opened(log=UnendingLog) as house:

@@ -86,6 +86,13 @@ def _count(postgres: bool) -> sa.Executable:
 
 
 _COUNT: Final = Statement(_count)
+_DROP_EMPTY: Final = Statement(
+    sa.delete(conversation_counts).where(
+        conversation_counts.c.user_id == sa.bindparam("user_id"),
+        conversation_counts.c.scope == sa.bindparam("scope"),
+        conversation_counts.c.total == _NONE,
+    )
+)
 # Only where the owner is there: a violated constraint would void a transaction on Postgres.
 _ADD_CONVERSATION: Final = Statement(
     sa.insert(conversations)
@@ -299,9 +306,14 @@ class DatabaseConversations:
         self.gone(await self.connection.run(_delete_conversation(owner, conversation_id, postgres=self.postgres)))
 
 
-def _counting(owner: int, changes: Mapping[str, int]) -> list[dict[str, Any]]:
+def _counting(owner: int, changes: Mapping[str, int]) -> Script[None]:
     # In one order in all transactions, so that nobody deadlocks.
-    return [{"user_id": owner, "scope": scope, "total": change} for scope, change in sorted(changes.items())]
+    each: list[dict[str, Any]] = [
+        {"user_id": owner, "scope": scope, "total": change} for scope, change in sorted(changes.items())
+    ]
+    yield _COUNT, each
+    if fewer := [one for one in each if one["total"] < 0]:
+        yield _DROP_EMPTY, fewer  # whoever makes up projects and leaves them must leave no rows
 
 
 def _scopes(project_id: str | None, change: int) -> dict[str, int]:
@@ -312,7 +324,7 @@ def _add_conversation(conversation: Conversation) -> Script[None]:
     rows = yield _ADD_CONVERSATION, values_of(conversation, _NAMES)
     if not rows:
         raise NotFound(f"There is no user with the number {conversation.user_id!r}: make an account first.")
-    yield _COUNT, _counting(conversation.user_id, _scopes(conversation.project_id, 1))
+    yield from _counting(conversation.user_id, _scopes(conversation.project_id, 1))
 
 
 def _update_conversation(conversation: Conversation) -> Script[None]:
@@ -324,7 +336,7 @@ def _update_conversation(conversation: Conversation) -> Script[None]:
     yield _UPDATE_CONVERSATION, {**key, **values_of(conversation, _NAMES)}
     if before != conversation.project_id:
         moves = ((before, -1), (conversation.project_id, 1))
-        yield _COUNT, _counting(conversation.user_id, {name: by for name, by in moves if name is not None})
+        yield from _counting(conversation.user_id, {name: by for name, by in moves if name is not None})
 
 
 def _delete_conversation(owner: int, conversation_id: str, *, postgres: bool) -> Script[Sequence[str]]:
@@ -338,5 +350,5 @@ def _delete_conversation(owner: int, conversation_id: str, *, postgres: bool) ->
     if not postgres:
         yield from put_away()  # for each turn that goes, those that are there would be looked through
     yield _DELETE_CONVERSATION, key
-    yield _COUNT, _counting(owner, _scopes(project_id, -1))
+    yield from _counting(owner, _scopes(project_id, -1))
     return [message_id for (message_id,) in answers]

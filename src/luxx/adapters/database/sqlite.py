@@ -148,6 +148,7 @@ class _Worker:
         except BaseException as raised:  # noqa: BLE001 - whatever it is, who waits for it is told
             error = raised
         _answer(task, result, error)
+        del task, error  # what was raised holds this frame: holding it in turn, both would stay
 
 
 def _answer(task: _Task, result: Any, error: BaseException | None) -> None:

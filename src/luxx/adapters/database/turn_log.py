@@ -514,13 +514,17 @@ _LOG_GONE: Final = Statement(
 )
 
 
-def _some(table: sa.Table, when: sa.Column[Any], key: sa.Column[Any]) -> sa.Executable:
-    """Delete a bounded number of rows that are older than the parameter `before`."""
-    old = sa.select(key).where(when < sa.bindparam("before")).limit(_FORGET_AT_ONCE).with_for_update(skip_locked=True)
-    return sa.delete(table).where(key.in_(old)).returning(key)
+def _some(table: sa.Table, when: sa.Column[Any]) -> Statement:
+    """Delete a bounded number of rows that are older than the parameter `before`, and that nobody else deletes."""
+
+    def delete(postgres: bool) -> sa.Executable:
+        # SQLite would look at all of a user's rows for each of a key of two columns.
+        key: list[Any] = list(table.primary_key) if postgres else [sa.literal_column("rowid")]
+        old = sa.select(*key).select_from(table).where(when < sa.bindparam("before")).limit(_FORGET_AT_ONCE)
+        return sa.delete(table).where(sa.tuple_(*key).in_(old.with_for_update(skip_locked=True))).returning(when)
+
+    return Statement(delete)
 
 
-_FORGET_SESSIONS: Final = Statement(_some(sessions, sessions.c.expires_at, sessions.c.id))
-_FORGET_KEYS: Final = Statement(
-    sa.delete(idempotency_keys).where(idempotency_keys.c.created_at < sa.bindparam("before"))
-)
+_FORGET_SESSIONS: Final = _some(sessions, sessions.c.expires_at)
+_FORGET_KEYS: Final = _some(idempotency_keys, idempotency_keys.c.created_at)

@@ -12,6 +12,7 @@ from litestar.exceptions import HTTPException
 from msgspec import UNSET, Struct, UnsetType
 
 from luxx.adapters import wire
+from luxx.application.letting_go import forget_frames
 from luxx.domain.errors import (
     Conflict,
     Forbidden,
@@ -157,6 +158,7 @@ def failed(request: Request[Any, Any, Any], error: LuxxError) -> Response[bytes]
         message=error_text(error, speech),
         error=ErrorObject(error.code, request_id(request.scope), details),
     )
+    forget_frames(error)  # with the request, and whatever large was sent in it
     return Response(wire.encode(body), status_code=status, headers=headers, media_type="application/json")
 
 
@@ -167,6 +169,7 @@ def refused(request: Request[Any, Any, Any], error: HTTPException) -> Response[b
     if code == "internal_error":
         _log.error("%s unexpected refusal", request_id(request.scope), exc_info=error)
         status = 500
+    forget_frames(error)
     response = failed(request, BadRequest(text, code=code, status=status))
     for name, value in (error.headers or {}).items():
         response.headers.setdefault(name, value)
@@ -181,6 +184,7 @@ def stopped(request: Request[Any, Any, Any]) -> Response[bytes]:
 def broken(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer for a fault of ours: the log has the cause, the client the request id."""
     _log.error("%s failed unexpectedly", request_id(request.scope), exc_info=error)
+    forget_frames(error)
     return failed(request, InternalError("The service failed; the request id helps to find out why."))
 
 

@@ -130,7 +130,9 @@ class _Body:
     def close(self) -> Sequence[asyncio.Task[None]]:
         """Begin no comment any more; gives what may be writing one."""
         self._timer.cancel()
-        return () if self._beating is None else (self._beating,)
+        # Not kept: each would keep the other, and with them the connection, until the garbage collector comes.
+        beating, self._beating = self._beating, None
+        return () if beating is None else (beating,)
 
 
 async def _until_gone(receive: Receive, reading: asyncio.Task[Any]) -> None:

@@ -61,7 +61,7 @@ with needs("luxx.container", "the extra `server`"):
     from luxx.adapters.telemetry.logs import LogObserver
     from luxx.adapters.telemetry.opentelemetry import OpenTelemetryTraces, open_traces
     from luxx.adapters.telemetry.prometheus import PrometheusMetrics
-    from luxx.adapters.tools.loading import load_tools
+    from luxx.adapters.tools.loading import ToolsMisdeclared, load_tools
     from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
     from luxx.adapters.tools.resources import ToolResources, ToolSettings
 
@@ -74,7 +74,7 @@ def _told_as_settings(about: str = "") -> Iterator[None]:
     """Tell what a part cannot work with as what it is: a setting that an operator has to mend, one `about` this."""
     try:
         yield
-    except (ValueError, SandboxUnusable) as error:
+    except (ValueError, SandboxUnusable, ToolsMisdeclared) as error:
         raise BadSettings([about + str(error)]) from error
 
 
@@ -149,7 +149,8 @@ def _tool_resources(settings: Settings, clock: Clock) -> ToolResources:
 
 
 def _toolbox(settings: Settings, resources: ToolResources, observer: Observer) -> Toolbox:
-    tools = load_tools(resources)
+    with _told_as_settings():
+        tools = load_tools(resources)
     if unknown := settings.disabled_tools - {tool.spec.name for tool in tools}:
         # Passed over, a misspelt name would leave on what was to be off.
         names = ", ".join(map(repr, sorted(unknown)))

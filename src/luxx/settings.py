@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from luxx.domain.errors import LuxxError
+from luxx.domain.fields import visible
 from luxx.extras import needs
 
 PREFIX: Final = "LUXX_"
@@ -21,8 +22,9 @@ class BadSettings(LuxxError):
     """One or more settings cannot be used; `faults` holds a sentence for each."""
 
     def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(["Bad settings:", *(f"  {fault}" for fault in faults)]))
-        self.faults = tuple(faults)
+        # What came from elsewhere may hold anything: each stays one line, and commands no terminal.
+        self.faults = tuple(map(visible, faults))
+        super().__init__("\n".join(["Bad settings:", *(f"  {fault}" for fault in self.faults)]))
 
 
 def _setting(default: Any, read: Callable[[str], object], about: str, *, secret: bool = False) -> Any:

@@ -48,7 +48,13 @@ from luxx.extras import needs
 from luxx.settings import BadSettings, Settings
 
 with needs("luxx.container", "the extra `server`"):
-    from dependency_injector import containers, providers
+    try:
+        from dependency_injector import containers, providers
+    except ValueError as error:
+        # It imports FastAPI where that is installed, and so what reads this variable while it is imported.
+        if not os.environ.get("OTEL_PROPAGATORS"):
+            raise
+        raise BadSettings([f"OTEL_PROPAGATORS: {error}"]) from error
 
     from luxx.adapters.database import Database
     from luxx.adapters.models.offline import OfflineChatModel
@@ -85,6 +91,7 @@ def _database(settings: Settings, observer: Observer) -> Database:
     return Database(settings.storage_url, pool_size=settings.database_pool, observer=observer)
 
 
+@_told_as_settings()
 def _traces(settings: Settings) -> OpenTelemetryTraces | None:
     return open_traces(provider="luxx" if settings.llm_base_url is None else "openai")
 

@@ -32,6 +32,10 @@ def run(directory: Path, *command: str, **variables: str) -> subprocess.Complete
         ({"LUXX_LLM_BASE_URL": "http://127.0.0.1:9/v1", "LUXX_LLM_API_KEY": "ключ"}, "LUXX_LLM_API_KEY: the API key"),
         ({"LUXX_DATABASE_URL": "sqlite:///:memory:"}, "database URL"),
         ({"LUXX_FETCH_ALLOW_HOSTS": "10.0.0.0/8:x"}, "10.0.0.0/8:x"),
+        (
+            {"OTEL_PROPAGATORS": "tracecontext,b4", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+            "Propagator b4 not found",
+        ),
         ({"LUXX_DISABLED_TOOLS": "calculate fetch-page"}, "LUXX_DISABLED_TOOLS names no tool by 'fetch-page'"),
     ],
 )

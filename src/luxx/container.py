@@ -45,7 +45,7 @@ from luxx.application.supervisor import TurnSupervisor
 from luxx.application.tools import ExecuteTool, GetTool, ListTools, Toolbox
 from luxx.domain.errors import StorageUnavailable
 from luxx.extras import needs
-from luxx.settings import BadSettings, Settings
+from luxx.settings import BadSettings, Settings, quoted
 
 with needs("luxx.container", "the extra `server`"):
     try:
@@ -70,6 +70,7 @@ with needs("luxx.container", "the extra `server`"):
     from luxx.adapters.tools.loading import ToolsMisdeclared, load_tools
     from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
     from luxx.adapters.tools.resources import ToolResources, ToolSettings
+    from luxx.adapters.tools.web.addresses import AddressRules
 
 OFFLINE_PAUSE: Final = 0.02
 """Seconds between the offline model's words, so that its answers stream as a model's do."""
@@ -140,6 +141,12 @@ def _model(settings: Settings) -> ChatModel:
 
 @_told_as_settings()
 def _tool_resources(settings: Settings, clock: Clock) -> ToolResources:
+    for word in settings.fetch_allow_hosts:
+        try:
+            AddressRules.allowing([word])
+        except ValueError:
+            wanted = "host names, addresses or CIDR blocks, each with or without a port"
+            raise BadSettings([f"LUXX_FETCH_ALLOW_HOSTS must be {wanted}; {quoted(word)} is none"]) from None
     return ToolResources.open(
         clock,
         ToolSettings(
@@ -160,7 +167,7 @@ def _toolbox(settings: Settings, resources: ToolResources, observer: Observer) -
         tools = load_tools(resources)
     if unknown := settings.disabled_tools - {tool.spec.name for tool in tools}:
         # Passed over, a misspelt name would leave on what was to be off.
-        names = ", ".join(map(repr, sorted(unknown)))
+        names = ", ".join(map(quoted, sorted(unknown)))
         raise BadSettings([f"LUXX_DISABLED_TOOLS names no tool by {names}; docs/tools.md has the names"])
     return Toolbox(tools, timeout=settings.tool_seconds, disabled=settings.disabled_tools, observer=observer)
 

@@ -31,7 +31,10 @@ def run(directory: Path, *command: str, **variables: str) -> subprocess.Complete
     [
         ({"LUXX_LLM_BASE_URL": "http://127.0.0.1:9/v1", "LUXX_LLM_API_KEY": "ключ"}, "LUXX_LLM_API_KEY: the API key"),
         ({"LUXX_DATABASE_URL": "sqlite:///:memory:"}, "database URL"),
-        ({"LUXX_FETCH_ALLOW_HOSTS": "10.0.0.0/8:x"}, "10.0.0.0/8:x"),
+        (
+            {"LUXX_FETCH_ALLOW_HOSTS": "10.0.0.0/8:x"},
+            "LUXX_FETCH_ALLOW_HOSTS must be host names, addresses or CIDR blocks",
+        ),
         (
             {"OTEL_PROPAGATORS": "tracecontext,b4", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
             "Propagator b4 not found",

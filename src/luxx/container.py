@@ -318,8 +318,17 @@ async def made_usable(storage: Storage) -> None:
 async def running(container: Container) -> AsyncIterator[None]:
     """Open what the container holds, in order, and close it in reverse; turns still running end as interrupted.
 
-    Raises `StorageUnavailable` where the database cannot be reached or its schema is not current.
+    Raises `StorageUnavailable` where the database cannot be reached or its schema is not current, RuntimeError
+    for a container that was entered before.
     """
+    with container.supervisor().entering():
+        opened = await _opened(container)
+    async with opened:
+        yield
+
+
+async def _opened(container: Container) -> AsyncExitStack:
+    """Open what the container holds; gives what closes it."""
     async with AsyncExitStack() as stack:
         metrics, traces = container.metrics(), container.traces()
         if traces is not None:
@@ -340,4 +349,4 @@ async def running(container: Container) -> AsyncIterator[None]:
         await stack.enter_async_context(container.tool_resources())
         container.toolbox()
         await stack.enter_async_context(container.supervisor())
-        yield
+        return stack.pop_all()

@@ -45,10 +45,16 @@ from luxx.application.supervisor import TurnSupervisor
 from luxx.application.tools import ExecuteTool, GetTool, ListTools, Toolbox
 from luxx.domain.errors import StorageUnavailable
 from luxx.extras import needs
-from luxx.settings import BadSettings, Settings
+from luxx.settings import BadSettings, Settings, quoted
 
 with needs("luxx.container", "the extra `server`"):
-    from dependency_injector import containers, providers
+    try:
+        from dependency_injector import containers, providers
+    except ValueError as error:
+        # It imports FastAPI where that is installed, and so what reads this variable while it is imported.
+        if not os.environ.get("OTEL_PROPAGATORS"):
+            raise
+        raise BadSettings([f"OTEL_PROPAGATORS: {error}"]) from error
 
     from luxx.adapters.database import Database
     from luxx.adapters.models.offline import OfflineChatModel
@@ -61,9 +67,10 @@ with needs("luxx.container", "the extra `server`"):
     from luxx.adapters.telemetry.logs import LogObserver
     from luxx.adapters.telemetry.opentelemetry import OpenTelemetryTraces, open_traces
     from luxx.adapters.telemetry.prometheus import PrometheusMetrics
-    from luxx.adapters.tools.loading import load_tools
+    from luxx.adapters.tools.loading import ToolsMisdeclared, load_tools
     from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
     from luxx.adapters.tools.resources import ToolResources, ToolSettings
+    from luxx.adapters.tools.web.addresses import AddressRules
 
 OFFLINE_PAUSE: Final = 0.02
 """Seconds between the offline model's words, so that its answers stream as a model's do."""
@@ -74,7 +81,7 @@ def _told_as_settings(about: str = "") -> Iterator[None]:
     """Tell what a part cannot work with as what it is: a setting that an operator has to mend, one `about` this."""
     try:
         yield
-    except (ValueError, SandboxUnusable) as error:
+    except (ValueError, SandboxUnusable, ToolsMisdeclared) as error:
         raise BadSettings([about + str(error)]) from error
 
 
@@ -85,6 +92,7 @@ def _database(settings: Settings, observer: Observer) -> Database:
     return Database(settings.storage_url, pool_size=settings.database_pool, observer=observer)
 
 
+@_told_as_settings()
 def _traces(settings: Settings) -> OpenTelemetryTraces | None:
     return open_traces(provider="luxx" if settings.llm_base_url is None else "openai")
 
@@ -133,6 +141,12 @@ def _model(settings: Settings) -> ChatModel:
 
 @_told_as_settings()
 def _tool_resources(settings: Settings, clock: Clock) -> ToolResources:
+    for word in settings.fetch_allow_hosts:
+        try:
+            AddressRules.allowing([word])
+        except ValueError:
+            wanted = "host names, addresses or CIDR blocks, each with or without a port"
+            raise BadSettings([f"LUXX_FETCH_ALLOW_HOSTS must be {wanted}; {quoted(word)} is none"]) from None
     return ToolResources.open(
         clock,
         ToolSettings(
@@ -149,10 +163,11 @@ def _tool_resources(settings: Settings, clock: Clock) -> ToolResources:
 
 
 def _toolbox(settings: Settings, resources: ToolResources, observer: Observer) -> Toolbox:
-    tools = load_tools(resources)
+    with _told_as_settings():
+        tools = load_tools(resources)
     if unknown := settings.disabled_tools - {tool.spec.name for tool in tools}:
         # Passed over, a misspelt name would leave on what was to be off.
-        names = ", ".join(map(repr, sorted(unknown)))
+        names = ", ".join(map(quoted, sorted(unknown)))
         raise BadSettings([f"LUXX_DISABLED_TOOLS names no tool by {names}; docs/tools.md has the names"])
     return Toolbox(tools, timeout=settings.tool_seconds, disabled=settings.disabled_tools, observer=observer)
 
@@ -303,8 +318,17 @@ async def made_usable(storage: Storage) -> None:
 async def running(container: Container) -> AsyncIterator[None]:
     """Open what the container holds, in order, and close it in reverse; turns still running end as interrupted.
 
-    Raises `StorageUnavailable` where the database cannot be reached or its schema is not current.
+    Raises `StorageUnavailable` where the database cannot be reached or its schema is not current, RuntimeError
+    for a container that was entered before.
     """
+    with container.supervisor().entering():
+        opened = await _opened(container)
+    async with opened:
+        yield
+
+
+async def _opened(container: Container) -> AsyncExitStack:
+    """Open what the container holds; gives what closes it."""
     async with AsyncExitStack() as stack:
         metrics, traces = container.metrics(), container.traces()
         if traces is not None:
@@ -325,4 +349,4 @@ async def running(container: Container) -> AsyncIterator[None]:
         await stack.enter_async_context(container.tool_resources())
         container.toolbox()
         await stack.enter_async_context(container.supervisor())
-        yield
+        return stack.pop_all()

@@ -2,18 +2,22 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from luxx.domain.errors import LuxxError
+from luxx.domain.fields import visible
 from luxx.extras import needs
 
 PREFIX: Final = "LUXX_"
+QUOTED: Final = 20
+"""Characters of a value that an error quotes whole: keys and tokens are longer, and any may be set in a wrong place."""
+FAULT_LIMIT: Final = 500
 T = TypeVar("T")
 
 
@@ -21,8 +25,18 @@ class BadSettings(LuxxError):
     """One or more settings cannot be used; `faults` holds a sentence for each."""
 
     def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(["Bad settings:", *(f"  {fault}" for fault in faults)]))
-        self.faults = tuple(faults)
+        # What came from elsewhere may hold anything: each stays one line, and commands no terminal.
+        shown = map(visible, faults)
+        self.faults = tuple(one if len(one) <= FAULT_LIMIT else f"{one[:FAULT_LIMIT]}…" for one in shown)
+        super().__init__("\n".join(["Bad settings:", *(f"  {fault}" for fault in self.faults)]))
+
+
+def quoted(value: str) -> str:
+    """Show a value in an error: in full only where it is short, and holds no password as an address may."""
+    if len(value) <= QUOTED and "@" not in value:
+        return repr(value)
+    beginning = value[:4] if len(value) > QUOTED else ""
+    return f"{beginning + '…'!r} ({len(value)} characters)"
 
 
 def _setting(default: Any, read: Callable[[str], object], about: str, *, secret: bool = False) -> Any:
@@ -50,6 +64,8 @@ def _url(*schemes: str) -> Callable[[str], str]:
             raise ValueError(wanted)
         if not named and (parts.scheme in {"http", "https"} or not parts.path.strip("/")):
             raise ValueError(f"{wanted} and goes on")
+        if parts.scheme in {"http", "https"} and "@" in parts.netloc:
+            raise ValueError("must hold no user name and no password")
         # Schemes are the same in any case (RFC 3986, 3.1); whoever asks for one later need not know.
         return parts.scheme + value[len(parts.scheme) :].rstrip("/")
 
@@ -103,7 +119,7 @@ def _hosts(value: str) -> frozenset[str]:
             try:
                 ip_network(word)
             except ValueError:
-                raise ValueError(f"must be host names, addresses or CIDR blocks; {word!r} is none") from None
+                raise ValueError(f"must be host names, addresses or CIDR blocks; {quoted(word)} is none") from None
     return words
 
 
@@ -113,7 +129,7 @@ def _networks(value: str) -> frozenset[str]:
         try:
             ip_network(word)
         except ValueError:
-            raise ValueError(f"must be addresses or CIDR blocks; {word!r} is none") from None
+            raise ValueError(f"must be addresses or CIDR blocks; {quoted(word)} is none") from None
     return words
 
 
@@ -243,7 +259,7 @@ class Settings:
             try:
                 values[one.name] = one.metadata["read"](text)
             except ValueError as error:
-                shown = "" if not one.repr else f", not {text!r}"
+                shown = "" if not one.repr else f", not {quoted(text)}"
                 faults.append(f"{name} {error}{shown}")
         url = str(values.get("database_url") or "")
         if url.startswith("postgres") and not given.get(f"{PREFIX}JWT_SECRET", "").strip():
@@ -266,8 +282,7 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be read outside this process, as it stands in texts."""
-        quoted = _password(self.database_url)
-        given = (self.jwt_secret, self.llm_api_key, self.search_key, quoted, quoted and unquote(quoted))
+        given = (self.jwt_secret, self.llm_api_key, self.search_key, *_passwords(self.database_url))
         return tuple(sorted({secret for secret in given if secret}))
 
     @property
@@ -276,8 +291,10 @@ class Settings:
         return self.database_url or f"sqlite:///{self.data_dir / 'luxx.db'}"
 
 
-def _password(url: str | None) -> str | None:
-    return None if url is None else urlsplit(url).password
+def _passwords(url: str | None) -> Iterator[str]:
+    parts = urlsplit(url or "")
+    for escaped in (parts.password or "", *re.findall(r"(?:^|&)(?:ssl)?password=([^&]*)", parts.query)):
+        yield from (escaped, unquote(escaped), unquote_plus(escaped))
 
 
 def _environment() -> Mapping[str, str]:

@@ -162,6 +162,55 @@ def test_the_standard_variables_alone_switch_traces_on(environ: dict[str, str], 
     assert wanted(environ) is expected
 
 
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"ENDPOINT": "collector:4318/s3cret"}, "OTEL_EXPORTER_OTLP_ENDPOINT must"),
+        ({"ENDPOINT": "http://s3cret@[::1"}, "OTEL_EXPORTER_OTLP_ENDPOINT must"),
+        ({"ENDPOINT": "http://s3cret@c:port"}, "OTEL_EXPORTER_OTLP_ENDPOINT must"),
+        ({"TRACES_ENDPOINT": "grpc://s3cret@c:4317"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT must"),
+        ({"HEADERS": "Authorization: Bearer s3cret"}, "OTEL_EXPORTER_OTLP_HEADERS must"),
+        ({"HEADERS": "a=b,s3cret"}, "OTEL_EXPORTER_OTLP_HEADERS must"),
+        ({"HEADERS": "a=s3cret;b"}, "OTEL_EXPORTER_OTLP_HEADERS must"),
+        ({"HEADERS": "a=s3cret%0Ab"}, "OTEL_EXPORTER_OTLP_HEADERS must"),
+        ({"TRACES_HEADERS": "a=s3cret%E2%82%AC"}, "OTEL_EXPORTER_OTLP_TRACES_HEADERS must"),
+        ({"ENDPOINT": "https://c:4318", "CERTIFICATE": "/no/such"}, "OTEL_EXPORTER_OTLP_CERTIFICATE must"),
+        ({"ENDPOINT": "https://c:4318", "TRACES_CLIENT_KEY": "/no/such"}, "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY must"),
+    ],
+)
+def test_variables_that_nothing_can_be_sent_with_are_refused_and_never_quoted(
+    variables: dict[str, str], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    environ = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()}
+    with pytest.raises(ValueError, match=f"^{told} ") as bad:
+        open_traces({"OTEL_TRACES_EXPORTER": "otlp"} | environ, provider="luxx")
+    assert "s3cret" not in str(bad.value) + caplog.text
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"OTEL_EXPORTER_OTLP_HEADERS": " api-key = Basic%20abc== , x=,", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/no/such"},
+        {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer abc", "OTEL_EXPORTER_OTLP_ENDPOINT": "HTTP://u:p@c:1/x/"},
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://[::1]:4318/", "OTEL_EXPORTER_OTLP_ENDPOINT": "unused"},
+        {"OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x=y", "OTEL_EXPORTER_OTLP_HEADERS": "unused"},
+        {"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_ENDPOINT": "unused"},
+    ],
+)
+def test_variables_that_can_be_used_or_are_not_are_no_fault(environ: dict[str, str]) -> None:
+    traces = open_traces({"OTEL_TRACES_EXPORTER": "otlp"} | environ, provider="luxx")
+    assert traces is not None
+    traces.close()
+
+
+def test_what_the_sdk_cannot_work_with_is_a_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with pytest.raises(
+        ValueError, match=r"^traces cannot be had as the OTEL_ variables want them: max_queue_size must"
+    ):
+        open_traces({"OTEL_TRACES_EXPORTER": "otlp"}, provider="luxx")
+
+
 def test_an_exporter_that_is_not_known_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="luxx"):
         assert open_traces({"OTEL_TRACES_EXPORTER": "zipkin"}, provider="luxx") is None

@@ -202,6 +202,15 @@ def test_a_search_engine_needs_what_it_is_reached_by(engine: str, needed: str) -
         {"database_url": "postgresql://luxx:too-s3cret℀@db/luxx", "jwt_secret": SECRET},
         {"database_url": "postgresql://luxx:too-s3cret@db:port/luxx", "jwt_secret": SECRET},
         {"database_url": "too-s3cret", "jwt_secret": "too-s3cret", "llm_api_key": "too-s3cret", "tokn": "x"},
+        # What was meant for another variable, or holds more than it should.
+        {"llm_base_url": "ftp://luxx:too-s3cret@llm.example"},
+        {"llm_base_url": "https://luxx:too-s3cret@llm.example"},
+        {"search_url": "https://too-s3cret@search.example"},
+        {"llm_base_url": "u:too-s3cret@h"},
+        {"max_turns": "postgresql://luxx:too-s3cret@db/luxx"},
+        {"llm_thinking": "sk-too-s3cret-too-s3cret-too-s3cret"},
+        {"trusted_proxies": "10.0.0.1 sk-too-s3cret-too-s3cret-too-s3cret"},
+        {"fetch_allow_hosts": "10.0.0.1 too-s3cret-too-s3cret/too-s3cret"},
     ],
 )
 def test_no_secret_is_told_in_an_error(environ: dict[str, str]) -> None:
@@ -209,6 +218,34 @@ def test_no_secret_is_told_in_an_error(environ: dict[str, str]) -> None:
         Settings.from_env({f"{PREFIX}{name.upper()}": text for name, text in environ.items()})
     assert "s3cret" not in str(bad.value)
     assert "s3cret" not in repr(bad.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"max_turns": "few"}, ", not 'few'"),
+        ({"max_turns": "9" * 5000}, ", not '9999…' (5000 characters)"),
+        ({"log_level": "\x1b[2Jinfo"}, r", not '\x1b[2Jinfo'"),
+        ({"trusted_proxies": "10.0.0.1 balancer.internal.example"}, "; 'bala…' (25 characters) is none"),
+        ({"llm_base_url": "llm.example/v1"}, ", not 'llm.example/v1'"),
+    ],
+)
+def test_what_is_quoted_of_a_value_is_short_and_harmless(environ: dict[str, str], told: str) -> None:
+    (fault,) = faults(**environ)
+    assert told in fault
+    assert len(fault) < 250
+
+
+def test_a_fault_that_quotes_others_stays_one_short_line() -> None:
+    (fault,) = BadSettings(["begin \x1b[31m\n" + "x" * 10_000]).faults
+    assert fault.startswith(r"begin \x1b[31m\nxxx")
+    assert len(fault) <= 510
+    assert fault.endswith("…")
+
+
+def test_a_password_in_the_query_of_the_database_url_is_a_secret_too() -> None:
+    settings = good(database_url="postgresql://db/luxx?user=luxx&password=s3%2Bcret", jwt_secret=SECRET)
+    assert {"s3%2Bcret", "s3+cret"} <= set(settings.secrets)
 
 
 def test_no_secret_is_told_in_the_repr() -> None:

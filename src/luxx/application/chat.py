@@ -94,7 +94,11 @@ class Chat:
         self.execute_tool: Final = ExecuteTool(toolbox=toolbox)
 
     async def __aenter__(self) -> Self:
-        self.supervisor.check_new()  # before anything is closed that is in use
+        with self.supervisor.entering():
+            await self._opened()
+        return self
+
+    async def _opened(self) -> None:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._storage.close)
             if (missing := await self._storage.missing()) is not None:
@@ -102,7 +106,6 @@ class Chat:
             await self._storage.open()
             await stack.enter_async_context(self.supervisor)
             self._open.push_async_exit(stack.pop_all())
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

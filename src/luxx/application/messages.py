@@ -7,7 +7,7 @@ from typing import Final
 from luxx.application.cancel_turn import CancelTurn
 from luxx.application.follow_turn import parts_so_far
 from luxx.application.ports import NewUnit, TurnLog
-from luxx.domain.errors import InvalidInput
+from luxx.domain.errors import Damaged, InvalidInput
 from luxx.domain.fields import number_fault
 from luxx.domain.message import Message, Status
 
@@ -61,8 +61,11 @@ class DeleteMessage:
 
     async def __call__(self, *, user_id: int, message_id: str) -> None:
         async with self.new_unit(read_only=True) as unit:
-            message = await unit.messages.get(user_id, message_id)
-            turn = await unit.turns.running_in(user_id, message.conversation_id)
+            try:
+                conversation_id = (await unit.messages.get(user_id, message_id)).conversation_id
+            except Damaged as error:  # to be rid of it, nobody needs to read it
+                conversation_id = error.conversation_id
+            turn = await unit.turns.running_in(user_id, conversation_id)
         if turn is not None and message_id in {turn.message_id, turn.user_message_id}:
             await self.cancel_turn(user_id=user_id, message_id=turn.message_id)
         async with self.new_unit() as unit:

@@ -13,6 +13,7 @@ from typing import Final, Generic, Protocol, Self, TypeAlias, TypeVar, runtime_c
 
 from luxx.domain.api_key import ApiKey
 from luxx.domain.conversation import Conversation
+from luxx.domain.errors import Damaged
 from luxx.domain.message import Json, Message, Usage
 from luxx.domain.tool import ToolCall, ToolSpec
 from luxx.domain.turn import End, Step, TurnEvent
@@ -347,13 +348,15 @@ class Begun:
     """A turn that has begun: the right to write it, the empty answer, and what is told to the model.
 
     `conversation` is as the turn left it when it began; `history` is the newest messages before the
-    answer, oldest first, at most `NewTurn.history`: the last is the user's own.
+    answer, oldest first, at most `NewTurn.history`: the last is the user's own. Where one of these cannot be
+    read it is empty, and `damaged` says so: the turn was begun all the same, and has to end.
     """
 
     lease: Lease
     answer: Message
     conversation: Conversation
     history: Sequence[Message]
+    damaged: Damaged | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

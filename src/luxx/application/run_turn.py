@@ -33,6 +33,7 @@ from luxx.application.tools import Toolbox
 from luxx.application.transcript import tool_entry, transcript
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import (
+    Damaged,
     InternalError,
     Interrupted,
     InvalidInput,
@@ -193,6 +194,8 @@ class RunTurn:
     async def _work(self, running: _Running, *, tools_enabled: bool) -> None:
         conversation = running.begun.conversation
         running.model = conversation.model
+        if running.begun.damaged is not None:
+            raise running.begun.damaged
         entries = list(
             transcript(
                 conversation.system_prompt,
@@ -386,6 +389,8 @@ def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status
         return Status.INTERRUPTED, interrupted()
     if failure is None:
         return Status.COMPLETE, None
+    if isinstance(failure, Damaged):
+        _log.error("a turn failed: %s", failure.to_operator())
     if isinstance(failure, LuxxError):
         return Status.FAILED, Problem(code=failure.code, message=str(failure))
     _log.error("a turn failed unexpectedly", exc_info=failure)

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from luxx.application.ports import (
@@ -20,7 +20,7 @@ from luxx.application.ports import (
     TooManyTurns,
 )
 from luxx.application.supervisor import TurnSupervisor
-from luxx.domain.errors import Conflict, Fault, InternalError, InvalidInput, RateLimited, StorageUnavailable
+from luxx.domain.errors import Conflict, Damaged, Fault, InternalError, InvalidInput, RateLimited, StorageUnavailable
 from luxx.domain.fields import text_fault
 from luxx.domain.message import Message, Role, Status, TextPart, content_faults
 
@@ -122,14 +122,15 @@ class SendMessage:
                         return None
                     if not stored.running:
                         raise LeaseLost(turn.answer.id)
-                    return Begun(
-                        lease=turn.lease(),
-                        answer=turn.answer,
-                        conversation=await unit.conversations.get(turn.owner, turn.conversation_id),
-                        history=await unit.messages.newest(
+                    conversation = await unit.conversations.get(turn.owner, turn.conversation_id)
+                    begun = Begun(lease=turn.lease(), answer=turn.answer, conversation=conversation, history=())
+                    try:
+                        history = await unit.messages.newest(
                             turn.owner, turn.conversation_id, limit=turn.history, before=turn.answer.id
-                        ),
-                    )
+                        )
+                    except Damaged as error:
+                        return replace(begun, damaged=error)
+                    return replace(begun, history=history)
             except StorageUnavailable:
                 if time.monotonic() >= deadline:
                     raise

@@ -20,6 +20,7 @@ from luxx.domain.turn import Done, End, Failed
 LEASE: Final = timedelta(seconds=15)
 KEEP_KEYS: Final = timedelta(hours=24)
 """How long a repeat of an idempotency key finds the first outcome, at least."""
+_ONCE: Final = "A Chat, a Container and its TurnSupervisor are entered once: make a new one."
 _log = logging.getLogger(__name__)
 
 
@@ -69,6 +70,7 @@ class TurnSupervisor:
         self._max_turns: Final = max_turns
         self._tasks: Final[dict[str, _Task]] = {}
         self._accepting = 0
+        self._entering = False
         self._draining = False
         self._out_of_time = False
         self._changed: Final = asyncio.Event()
@@ -78,13 +80,27 @@ class TurnSupervisor:
         self._forgetting: asyncio.Task[bool] | None = None
         log.on_cancel(self._cancel_announced)
 
-    def check_new(self) -> None:
-        """Raise RuntimeError where it was entered before."""
+    @contextmanager
+    def entering(self) -> Iterator[None]:
+        """Put around the opening of all that is entered with it, before anything is opened that may be in use.
+
+        Raises RuntimeError where it was entered before, or somebody else is at it.
+        """
+        self._check_new()
+        if self._entering:
+            raise RuntimeError(_ONCE)
+        self._entering = True
+        try:
+            yield
+        finally:
+            self._entering = False
+
+    def _check_new(self) -> None:
         if self._upkeep:
-            raise RuntimeError("A Chat, a Container and its TurnSupervisor are entered once: make a new one.")
+            raise RuntimeError(_ONCE)
 
     async def __aenter__(self) -> Self:
-        self.check_new()
+        self._check_new()
         self._well_since = self._beaten = time.monotonic()
         self._upkeep = (
             asyncio.create_task(self._beat(), name="luxx heartbeat"),

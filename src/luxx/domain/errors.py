@@ -20,6 +20,7 @@
     │   └── ModelRejected       the provider refuses the request as it is
     ├── Interrupted             the process that wrote an answer ended before the answer did
     └── InternalError           a fault of ours
+        └── Damaged             a stored message that cannot be read
 
 `code` is for programs and never changes; the text is for people.
 """
@@ -196,6 +197,18 @@ class InternalError(LuxxError):
     """A fault of ours; its text never names the cause."""
 
     code = "internal_error"
+
+
+class Damaged(InternalError):
+    """A stored message cannot be read: its row was changed by somebody else. Only the operator is told which."""
+
+    def __init__(self, message_id: str, conversation_id: str) -> None:
+        super().__init__("A message of this conversation cannot be read: the log of the service names it.")
+        self.message_id = message_id
+        self.conversation_id = conversation_id
+
+    def to_operator(self) -> str:
+        return f"The stored message {self.message_id!r} cannot be read: mend its row, or let its owner delete it."
 
 
 class StorageUnavailable(LuxxError):

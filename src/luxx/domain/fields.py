@@ -1,8 +1,12 @@
 """What fields of every kind keep to: their type, their length, and text that can be stored and sent."""
 
+import re
 from typing import Final
 
 from luxx.domain.errors import Fault
+
+_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Line breaks, and what else commands a terminal."""
 
 # What the parameter `expected` of a `type` fault is made of; several are joined by " or ".
 STRING: Final = "a string"
@@ -27,6 +31,11 @@ def unstorable(text: str, field: str) -> Fault | None:
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         return Fault(field=field, rule="invalid", parameters={"reason": "it holds an unpaired surrogate"})
     return None
+
+
+def visible(text: str) -> str:
+    """Escape what makes a line or commands a terminal."""
+    return _UNSEEN.sub(lambda one: one[0].encode("unicode_escape").decode(), text)
 
 
 def string_fault(field: str, value: object) -> Fault | None:

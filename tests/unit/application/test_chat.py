@@ -201,6 +201,26 @@ async def test_a_chat_that_was_left_is_not_entered_again() -> None:
         await chat.__aenter__()
 
 
+async def test_of_two_that_enter_a_chat_at_once_one_does_and_nothing_of_it_is_closed() -> None:
+    class Slow(MemoryStorage):
+        closed = 0
+
+        async def missing(self) -> None:
+            await asyncio.sleep(0)
+
+        async def close(self) -> None:
+            self.closed += 1
+            await super().close()
+
+    storage = Slow()
+    chat = chat_on(storage, ScriptedChatModel())
+    outcomes = await asyncio.gather(chat.__aenter__(), chat.__aenter__(), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in outcomes) == ["Chat", "RuntimeError"]
+    assert storage.closed == 0
+    await chat.__aexit__(None, None, None)
+    assert storage.closed == 1
+
+
 async def test_a_chat_that_is_left_in_a_hurry_leaves_nothing_behind() -> None:
     """Cancelled while its turns come to their end, which takes as long as the model lets it."""
     others, stopping, slow = asyncio.all_tasks(), asyncio.Event(), asyncio.Event()

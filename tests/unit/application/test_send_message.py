@@ -8,11 +8,12 @@ from tests.support.until import until
 from tests.unit.application.house import OWNER, Gate, House, opened
 
 from luxx.adapters.memory import MemoryStorage
+from luxx.adapters.memory.repositories import MemoryMessages
 from luxx.adapters.memory.storage import MemoryUnit
 from luxx.adapters.memory.tables import Tables
 from luxx.adapters.models.scripted import spoken
 from luxx.application.ports import SystemEntry, UserEntry
-from luxx.domain.errors import Conflict, InvalidInput, NotFound, Overloaded, StorageUnavailable
+from luxx.domain.errors import Conflict, Damaged, InvalidInput, NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import CONTENT_LIMIT, Status
 
 
@@ -252,6 +253,24 @@ async def test_a_message_whose_commit_was_made_and_its_answer_lost_is_answered_a
     (request,) = house.model.requests
     assert request.entries == (SystemEntry(text="Be brief."), UserEntry(text="Anybody?"))
     assert await total(house, conversation.id) == 2
+
+
+async def test_where_a_message_before_it_cannot_be_read_then_it_fails_and_keeps_nobody_waiting(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = await house.conversation()
+    flaky = Flaky(house.storage)
+    flaky.lose_answer_of_commit = True
+
+    async def newest(*_: object, **__: object) -> None:
+        raise Damaged("msg_broken", conversation.id)
+
+    monkeypatch.setattr(MemoryMessages, "newest", newest)
+    send = replace(house.send_message, new_unit=flaky)
+    message_id = await send(user_id=OWNER, conversation_id=conversation.id, content="Anybody?")
+    answer = await house.ended(message_id)
+    assert answer.status is Status.FAILED
+    assert house.model.requests == []
 
 
 async def test_a_message_that_was_not_stored_when_the_database_went_away_is_refused_and_asks_no_model(

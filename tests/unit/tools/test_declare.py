@@ -222,7 +222,17 @@ async def test_two_tools_of_one_name_are_an_error_that_names_both(installed: Any
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"), [("x = 1", "neither a tool nor a module with tools"), ("1/0", "cannot be loaded: ZeroDiv")]
+    ("source", "reason"),
+    [
+        ("x = 1", "neither a tool nor a module with tools"),
+        ("from luxx.adapters.tools.calculate import calculate", "neither a tool nor a module with tools"),
+        ("1/0", "cannot be loaded: ZeroDiv"),
+        ("raise SystemExit('no licence')", "cannot be loaded: SystemExit: no licence"),
+        (
+            PARROT.replace("NAME", "parrot").replace('"birds"', '"birds", description=lambda resources: 1 // 0'),
+            "cannot be loaded: ZeroDiv",
+        ),
+    ],
 )
 async def test_an_entry_point_without_a_tool_is_an_error_that_names_it(
     installed: Any, resources: ToolResources, source: str, reason: str

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
 
 from luxx.adapters.database.connection import Connection
@@ -21,7 +22,7 @@ from luxx.adapters.wire import (
     encode_usage,
 )
 from luxx.application.ports import Counted
-from luxx.domain.errors import NotFound
+from luxx.domain.errors import Damaged, NotFound
 from luxx.domain.message import Message, Role, Status
 
 MESSAGE: Final = columns_of(messages, Message)
@@ -36,17 +37,20 @@ _STATUSES: Final = {status.value: status for status in Status}
 def message_of(row: Row) -> Message:
     # Written out: a thousand of these may begin a turn.
     identity, conversation_id, role, parts, status, model, usage, error, created_at = row
-    return Message(
-        id=identity,
-        conversation_id=conversation_id,
-        role=_ROLES[role],
-        parts=decode_parts(parts),
-        status=_STATUSES[status],
-        model=model,
-        usage=decode_usage(usage),
-        error=decode_problem(error),
-        created_at=created_at,
-    )
+    try:
+        return Message(
+            id=identity,
+            conversation_id=conversation_id,
+            role=_ROLES[role],
+            parts=decode_parts(parts),
+            status=_STATUSES[status],
+            model=model,
+            usage=decode_usage(usage),
+            error=decode_problem(error),
+            created_at=created_at,
+        )
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError) as reason:
+        raise Damaged(identity, conversation_id) from reason
 
 
 def answer_values(message: Message) -> dict[str, Any]:

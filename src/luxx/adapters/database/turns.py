@@ -25,7 +25,7 @@ from luxx.adapters.database.schema import (
 from luxx.adapters.database.statements import Parameters, Row, Script, Statement
 from luxx.adapters.wire import encode_event
 from luxx.application.ports import Begun, Clock, KeyTaken, Lease, NewTurn, Remembered, TooManyTurns, Turn
-from luxx.domain.errors import Conflict
+from luxx.domain.errors import Conflict, Damaged
 from luxx.domain.message import Message, Status
 from luxx.domain.turn import Started
 
@@ -209,11 +209,18 @@ class DatabaseTurns:
         await connection.close()
         lease = turn.lease()
         self.begun(lease, started, (values["event_name"], values["event_data"]))
+        history: Sequence[Message] = ()
+        damaged = None
+        try:
+            history = await self._history(turn, told)
+        except Damaged as error:
+            damaged = error  # raised, it would leave behind a turn that nobody runs
         return Begun(
             lease=lease,
             answer=turn.answer,
             conversation=conversation_of(told.conversation),
-            history=await self._history(turn, told),
+            history=history,
+            damaged=damaged,
         )
 
     async def _history(self, turn: NewTurn, told: "_Told") -> Sequence[Message]:

@@ -21,6 +21,7 @@ import structlog
 from luxx.adapters.telemetry.requests import RequestRecord
 from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord
 from luxx.domain.errors import ModelError, StorageUnavailable
+from luxx.domain.fields import visible
 
 _request: ContextVar[RequestRecord | None] = ContextVar("luxx_request", default=None)
 _turn: ContextVar[TurnRecord | None] = ContextVar("luxx_turn", default=None)
@@ -31,8 +32,6 @@ _logins: Final = logging.getLogger("luxx.logins")
 
 _TOKEN: Final = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*|luxx_[A-Za-z0-9_-]{40,}")
 """Access tokens, and keys for programs."""
-_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Line breaks, and what else commands a terminal."""
 _OF_EVERY_RECORD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 """What a record has of its own, besides what its logger was given as `extra`."""
 SHORTEST: Final = 6
@@ -65,17 +64,12 @@ def formatter(*, style: str, secrets: Sequence[str] = (), colours: bool = False)
     return _Blotting(lambda event: for_the_eye(None, "", _shown(event, blotted)), blotted)
 
 
-def _visible(text: str) -> str:
-    """Escape what makes a line or commands a terminal."""
-    return _UNSEEN.sub(lambda one: one[0].encode("unicode_escape").decode(), text)
-
-
 def _shown(event: Mapping[str, Any], blotted: Callable[[str], str]) -> dict[str, Any]:
     """Escape all that an event tells, before structlog quotes it; a traceback keeps its lines."""
     texts = {name: blotted(value if isinstance(value, str) else repr(value)) for name, value in event.items()}
-    shown = {name: _visible(text) for name, text in texts.items()}
+    shown = {name: visible(text) for name, text in texts.items()}
     if "exception" in texts:
-        shown["exception"] = "\n".join(map(_visible, texts["exception"].split("\n")))
+        shown["exception"] = "\n".join(map(visible, texts["exception"].split("\n")))
     return shown
 
 

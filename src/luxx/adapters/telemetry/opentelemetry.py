@@ -6,9 +6,11 @@ The standard variables alone switch them on and say where they go (`OTEL_EXPORTE
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 from luxx import __version__
 from luxx.adapters.telemetry.requests import UNANSWERED, UNMATCHED, RequestRecord
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _log = logging.getLogger(__name__)
+
+_HEADER: Final = re.compile(r"[!#-'*+.0-9A-Z^-z|~-]+[ \t]*=[ \t]*(?P<value>[ !#-+\--:<-\[\]-~]*)")
+"""What the exporter takes for a header; anything else it quotes in the log, with the secret that it holds."""
 
 Value: TypeAlias = str | int | float | bool | list[str] | None
 
@@ -38,7 +43,8 @@ def wanted(environ: Mapping[str, str]) -> bool:
 def open_traces(environ: Mapping[str, str] | None = None, *, provider: str) -> "OpenTelemetryTraces | None":
     """Make the observer that the variables ask for; None where they ask for none, or none can be had.
 
-    `provider` names who runs the model, for `gen_ai.provider.name`.
+    `provider` names who runs the model, for `gen_ai.provider.name`. Raises `ValueError` where they hold what
+    cannot be used.
     """
     given = os.environ if environ is None else environ
     if not wanted(given):
@@ -48,7 +54,20 @@ def open_traces(environ: Mapping[str, str] | None = None, *, provider: str) -> "
     except ImportError:
         _log.warning("%s", advice("sending traces", "opentelemetry", "the extra `otel`"))
         return None
-    return None if exporter is None else OpenTelemetryTraces(exporter, provider=provider)
+    if exporter is None:
+        return None
+    with _told():
+        return OpenTelemetryTraces(exporter, provider=provider)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell as one kind what the SDK raises in many, of variables that it cannot work with."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"traces cannot be had as the OTEL_ variables want them: {reason}") from error
 
 
 def _exporter(environ: Mapping[str, str]) -> "SpanExporter | None":
@@ -67,7 +86,47 @@ def _exporter(environ: Mapping[str, str]) -> "SpanExporter | None":
         _log.warning("traces are sent as http/protobuf only, not as %s: point the endpoint at port 4318", protocol)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # dito
 
-    return OTLPSpanExporter()
+    _check(environ)
+    with _told():
+        return OTLPSpanExporter()
+
+
+def _check(environ: Mapping[str, str]) -> None:
+    """Raise `ValueError` for what the exporter would take, and stumble over with every batch; quotes no value."""
+    scheme: str | None = None
+    if endpoint := _variable(environ, "ENDPOINT"):
+        name, value = endpoint
+        if (scheme := _scheme(value)) not in {"http", "https"}:
+            raise ValueError(f"{name} must be a URL that starts with http:// or https:// and names a host")
+    if headers := _variable(environ, "HEADERS"):
+        name, value = headers
+        if not all(_is_header(one.strip(" \t")) for one in value.split(",") if one.strip(" \t")):
+            raise ValueError(f"{name} must be name=value, several with commas between, each value percent-encoded")
+    for kind in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE") if scheme == "https" else ():
+        if (file := _variable(environ, kind)) and not os.access(file[1], os.R_OK):
+            raise ValueError(f"{file[0]} must be the path of a file that can be read")
+
+
+def _variable(environ: Mapping[str, str], kind: str) -> tuple[str, str] | None:
+    """Give the variable that counts for traces, with its value, which is as the exporter reads it."""
+    names = (f"OTEL_EXPORTER_OTLP_TRACES_{kind}", f"OTEL_EXPORTER_OTLP_{kind}")
+    return next(((name, value) for name in names if (value := environ.get(name, ""))), None)
+
+
+def _scheme(url: str) -> str | None:
+    """Give the scheme of a URL that names where to connect to; None for any other text."""
+    try:
+        parts = urlsplit(url)
+        named = parts.hostname is not None and parts.port != 0
+    except ValueError:
+        return None
+    return parts.scheme if named else None
+
+
+def _is_header(text: str) -> bool:
+    header = _HEADER.fullmatch(text)
+    value = "" if header is None else unquote(header["value"]).strip()
+    return header is not None and value.isprintable() and all(character <= "\xff" for character in value)
 
 
 class OpenTelemetryTraces:

@@ -2,6 +2,7 @@
 
 import pkgutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -31,8 +32,21 @@ def load_tools(resources: ToolResources) -> tuple[BoundTool, ...]:
             other = found[declared.name][1]
             raise ToolsMisdeclared(f"{source} and {other} both declare a tool named {declared.name!r}; rename one")
         found[declared.name] = (declared, source)
-    tools = [declared.bind(resources) for declared, _ in found.values()]
-    return tuple(sorted(tools, key=_place))
+    return tuple(sorted((_bound(*one, resources) for one in found.values()), key=_place))
+
+
+def _bound(declared: DeclaredTool, source: str, resources: ToolResources) -> BoundTool:
+    with _loading(source):
+        return declared.bind(resources)
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    """Name whose fault it is, whatever a foreign module raises or wants to end: the operator needs to know."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise ToolsMisdeclared(f"{source} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def _place(tool: BoundTool) -> tuple[int, str, str]:
@@ -51,11 +65,8 @@ def _own() -> Iterator[tuple[DeclaredTool, str]]:
 def _foreign() -> Iterator[tuple[DeclaredTool, str]]:
     for entry in entry_points(group=ENTRY_POINTS):
         source = _source(entry)
-        try:
+        with _loading(source):
             found = entry.load()
-        except Exception as error:
-            # Whatever a foreign module raises: the operator needs to know which package it is.
-            raise ToolsMisdeclared(f"{source} cannot be loaded: {type(error).__name__}: {error}") from error
         if isinstance(found, DeclaredTool):
             yield found, source
             continue

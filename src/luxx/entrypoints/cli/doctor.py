@@ -12,7 +12,6 @@ import httpx
 
 from luxx.adapters.database import Database, SchemaState
 from luxx.adapters.models.openai import trusted_authorities
-from luxx.adapters.tools.loading import ToolsMisdeclared
 from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
 from luxx.container import Container
 from luxx.domain.errors import LuxxError, StorageUnavailable
@@ -54,7 +53,7 @@ async def _run(settings: Settings, host: str, port: int) -> int:
         except BadSettings as error:
             failed = True
             print("\n".join(f"FAIL  {name}: {fault}" for fault in error.faults), flush=True)
-        except (LuxxError, ToolsMisdeclared, OSError) as error:
+        except (LuxxError, OSError) as error:
             failed = True
             print(f"FAIL  {name}: {error}", flush=True)
     return 1 if failed else 0

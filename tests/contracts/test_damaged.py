@@ -1,0 +1,67 @@
+"""A message that was stored and cannot be read: what somebody did to its row by hand."""
+
+import asyncio
+import logging
+
+import pytest
+from tests.support.databases import ask
+
+from luxx.adapters.database import Database
+from luxx.adapters.models.scripted import ScriptedChatModel, spoken
+from luxx.adapters.system import SortableIds, utc_now
+from luxx.application import Chat
+from luxx.domain.errors import Damaged
+from luxx.domain.message import Status
+from luxx.domain.turn import Done, End, Failed
+from luxx.testing.contracts.storage_samples import PATIENCE
+
+DAMAGES = (
+    """parts = '{"broken'""",
+    """parts = '[{"type":"picture"}]'""",
+    "role = 'system'",
+    "status = 'fine'",
+    "usage = '7'",
+    "error = '[]'",
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_an_answer_that_would_follow_it_fails_at_once_and_its_id_is_told_to_the_operator(
+    database: Database, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    model = ScriptedChatModel(spoken("Yes?"), spoken("I am here."))
+    chat = Chat(storage=database, model=model, clock=utc_now, new_id=SortableIds(), default_model="any")
+    async with chat:
+        ada = (await chat.admit_user(username="ada")).id
+        conversation = (await chat.create_conversation(user_id=ada)).id
+
+        async def answered(content: str) -> End:
+            sent = await chat.send_message(user_id=ada, conversation_id=conversation, content=content)
+            async with asyncio.timeout(PATIENCE):
+                _, end = await chat.follow_turn.to_end(user_id=ada, message_id=sent)
+            return end
+
+        first = await answered("Hello?")
+        assert isinstance(first, Done)
+        broken = first.message.id
+        await ask(database, f"UPDATE messages SET {damage} WHERE id = '{broken}'", writes=True)
+        for _ in range(2):  # the conversation is not stuck: it takes further messages
+            with caplog.at_level(logging.ERROR, logger="luxx"):
+                caplog.clear()
+                end = await answered("Anybody?")
+            assert isinstance(end, Failed)
+            assert (end.code, broken in end.message) == ("internal_error", False)
+            assert broken in caplog.text
+            async with database.new_unit(read_only=True) as unit:
+                stored = await unit.messages.get(ada, end.message_id)
+            assert stored.status is Status.FAILED
+            assert stored.error is not None
+        with pytest.raises(Damaged) as caught:
+            await chat.list_messages(user_id=ada, conversation_id=conversation)
+        assert broken in caught.value.to_operator()
+        assert broken not in str(caught.value)
+        await chat.delete_message(user_id=ada, message_id=broken)
+        last = await answered("And now?")
+        assert isinstance(last, Done)
+        assert last.message.content == "I am here."
+    assert len(model.requests) == 2

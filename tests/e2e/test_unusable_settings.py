@@ -52,6 +52,22 @@ def test_a_part_that_cannot_work_with_its_settings_says_so_and_the_service_exits
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("kept", [b"short", b"\xff" * 64])
+def test_a_kept_secret_that_is_none_ends_the_start_and_is_told_by_the_doctor(kept: bytes, tmp_path: Path) -> None:
+    """Found out later, it would fail every request of a service that listens."""
+    secret = tmp_path / ".luxx" / "jwt_secret"
+    secret.parent.mkdir(mode=0o700)
+    secret.write_bytes(kept)
+    secret.chmod(0o600)
+    told = "jwt_secret holds no secret of 32 bytes: delete it"
+    done = run(tmp_path, "serve", "--port", "0")
+    assert done.returncode == 1, done.stderr
+    assert told in done.stderr
+    assert "listens" not in done.stderr
+    looked = run(tmp_path, "doctor", "--port", "0")
+    assert [line for line in looked.stdout.splitlines() if line.startswith("FAIL  data directory") and told in line]
+
+
 @pytest.mark.parametrize(
     ("command", "module", "cause"),
     [

@@ -12,6 +12,7 @@ import httpx
 
 from luxx.adapters.database import Database, SchemaState
 from luxx.adapters.models.openai import trusted_authorities
+from luxx.adapters.security.jwt import kept_secret
 from luxx.adapters.tools.python.bubblewrap import SandboxUnusable
 from luxx.container import Container
 from luxx.domain.errors import LuxxError, StorageUnavailable
@@ -79,6 +80,8 @@ async def _data_directory(settings: Settings) -> str:
     for private in (path, path / "jwt_secret"):
         if private.exists() and stat.S_IMODE(private.stat().st_mode) & 0o077:
             raise Wrong(f"others may look into {private}: chmod go= {private}")
+    if settings.jwt_secret is None and (path / "jwt_secret").exists():
+        kept_secret(path / "jwt_secret")
     return f"{path} is writable, and nobody else may look into it"
 
 

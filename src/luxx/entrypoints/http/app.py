@@ -18,7 +18,7 @@ from luxx.entrypoints.http.methods import options_of
 from luxx.entrypoints.http.observed import ObservedLitestar, note_user
 from luxx.entrypoints.http.reading import BODY_LIMIT, bearer_token
 from luxx.entrypoints.http.schema_page import schema_handlers
-from luxx.entrypoints.http.uses import state_of, uses
+from luxx.entrypoints.http.uses import state_of, uses, uses_of
 
 HANDLERS = (
     *auth.HANDLERS,
@@ -46,13 +46,15 @@ def create_app(container: Container) -> Litestar:
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         async with running(container):
+            use()  # what cannot be made is found out here, and not by every request
             yield
 
+    use = uses_of(container)
     handlers = [*HANDLERS, *schema_handlers(HANDLERS)]
     app = ObservedLitestar(
         route_handlers=[*options_of(handlers), *handlers],
         dependencies={"caller": Provide(authenticated)},
-        state=State(state_of(container)),
+        state=State(state_of(use)),
         exception_handlers={LuxxError: failed, HTTPException: refused, Exception: broken},
         lifespan=[lifespan],
         request_max_body_size=BODY_LIMIT,

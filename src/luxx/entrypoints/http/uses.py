@@ -87,9 +87,9 @@ def uses_of(container: Container) -> Callable[[], Uses]:
     return uses
 
 
-def state_of(container: Container) -> dict[str, Any]:
+def state_of(use: Callable[[], Uses]) -> dict[str, Any]:
     """Give the application's state, in which `uses` finds them."""
-    return {_KEY: uses_of(container)}
+    return {_KEY: use}
 
 
 def uses(request: Request[Any, Any, Any]) -> Uses:

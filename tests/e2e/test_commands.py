@@ -403,7 +403,8 @@ async def test_the_doctor_asks_the_endpoint_for_its_models(alone: Operator, mode
     ("variables", "said"),
     [
         ({"LUXX_LLM_API_KEY": "ключ"}, "the API key must consist of visible ASCII characters"),
-        ({"LUXX_LLM_BASE_URL": "http://me:s3cret@127.0.0.1:9/v1"}, "the base URL must have no user"),
+        ({"LUXX_LLM_BASE_URL": "http://127.0.0.1:9/v1?key=s3cret"}, "the base URL must have no user, query or"),
+        ({"LUXX_LLM_BASE_URL": "http://me:s3cret@127.0.0.1:9/v1"}, "LUXX_LLM_BASE_URL must hold no user name"),
         ({"LUXX_DISABLED_TOOLS": "fetch-page"}, "LUXX_DISABLED_TOOLS names no tool by 'fetch-page'"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from tests.support.databases import ask
@@ -13,7 +15,7 @@ from luxx.application import Chat
 from luxx.domain.errors import Damaged
 from luxx.domain.message import Status
 from luxx.domain.turn import Done, End, Failed
-from luxx.testing.contracts.storage_samples import PATIENCE
+from luxx.testing.contracts.storage_samples import PATIENCE, new_turn
 
 DAMAGES = (
     """parts = '{"broken'""",
@@ -65,3 +67,24 @@ async def test_an_answer_that_would_follow_it_fails_at_once_and_its_id_is_told_t
         assert isinstance(last, Done)
         assert last.message.content == "I am here."
     assert len(model.requests) == 2
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_the_answer_of_a_turn_whose_process_is_gone_ends_and_can_be_deleted(
+    database: Database, damage: str
+) -> None:
+    model = ScriptedChatModel(spoken("I am here."))
+    chat = Chat(storage=database, model=model, clock=utc_now, new_id=SortableIds(), default_model="any")
+    async with chat:
+        ada = (await chat.admit_user(username="ada")).id
+        conversation = await chat.create_conversation(user_id=ada)
+        turn = replace(new_turn(conversation), lease_for=timedelta(0))
+        async with database.new_unit() as unit:
+            await unit.turns.begin(turn)
+        await ask(database, f"UPDATE messages SET {damage} WHERE id = '{turn.answer.id}'", writes=True)
+        assert await chat.supervisor.reap() == 1
+        await chat.delete_message(user_id=ada, message_id=turn.answer.id)
+        sent = await chat.send_message(user_id=ada, conversation_id=conversation.id, content="And now?")
+        async with asyncio.timeout(PATIENCE):
+            _, end = await chat.follow_turn.to_end(user_id=ada, message_id=sent)
+        assert isinstance(end, Done)

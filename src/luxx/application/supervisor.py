@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from luxx.application.follow_turn import parts_so_far
-from luxx.application.ports import Begun, Clock, Lease, LeaseLost, NewUnit, TurnLog
+from luxx.application.ports import Begun, Clock, Lease, LeaseLost, NewUnit, TurnLog, UnitOfWork
 from luxx.application.run_turn import RunTurn, Stop, interrupted
-from luxx.domain.errors import NotFound, Overloaded, StorageUnavailable
-from luxx.domain.message import Status
+from luxx.domain.errors import Damaged, NotFound, Overloaded, StorageUnavailable
+from luxx.domain.message import Message, Role, Status
 from luxx.domain.turn import Done, End, Failed
 
 LEASE: Final = timedelta(seconds=15)
@@ -281,7 +281,7 @@ class TurnSupervisor:
 
     async def _interrupt(self, lease: Lease) -> None:
         async with self._new_unit(read_only=True) as unit:
-            stored = await unit.messages.get(lease.owner, lease.message_id)
+            stored = await self._begun_answer(unit, lease)
             conversation = await unit.conversations.get(lease.owner, lease.conversation_id)
             turn = await unit.turns.get(lease.owner, lease.message_id)
         problem = interrupted()
@@ -298,3 +298,18 @@ class TurnSupervisor:
             answer = replace(answer, status=Status.CANCELLED, error=None)
             end = Done(message=answer)
         await self._log.end(lease, end, answer)
+
+    async def _begun_answer(self, unit: UnitOfWork, lease: Lease) -> Message:
+        try:
+            return await unit.messages.get(lease.owner, lease.message_id)
+        except Damaged as error:
+            # All that it says is in the log: left running, its turn would take the conversation for ever.
+            _log.error("a dead turn's answer is written anew: %s", error.to_operator())
+            return Message(
+                id=lease.message_id,
+                conversation_id=lease.conversation_id,
+                role=Role.ASSISTANT,
+                parts=(),
+                status=Status.STREAMING,
+                created_at=self._clock(),
+            )

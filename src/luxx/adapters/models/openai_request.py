@@ -32,6 +32,9 @@ _NO_SYSTEM: Final = re.compile(rb"system role (is )?not supported|not support .?
 _UNKNOWN: Final = re.compile(rb"unsupported|unrecognized|unknown|forbidden|not (support|permitted|allowed)")
 
 _NO_TEMPERATURE: Final = re.compile(rb"temperature.{0,60}\b(deprecated|only)\b")
+_BOUNDS: Final = re.compile(rb"temperature.{0,80}\b(between|range|from|less than|greater than|at (least|most))\b")
+"""It can be chosen, but not so: whoever chose it has to know, and others choose otherwise."""
+
 _NO_TEMPERATURE_THINKING: Final = re.compile(rb"temperature.{0,60}\bthinking is enabled")
 
 
@@ -96,7 +99,8 @@ class Wording:
         if only_roles:
             return templated
         while_thinking = _NO_TEMPERATURE_THINKING.search(said) is not None
-        own_temperature = _NO_TEMPERATURE.search(said) is not None or (
+        bounded = _BOUNDS.search(said) is not None
+        own_temperature = (not bounded and _NO_TEMPERATURE.search(said) is not None) or (
             b"temperature" in said and (b"unsupported" in said or b"not support" in said)
         )
         about_reasoning = b"reasoning_content" in said

@@ -1,7 +1,8 @@
 """What every answer has in common: the envelope, the language, the request id, the framework's own refusals."""
 
+import httpx
 import pytest
-from tests.support.live import PASSWORD, Account, Live
+from tests.support.live import PASSWORD, Account, Live, live
 from tests.support.raw import wire
 
 from luxx.container import Container
@@ -162,12 +163,17 @@ class RaisingHasher:
         raise self.error
 
 
-async def test_a_fault_of_the_service_tells_its_cause_to_the_log_alone(
-    container: Container, served: Live, caplog: pytest.LogCaptureFixture
-) -> None:
-    container.hasher.override(RaisingHasher(ValueError("SELECT secret FROM vault")))
+async def failing_login(container: Container, error: Exception) -> httpx.Response:
+    container.hasher.override(RaisingHasher(error))
     body = {"username": "u", "password": PASSWORD}
-    answer = await served.http.post("/api/auth/login", json=body, headers={"X-Request-ID": "find-me"})
+    async with live(container) as served:
+        return await served.http.post("/api/auth/login", json=body, headers={"X-Request-ID": "find-me"})
+
+
+async def test_a_fault_of_the_service_tells_its_cause_to_the_log_alone(
+    container: Container, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await failing_login(container, ValueError("SELECT secret FROM vault"))
     assert answer.status_code == 500
     assert answer.json() == {
         "success": False,
@@ -189,18 +195,16 @@ async def test_a_fault_of_the_service_tells_its_cause_to_the_log_alone(
     ],
 )
 async def test_whoever_is_to_wait_is_told_how_long_in_whole_seconds(
-    container: Container, served: Live, error: Exception, expected: tuple[int, str, str]
+    container: Container, error: Exception, expected: tuple[int, str, str]
 ) -> None:
-    container.hasher.override(RaisingHasher(error))
-    answer = await served.http.post("/api/auth/login", json={"username": "u", "password": PASSWORD})
+    answer = await failing_login(container, error)
     assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == expected
 
 
 async def test_why_the_database_is_away_is_for_the_log_and_not_for_the_client(
-    container: Container, served: Live, caplog: pytest.LogCaptureFixture
+    container: Container, caplog: pytest.LogCaptureFixture
 ) -> None:
-    container.hasher.override(RaisingHasher(StorageUnavailable("It is away.", reason="53300: too many clients")))
-    answer = await served.http.post("/api/auth/login", json={"username": "u", "password": PASSWORD})
+    answer = await failing_login(container, StorageUnavailable("It is away.", reason="53300: too many clients"))
     assert answer.status_code == 503
     assert "clients" not in answer.text
     assert "It is away. (53300: too many clients)" in caplog.text

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from luxx.adapters.models.openai_request import USUAL, ThinkingStyle, Wording, request_body
+from luxx.adapters.models.openai_request import ThinkingStyle, request_body
+from luxx.adapters.models.openai_wording import USUAL, Wording
 from luxx.application.ports import AssistantEntry, Entry, ModelRequest, SystemEntry, ToolEntry, UserEntry
 from luxx.domain.tool import ToolCall, ToolSpec
 

@@ -30,8 +30,9 @@ with needs("luxx.adapters.models.openai", "the extra `openai`"):
         Unreachable,
         Untrusted,
     )
-    from luxx.adapters.models.openai_request import USUAL, ThinkingStyle, Wording, request_body
+    from luxx.adapters.models.openai_request import ThinkingStyle, request_body
     from luxx.adapters.models.openai_wire import AnswerReader, Chunk, chunk_of
+    from luxx.adapters.models.openai_wording import USUAL, Wording
     from luxx.adapters.models.sse import EventStreamReader, EventTooLong, ServerEvent
 
 

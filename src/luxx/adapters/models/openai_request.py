@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
 from luxx.adapters.models.openai_wire import Seal, mended
+from luxx.adapters.models.openai_wording import USUAL, Wording
 from luxx.application.ports import (
     AssistantEntry,
     Entry,
@@ -24,19 +25,6 @@ _NO_NAME: Final = re.compile("[^a-zA-Z0-9_-]")
 _NAME_LIMIT: Final = 64
 _seals: Final = msgspec.json.Decoder(Seal)
 
-_UNDECLARED: Final = re.compile(rb"`tools=`|toolconfig|must (define tools|include tool definition)")
-"""How providers say that they take earlier calls only beside tools: LiteLLM, Bedrock, Anthropic, Databricks."""
-
-_NO_SYSTEM: Final = re.compile(rb"system role (is )?not supported|not support .?system")
-
-_UNKNOWN: Final = re.compile(rb"unsupported|unrecognized|unknown|forbidden|not (support|permitted|allowed)")
-
-_NO_TEMPERATURE: Final = re.compile(rb"temperature.{0,60}\b(deprecated|only)\b")
-_BOUNDS: Final = re.compile(rb"temperature.{0,80}\b(between|range|from|less than|greater than|at (least|most))\b")
-"""It can be chosen, but not so: whoever chose it has to know, and others choose otherwise."""
-
-_NO_TEMPERATURE_THINKING: Final = re.compile(rb"temperature.{0,60}\bthinking is enabled")
-
 
 class ThinkingStyle(StrEnum):
     """How a provider is asked to think.
@@ -50,75 +38,6 @@ class ThinkingStyle(StrEnum):
     ENABLE_THINKING = "enable_thinking"
     REASONING_EFFORT = "reasoning_effort"
     NONE = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wording:
-    """How a model is asked, where providers differ so much that what one needs another refuses.
-
-    `unthinking`: where no thinking is wanted, that is said. `usage`: its tokens are asked for
-    (`stream_options`). `completion_tokens`: the limit is called `max_completion_tokens`. `temperature`: it can
-    be chosen; models that reason often have one of their own, `temperature_thinking`: or while they think.
-    `system`: there are messages of that role, else the user says it first. `in_turns`: neighbours of one role are one
-    message. `one_call`: calls of one round are told one after the other. `declared`: earlier calls are told
-    only with tools, so where none is offered, those that were called are declared; `choice`: beside them it is
-    said that none is to be called (`tool_choice`). `reasoning`: all that the model said goes back with its
-    thinking, or a blank where that is told no more, as of earlier turns; or nothing does; None leaves it to the style.
-    """
-
-    unthinking: bool = True
-    usage: bool = True
-    completion_tokens: bool = False
-    temperature: bool = True
-    temperature_thinking: bool = True
-    system: bool = True
-    in_turns: bool = False
-    one_call: bool = False
-    declared: bool = False
-    choice: bool = True
-    reasoning: bool | None = None
-
-    def after(self, refusal: bytes, *, only_roles: bool = False) -> "Wording":
-        """Give the wording that a provider asks for in its refusal; the same, where that is about something else.
-
-        `only_roles`: it calls it a failure of its own, as templates do of messages in an order that they do not take,
-        and gateways of what the provider behind them refuses.
-        """
-        said = refusal.lower()
-        undeclared = _UNDECLARED.search(said) is not None
-        no_system = _NO_SYSTEM.search(said) is not None
-        templated = replace(
-            self,
-            system=self.system and not no_system,
-            in_turns=self.in_turns or no_system or (b"alternat" in said and b"assistant" in said),
-            one_call=self.one_call or b"single tool-call" in said,
-            declared=self.declared or undeclared,
-            # Some gateways leave the tools out where none is to be called, and are refused themselves.
-            choice=self.choice and not (self.declared and (undeclared or b"tool_choice" in said)),
-        )
-        if only_roles:
-            return templated
-        while_thinking = _NO_TEMPERATURE_THINKING.search(said) is not None
-        bounded = _BOUNDS.search(said) is not None
-        own_temperature = (not bounded and _NO_TEMPERATURE.search(said) is not None) or (
-            b"temperature" in said and (b"unsupported" in said or b"not support" in said)
-        )
-        about_reasoning = b"reasoning_content" in said
-        reasoning = self.reasoning
-        if about_reasoning and reasoning is None:
-            reasoning = _UNKNOWN.search(said) is None
-        return replace(
-            templated,
-            reasoning=reasoning,
-            unthinking=self.unthinking and (b"thinking" not in said or while_thinking or about_reasoning),
-            usage=self.usage and b"stream_options" not in said,
-            completion_tokens=self.completion_tokens or b"max_completion_tokens" in said,
-            temperature=self.temperature and (while_thinking or not own_temperature),
-            temperature_thinking=self.temperature_thinking and not while_thinking,
-        )
-
-
-USUAL: Final = Wording()
 
 
 def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording = USUAL) -> bytes:

@@ -118,7 +118,7 @@ async def test_an_upgrade_waits_for_another_one_however_long_that_takes(
     other = await database.listening()
     await other.execute(f"BEGIN; SELECT pg_advisory_xact_lock({migrate._LOCK})")
     upgrading = asyncio.create_task(database.upgrade())
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # longer than both limits, which must not count here
     assert not upgrading.done()
     await other.close()
     await upgrading

@@ -55,7 +55,7 @@ async def test_a_tool_that_runs_too_long_to_be_waited_for_is_refused_as_a_messag
     account = await service.account()
     endless = {"code": "while True: pass", "timeout_s": 30}
     running = asyncio.create_task(account.post("/api/tools/execute_python/execute", json=endless))
-    await asyncio.sleep(1)
+    await asyncio.sleep(1)  # it runs by now: nothing tells that from outside
     service.all[0].signal(signal.SIGTERM)
     async with asyncio.timeout(GRACE + 10):
         refused = await running

@@ -38,12 +38,6 @@ Answered: TypeAlias = Callable[..., Any]
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
 async def model(upstream: ScriptedUpstream) -> AsyncIterator[OpenAIChatModel]:
     model = OpenAIChatModel(OpenAISettings(base_url=upstream.url, retries=0, idle_s=2, first_token_s=2))
     yield model

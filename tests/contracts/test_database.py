@@ -1,7 +1,9 @@
 """What a database makes of faults, beside the contracts: connections that break, answers that are lost."""
 
 import asyncio
+import gc
 import random
+import weakref
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.statements import Script, Statement
 from luxx.adapters.database.turn_log import DatabaseTurnLog
 from luxx.adapters.system import utc_now
+from luxx.application.letting_go import forget_frames
 from luxx.application.ports import Lease
 from luxx.domain.errors import StorageUnavailable
 from luxx.domain.message import Status
@@ -464,3 +467,37 @@ async def test_the_listener_does_not_wait_for_ever_to_be_told_that_it_listens() 
             await tries.acquire()
     listening.cancel()
     await asyncio.wait({listening})
+
+
+class Raised(Exception):
+    pass
+
+
+def _raising() -> Script[None]:
+    raise Raised
+    yield  # type: ignore[unreachable]  # it is a script by this
+
+
+def _nothing() -> Script[None]:
+    yield from ()
+
+
+async def _told(driver: Driver) -> weakref.ref[Raised]:
+    try:
+        await driver.run(_raising())
+    except Raised as error:
+        forget_frames(error)
+        return weakref.ref(error)
+    pytest.fail("nothing was raised")
+
+
+async def test_what_a_script_raised_is_gone_once_its_frames_are_let_go(database: Database) -> None:
+    """The garbage collector comes seldom in a service: a thread that held it would keep all that it passed through."""
+    gc.collect()
+    gc.disable()
+    try:
+        told = await _told(database.driver)
+        await database.driver.run(_nothing())  # the thread is done with what it told
+        assert told() is None
+    finally:
+        gc.enable()

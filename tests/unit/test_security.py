@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -50,6 +51,19 @@ async def test_a_hash_is_argon2id_salted_and_verified_by_its_password_alone(hash
 async def test_the_default_cost_is_what_owasp_asks_for_at_least() -> None:
     with closing(Argon2Hasher()) as hasher:
         assert (await hasher.hash("correct horse")).startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+async def test_threads_that_hash_let_the_others_go_first() -> None:
+    before = set(threading.enumerate())
+    with closing(Argon2Hasher(CHEAP)) as hasher:
+        await hasher.hash("correct horse")
+        hashing = [thread.native_id for thread in set(threading.enumerate()) - before]
+        assert hashing
+        own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        for native_id in hashing:
+            assert native_id is not None
+            assert os.getpriority(os.PRIO_PROCESS, native_id) > own
 
 
 async def test_verifying_against_nobody_computes_a_real_hash_and_says_no() -> None:

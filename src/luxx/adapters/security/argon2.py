@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,6 +13,18 @@ from typing import Final, TypeVar
 import argon2
 
 R = TypeVar("R")
+
+_NICE: Final = 10
+
+
+def _let_others_go_first() -> None:
+    """Lower the priority of this thread: a login may take a little longer, an event of a stream may not.
+
+    Linux alone has a priority for each thread (setpriority(2)); elsewhere the whole process would get it.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # forbidden here: then it hashes as it is
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +50,9 @@ class Argon2Hasher:
         self._hasher: Final = argon2.PasswordHasher(
             time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=cost.lanes, type=argon2.Type.ID
         )
-        self._threads: Final = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="luxx-argon2")
+        self._threads: Final = ThreadPoolExecutor(
+            max_workers=os.cpu_count() or 1, thread_name_prefix="luxx-argon2", initializer=_let_others_go_first
+        )
         # Made ahead: if the first unknown user paid for it, the time would tell that it is unknown.
         self._nobodys: Final = self._hasher.hash("the password of nobody")
 

@@ -19,7 +19,7 @@ from uvicorn.lifespan.on import LifespanOn
 from luxx.application.supervisor import TurnSupervisor
 from luxx.container import Container
 from luxx.domain.errors import LuxxError
-from luxx.entrypoints.cli.allocator import one_arena
+from luxx.entrypoints.cli.allocator import give_back, one_arena
 from luxx.entrypoints.cli.workers import FREE_THE_PORT, Address, say_where
 from luxx.entrypoints.http.app import create_app
 from luxx.entrypoints.http.unreadable import EnvelopedHttp
@@ -153,10 +153,13 @@ class _ToldLifespan(LifespanOn):
 async def status_of(server: DrainingServer, sockets: list[socket.socket] | None = None) -> int:
     """Serve until the server stops; gives the exit status."""
     one_arena()
+    giving_back = asyncio.create_task(give_back())
     try:
         await server.serve(sockets)
     except SystemExit:
         return 1  # uvicorn has a status of its own for a start that failed, and the log has the reason
+    finally:
+        giving_back.cancel()
     return 0 if server.started else 1
 
 

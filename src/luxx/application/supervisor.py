@@ -14,7 +14,7 @@ from luxx.application.follow_turn import parts_so_far
 from luxx.application.ports import Begun, Clock, Lease, LeaseLost, NewUnit, TurnLog, UnitOfWork
 from luxx.application.run_turn import RunTurn, Stop, interrupted
 from luxx.domain.errors import Damaged, NotFound, Overloaded, StorageUnavailable
-from luxx.domain.message import Message, Role, Status
+from luxx.domain.message import Message, Status, empty_answer
 from luxx.domain.turn import Done, End, Failed
 
 LEASE: Final = timedelta(seconds=15)
@@ -305,11 +305,4 @@ class TurnSupervisor:
         except Damaged as error:
             # All that it says is in the log: left running, its turn would take the conversation for ever.
             _log.error("a dead turn's answer is written anew: %s", error.to_operator())
-            return Message(
-                id=lease.message_id,
-                conversation_id=lease.conversation_id,
-                role=Role.ASSISTANT,
-                parts=(),
-                status=Status.STREAMING,
-                created_at=self._clock(),
-            )
+            return empty_answer(lease.message_id, lease.conversation_id, self._clock())

@@ -419,12 +419,12 @@ _STREAMED: Final[Mapping[str, str]] = {
 }
 
 
-def stream(conversation_id: str, content: str, *, tools_enabled: bool, idempotency_key: str) -> Request:
+def stream(conversation_id: str, content: str, *, tools_enabled: bool, idempotency_key: str | None) -> Request:
     return Request(
         method="POST",
         path="/api/messages/stream",
         body=_message_body(conversation_id, content, tools_enabled=tools_enabled),
-        headers={"Idempotency-Key": idempotency_key, **_STREAMED},
+        headers={"Idempotency-Key": key_of(idempotency_key), **_STREAMED},
     )
 
 

@@ -126,6 +126,7 @@ class Following:
         self.message_id = message_id
         self.request_id: str | None = None
         self.end: Done | Failed | None = None
+        self.idempotency_key: Final = None if sending is None else sending.headers["Idempotency-Key"]
         self.after: Final = after
         self._sending: Final = sending
         self._last = after

@@ -250,12 +250,11 @@ class TurnSupervisor:
         for message_id in renewal.to_cancel:
             self.stop(message_id, Stop.CANCELLED)
         # A turn that is just ending is no longer held either; its task is left to find its way out.
-        lost = [self._tasks[one] for one in ours if one not in renewal.held and one in self._tasks]
+        lost = [one for one in ours if one not in renewal.held and one in self._tasks]
         if lost:
-            await asyncio.wait({running.task for running in lost}, timeout=self._beat_seconds)
-            for running in lost:
-                if not running.stop.done():
-                    running.stop.set_result(Stop.LOST)
+            await asyncio.wait({self._tasks[one].task for one in lost}, timeout=self._beat_seconds)
+            for message_id in lost:
+                self.stop(message_id, Stop.LOST)
 
     async def reap(self) -> int:
         """Take over turns whose lease ran out and store them as interrupted; gives their number."""

@@ -294,7 +294,7 @@ class RunTurn:
     ) -> list[ToolEntry]:
         """Run calls together; the outcomes are logged as they come, and told to the model in the order asked."""
         outcomes: dict[str, ToolReturned] = {}
-        async with aclosing(_as_they_come(self, calls, offered)) as returned:
+        async with aclosing(self._as_they_come(calls, offered)) as returned:
             async for outcome in returned:
                 outcomes[outcome.id] = outcome
                 await running.add(outcome)
@@ -304,7 +304,22 @@ class RunTurn:
             tool_entry(parts[call.id], budget=self.result_budget, untrusted=call.name in untrusted) for call in calls
         ]
 
-    async def run_tool(self, call: ToolCall, offered: frozenset[str]) -> ToolReturned:
+    async def _as_they_come(
+        self, calls: Sequence[ToolCall], offered: frozenset[str]
+    ) -> AsyncGenerator[ToolReturned, None]:
+        tasks = [asyncio.ensure_future(self._run_tool(call, offered)) for call in calls[:MAX_CALLS]]
+        try:
+            for call in calls[MAX_CALLS:]:
+                problem = Problem(code="tool_failed", message=f"Not run: more than {MAX_CALLS} calls at once.")
+                yield ToolReturned(id=call.id, name=call.name, success=False, error=problem, duration_ms=0)
+            for finished in asyncio.as_completed(tasks):
+                yield await finished
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run_tool(self, call: ToolCall, offered: frozenset[str]) -> ToolReturned:
         """Run one call of a model; its failure is an outcome, not an exception. Only what was offered is run."""
         started = time.monotonic()
         try:
@@ -346,22 +361,6 @@ def _counts(usage: object) -> bool:
             return True
         case _:
             return False
-
-
-async def _as_they_come(
-    turn: RunTurn, calls: Sequence[ToolCall], offered: frozenset[str]
-) -> AsyncGenerator[ToolReturned, None]:
-    tasks = [asyncio.ensure_future(turn.run_tool(call, offered)) for call in calls[:MAX_CALLS]]
-    try:
-        for call in calls[MAX_CALLS:]:
-            problem = Problem(code="tool_failed", message=f"Not run: more than {MAX_CALLS} calls at once.")
-            yield ToolReturned(id=call.id, name=call.name, success=False, error=problem, duration_ms=0)
-        for finished in asyncio.as_completed(tasks):
-            yield await finished
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _cleaned(call: ToolCall) -> ToolCall:

@@ -325,14 +325,14 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Databa
     turn, lease = await running_turn(database, ada)
     await database.log.append(lease, Text(delta="a"))
     await anext(following(database.log, lease.message_id, after=1))
-    database.driver = losing = _LosesAnswers(database.driver, 2)
+    database.log._driver = losing = _LosesAnswers(database.driver, 2)
     await database.log.append(lease, Text(delta="b"))
     await anext(following(database.log, lease.message_id, after=2))
     answer = turn.answer
     await database.log.end(lease, Done(message=answer), answer)
     assert losing.left == 0
     # The second has nothing in memory.
-    for log in (database.log, DatabaseTurnLog(database, clock=utc_now)):
+    for log in (database.log, DatabaseTurnLog(database.driver, database.listening, clock=utc_now)):
         events = await log.read(lease.message_id)
         assert [logged.event for logged in events][1:] == [Text(delta="a"), Text(delta="b"), Done(message=answer)]
         assert [logged.seq for logged in events] == [1, 2, 3, 4]

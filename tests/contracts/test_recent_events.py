@@ -164,8 +164,7 @@ async def test_recent_events_that_cannot_be_put_away_are_tried_again_after_as_ma
     on_sqlite: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, lease = await running_turn(on_sqlite, await stored_user(on_sqlite))
-    driver = on_sqlite.driver
-    on_sqlite.driver = failing = _PutsNothingAway(driver)
+    on_sqlite.log._driver = failing = _PutsNothingAway(on_sqlite.driver)
     many: list[Step] = [_SHORT, Thinking(delta="hm ")] * 1030
     await _write(on_sqlite, lease, many, upto=2061)
     for upto in range(2062, 2072):
@@ -178,7 +177,7 @@ async def test_recent_events_that_cannot_be_put_away_are_tried_again_after_as_ma
     assert [record.getMessage() for record in caplog.records] == [
         "Recent events could not be put with their turns' others; this is tried again when there are more."
     ] * 2
-    on_sqlite.driver = driver
+    on_sqlite.log._driver = on_sqlite.driver
     await on_sqlite.open()
     await _write(on_sqlite, lease, many, upto=6192)
     await _write(on_sqlite, lease, [_SHORT], upto=6193)

@@ -20,6 +20,7 @@ from typing import Any, Final
 import httpx
 import jsonschema_rs
 import pytest
+from tests.support.commands import curl_speaks_json
 from tests.support.live import live
 
 from luxx.adapters.memory import MemoryStorage
@@ -88,14 +89,6 @@ async def run(*command: str, given: str, cwd: Path | None = None, environment: M
     out, problems = await process.communicate(given.encode())
     assert process.returncode == 0, problems.decode()
     return out.decode()
-
-
-def curl_speaks_json() -> bool:
-    curl = shutil.which("curl")
-    return (
-        curl is not None
-        and b"--json" in subprocess.run([curl, "--help", "all"], capture_output=True, check=True).stdout
-    )
 
 
 CHECKED: Final[Mapping[tuple[str, str], str]] = {

@@ -16,6 +16,7 @@ from typing import Final
 import httpx
 import pytest
 from tests.promises.support import signed_up
+from tests.support.commands import alive
 from tests.support.live import Account
 from tests.support.until import until
 
@@ -54,14 +55,6 @@ class LocalService(ServiceProcess):
     def models(self) -> list[int]:
         """The process ids of all children that ever answered, in order."""
         return [int(found) for found in re.findall(r"answers.* in process (\d+)", self.said)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Final
 
 import httpx
 import pytest
+from tests.support.commands import curl_speaks_json
 from tests.support.live import live
 
 from luxx.adapters.memory import MemoryStorage
@@ -85,14 +85,6 @@ async def serving(script: str, cwd: Path) -> AsyncIterator[str]:
 async def is_ready(url: str) -> bool:
     async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
         return (await http.get(f"{url}/health/ready")).is_success
-
-
-def curl_speaks_json() -> bool:
-    curl = shutil.which("curl")
-    return (
-        curl is not None
-        and b"--json" in subprocess.run([curl, "--help", "all"], capture_output=True, check=True).stdout
-    )
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from tests.promises.support import Reader, ended, signed_up
+from tests.support.commands import alive
 from tests.support.live import Account, events_of
 from tests.support.until import until
 
@@ -43,14 +44,6 @@ class Workers(ServiceProcess):
         """Wait until so many workers have begun to serve; gives them."""
         await until(lambda: len(self.seen) >= count, patience=30)
         return self.seen
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def temporary(directory: Path) -> list[Path]:

@@ -9,18 +9,11 @@ import pytest
 from luxx.adapters.database import Database
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models import ScriptedChatModel, calling, spoken
-from luxx.adapters.system import SortableIds, utc_now
-from luxx.application import Chat, ChatModel, Storage
+from luxx.adapters.system import utc_now
+from luxx.application import Storage
 from luxx.domain.errors import Conflict, InvalidInput, NotFound, StorageUnavailable
-from luxx.domain.tool import ToolSpec
 from luxx.domain.turn import Done, ToolReturned
-
-
-class Doubling:
-    spec = ToolSpec(name="double", description="Twice a number.", category="mine", parameters={"type": "object"})
-
-    async def run(self, arguments: Any) -> int:
-        return 2 * int(arguments["number"])
+from tests.support.chats import Doubling, chat_on
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -31,11 +24,6 @@ def any_closed_storage(request: pytest.FixtureRequest) -> Storage:
     return Database(request.getfixturevalue(f"{request.param}_url"), pool_size=5)
 
 
-def chat_on(storage: Storage, model: ChatModel, **options: Any) -> Chat:
-    parts: dict[str, Any] = {"clock": utc_now, "new_id": SortableIds(), "default_model": "any"} | options
-    return Chat(storage=storage, model=model, **parts)
-
-
 async def test_a_chat_answers_and_calls_tools_on_every_storage(any_closed_storage: Storage) -> None:
     model = ScriptedChatModel(calling(("double", {"number": 21})), spoken("It is 42."))
     async with chat_on(any_closed_storage, model, tools=[Doubling()]) as chat:
@@ -44,10 +32,11 @@ async def test_a_chat_answers_and_calls_tools_on_every_storage(any_closed_storag
         answer = await chat.send_message(user_id=ada.id, conversation_id=conversation.id, content="Twice 21?")
         events = [logged.event async for logged in await chat.follow_turn(user_id=ada.id, message_id=answer)]
         page = await chat.list_messages(user_id=ada.id, conversation_id=conversation.id)
+        by_hand = await chat.execute_tool(name="double", arguments={"number": 1})
     assert [event.result for event in events if isinstance(event, ToolReturned)] == [42]
     assert isinstance(events[-1], Done)
     assert [message.content for message in page.items] == ["Twice 21?", "It is 42."]
-    assert conversation.model == "any"
+    assert (conversation.model, by_hand.result) == ("any", 2)
 
 
 async def test_a_storage_without_its_schema_is_said_to_be_so(tmp_path: Path) -> None:

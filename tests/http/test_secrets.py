@@ -27,7 +27,6 @@ CONTENT = "PLANTED-content-of-a-message"
 ANSWER = "PLANTED-answer-of-the-model"
 QUERY = "PLANTED-query-string"
 UPSTREAM = "PLANTED-words-of-an-upstream"
-OF_OPERATORS = (MODEL_KEY, SEARCH_KEY, JWT_SECRET, DATABASE_PASSWORD)
 PLANTED = re.compile(r"PLANTED-[a-z-]+")
 
 READ_EVERYTHING = """

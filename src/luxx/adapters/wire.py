@@ -261,7 +261,7 @@ _encoder: Final = msgspec.json.Encoder()
 _part_decoder: Final = msgspec.json.Decoder(list[TextPartJson | ThinkingPartJson | LaterCallJson])
 _usage_decoder: Final = msgspec.json.Decoder(UsageJson)
 _problem_decoder: Final = msgspec.json.Decoder(ProblemJson)
-_event_decoders: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
+EVENT_DECODERS: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     name: msgspec.json.Decoder(data) for name, data in EVENTS.items()
 }
 
@@ -309,4 +309,4 @@ def encode_event(event: TurnEvent) -> tuple[str, str]:
 
 
 def decode_event(name: str, data: str) -> TurnEvent:
-    return event_of(name, _event_decoders[name].decode(data))
+    return event_of(name, EVENT_DECODERS[name].decode(data))

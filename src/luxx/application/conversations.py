@@ -244,8 +244,7 @@ class DeleteConversation:
     cancel_turn: CancelTurn
 
     async def __call__(self, *, user_id: int, conversation_id: str) -> None:
-        async with self.new_unit(read_only=True) as unit:
-            await unit.conversations.get(user_id, conversation_id)
+        async with self.new_unit(once=True) as unit:
             turn = await unit.turns.running_in(user_id, conversation_id)
         if turn is not None:
             await self.cancel_turn(user_id=user_id, message_id=turn.message_id)

@@ -84,7 +84,7 @@ class Observer(Protocol):
 
 
 class Unobserved:
-    """An `Observer` that takes note of nothing."""
+    """An `Observer` that takes note of nothing; who cares for some of it inherits the rest."""
 
     def turn(self, record: TurnRecord) -> AbstractContextManager[None]:  # noqa: ARG002  # the port's word
         return nullcontext()

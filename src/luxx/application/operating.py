@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from luxx.application.passwords import account_key, session_key
-from luxx.application.ports import Clock, NewUnit, PasswordHasher
+from luxx.application.ports import Clock, NewUnit, PasswordHasher, UnitOfWork
 from luxx.domain.errors import InvalidInput, NotFound
 from luxx.domain.user import Role, User, normalized_password, password_fault
 
@@ -35,10 +35,7 @@ class ChangeUser:
     async def __call__(self, *, username: str, is_active: bool | None = None, role: Role | None = None) -> User:
         changes: dict[str, Any] = {"is_active": is_active, "role": role}
         async with self.new_unit() as unit:
-            found = await unit.users.by_username(username)
-            held = None if found is None else await unit.users.hold(found.id)
-            if held is None:
-                raise _nobody(username)
+            held = await _held(unit, username)
             user = replace(held, **{name: value for name, value in changes.items() if value is not None})
             await unit.users.update(user)
             await unit.commit()
@@ -61,10 +58,7 @@ class ResetPassword:
             raise InvalidInput(fault)
         changed = await self.hasher.hash(normalized_password(password))
         async with self.new_unit() as unit:
-            found = await unit.users.by_username(username)
-            held = None if found is None else await unit.users.hold(found.id)
-            if held is None:
-                raise _nobody(username)
+            held = await _held(unit, username)
             for account in (account_key(username), session_key(held.id)):
                 await unit.tries.forget(account)
             await unit.users.update(replace(held, password_hash=changed))
@@ -73,5 +67,9 @@ class ResetPassword:
         return held
 
 
-def _nobody(username: str) -> NotFound:
-    return NotFound(f"There is no user {username!r}; `luxx user list` tells who there is.")
+async def _held(unit: UnitOfWork, username: str) -> User:
+    found = await unit.users.by_username(username)
+    held = None if found is None else await unit.users.hold(found.id)
+    if held is None:
+        raise NotFound(f"There is no user {username!r}; `luxx user list` tells who there is.")
+    return held

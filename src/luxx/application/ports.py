@@ -1,7 +1,7 @@
 """What the use cases need from the world. Adapters implement these; contract suites hold them to it.
 
-Every read and write of what belongs to a user takes `owner`, the user's id: what is somebody else's
-is absent. Text is stored as given. Times are aware and in UTC.
+In a unit of work, what belongs to a user is read and written by `owner`, the user's id: what is somebody else's
+is absent. Whoever reads the `TurnLog` has asked for the turn so. Text is stored as given. Times are aware and in UTC.
 """
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence

@@ -31,7 +31,6 @@ from luxx.application.ports import (
 )
 from luxx.application.tools import Toolbox
 from luxx.application.transcript import tool_entry, transcript
-from luxx.domain.conversation import Conversation
 from luxx.domain.errors import (
     Damaged,
     InternalError,
@@ -206,17 +205,16 @@ class RunTurn:
         )
         tools = self.toolbox.offered(conversation.tools) if tools_enabled else ()
         for _ in range(self.max_rounds if tools else 0):
-            said = await self._round(running, conversation, entries, tools)
+            said = await self._round(running, entries, tools)
             if not said.calls:
                 return
             entries.append(said)
             entries.extend(await self._run_tools(running, said.calls, frozenset(tool.name for tool in tools)))
-        await self._round(running, conversation, entries, ())
+        await self._round(running, entries, ())
 
-    async def _round(
-        self, running: _Running, conversation: Conversation, entries: Sequence[Entry], tools: tuple[ToolSpec, ...]
-    ) -> AssistantEntry:
+    async def _round(self, running: _Running, entries: Sequence[Entry], tools: tuple[ToolSpec, ...]) -> AssistantEntry:
         """Let the model speak once; gives what it said, with the calls that are to be run."""
+        conversation = running.begun.conversation
         request = ModelRequest(
             model=conversation.model,
             entries=tuple(entries),
@@ -236,7 +234,7 @@ class RunTurn:
         began = time.monotonic()
         with self.observer.round(record):
             try:
-                said = await self._speak(running, conversation, request, record)
+                said = await self._speak(running, request, record)
                 record.outcome = "complete"
             except LuxxError as error:
                 record.outcome, record.error = "failed", error.code
@@ -248,9 +246,7 @@ class RunTurn:
                 record.duration_s = time.monotonic() - began
         return said
 
-    async def _speak(
-        self, running: _Running, conversation: Conversation, request: ModelRequest, record: RoundRecord
-    ) -> AssistantEntry:
+    async def _speak(self, running: _Running, request: ModelRequest, record: RoundRecord) -> AssistantEntry:
         text: list[str] = []
         thinking: list[str] = []
         calls: list[ToolCall] = []
@@ -264,7 +260,7 @@ class RunTurn:
                         await self._say(running, Text, text[-1])
                     case ModelThinking(delta=str(delta)):
                         thinking.append(clean(delta))
-                        if conversation.thinking_enabled:
+                        if request.thinking_enabled:
                             await self._say(running, Thinking, thinking[-1])
                     case ModelToolCall(call=ToolCall(id=str(), name=str()) as call) if request.tools:
                         calls.append(running.unique(_cleaned(call)))
@@ -298,7 +294,7 @@ class RunTurn:
     ) -> list[ToolEntry]:
         """Run calls together; the outcomes are logged as they come, and told to the model in the order asked."""
         outcomes: dict[str, ToolReturned] = {}
-        async with aclosing(_as_they_come(self, calls, offered)) as returned:
+        async with aclosing(self._as_they_come(calls, offered)) as returned:
             async for outcome in returned:
                 outcomes[outcome.id] = outcome
                 await running.add(outcome)
@@ -308,7 +304,22 @@ class RunTurn:
             tool_entry(parts[call.id], budget=self.result_budget, untrusted=call.name in untrusted) for call in calls
         ]
 
-    async def run_tool(self, call: ToolCall, offered: frozenset[str]) -> ToolReturned:
+    async def _as_they_come(
+        self, calls: Sequence[ToolCall], offered: frozenset[str]
+    ) -> AsyncGenerator[ToolReturned, None]:
+        tasks = [asyncio.ensure_future(self._run_tool(call, offered)) for call in calls[:MAX_CALLS]]
+        try:
+            for call in calls[MAX_CALLS:]:
+                problem = Problem(code="tool_failed", message=f"Not run: more than {MAX_CALLS} calls at once.")
+                yield ToolReturned(id=call.id, name=call.name, success=False, error=problem, duration_ms=0)
+            for finished in asyncio.as_completed(tasks):
+                yield await finished
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run_tool(self, call: ToolCall, offered: frozenset[str]) -> ToolReturned:
         """Run one call of a model; its failure is an outcome, not an exception. Only what was offered is run."""
         started = time.monotonic()
         try:
@@ -329,9 +340,8 @@ class RunTurn:
             problem = Problem(code=error.code, message=str(error))
             forget_frames(error)
         duration_ms = round((time.monotonic() - started) * 1000)
-        return ToolReturned(
-            id=call.id, name=call.name, success=False, error=clean_problem(problem), duration_ms=duration_ms
-        )
+        problem = replace(problem, message=clean(problem.message))
+        return ToolReturned(id=call.id, name=call.name, success=False, error=problem, duration_ms=duration_ms)
 
 
 def _answer_of(model: ChatModel, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
@@ -353,22 +363,6 @@ def _counts(usage: object) -> bool:
             return False
 
 
-async def _as_they_come(
-    turn: RunTurn, calls: Sequence[ToolCall], offered: frozenset[str]
-) -> AsyncGenerator[ToolReturned, None]:
-    tasks = [asyncio.ensure_future(turn.run_tool(call, offered)) for call in calls[:MAX_CALLS]]
-    try:
-        for call in calls[MAX_CALLS:]:
-            problem = Problem(code="tool_failed", message=f"Not run: more than {MAX_CALLS} calls at once.")
-            yield ToolReturned(id=call.id, name=call.name, success=False, error=problem, duration_ms=0)
-        for finished in asyncio.as_completed(tasks):
-            yield await finished
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 def _cleaned(call: ToolCall) -> ToolCall:
     arguments = None
     if isinstance(call.arguments, Mapping):
@@ -376,10 +370,6 @@ def _cleaned(call: ToolCall) -> ToolCall:
         with suppress(TypeError, ValueError):
             arguments = clean(call.arguments)
     return replace(call, id=clean(call.id), name=clean(call.name), arguments=arguments, malformed=clean(call.malformed))
-
-
-def clean_problem(problem: Problem) -> Problem:
-    return Problem(code=problem.code, message=clean(problem.message))
 
 
 def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status, Problem | None]:

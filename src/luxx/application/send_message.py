@@ -16,13 +16,12 @@ from luxx.application.ports import (
     NewId,
     NewTurn,
     NewUnit,
-    Remembered,
     TooManyTurns,
 )
 from luxx.application.supervisor import TurnSupervisor
 from luxx.domain.errors import Conflict, Damaged, Fault, InternalError, InvalidInput, RateLimited, StorageUnavailable
 from luxx.domain.fields import text_fault
-from luxx.domain.message import Message, Role, Status, TextPart, content_faults
+from luxx.domain.message import Message, Role, Status, TextPart, content_faults, empty_answer
 
 KEY_LIMIT: Final = 255
 TURNS_RETRY_SECONDS: Final = 5.0
@@ -146,19 +145,11 @@ class SendMessage:
             status=Status.COMPLETE,
             created_at=now,
         )
-        answer = Message(
-            id=self.new_id("msg"),
-            conversation_id=conversation_id,
-            role=Role.ASSISTANT,
-            parts=(),
-            status=Status.STREAMING,
-            created_at=now,
-        )
         return NewTurn(
             owner=owner,
             conversation_id=conversation_id,
             user_message=user_message,
-            answer=answer,
+            answer=empty_answer(self.new_id("msg"), conversation_id, now),
             holder=self.supervisor.holder,
             lease_for=self.supervisor.lease_for,
             history=self.history,
@@ -168,7 +159,7 @@ class SendMessage:
 
     async def _recall(self, owner: int, key: IdempotencyKey) -> str | None:
         async with self.new_unit(once=True) as unit:
-            known: Remembered | None = await unit.turns.recall(owner, key.key)
+            known = await unit.turns.recall(owner, key.key)
         if known is None:
             return None
         if known.fingerprint != key.fingerprint:

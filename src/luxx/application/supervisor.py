@@ -14,7 +14,7 @@ from luxx.application.follow_turn import parts_so_far
 from luxx.application.ports import Begun, Clock, Lease, LeaseLost, NewUnit, TurnLog, UnitOfWork
 from luxx.application.run_turn import RunTurn, Stop, interrupted
 from luxx.domain.errors import Damaged, NotFound, Overloaded, StorageUnavailable
-from luxx.domain.message import Message, Role, Status
+from luxx.domain.message import Message, Status, empty_answer
 from luxx.domain.turn import Done, End, Failed
 
 LEASE: Final = timedelta(seconds=15)
@@ -250,12 +250,11 @@ class TurnSupervisor:
         for message_id in renewal.to_cancel:
             self.stop(message_id, Stop.CANCELLED)
         # A turn that is just ending is no longer held either; its task is left to find its way out.
-        lost = [self._tasks[one] for one in ours if one not in renewal.held and one in self._tasks]
+        lost = [one for one in ours if one not in renewal.held and one in self._tasks]
         if lost:
-            await asyncio.wait({running.task for running in lost}, timeout=self._beat_seconds)
-            for running in lost:
-                if not running.stop.done():
-                    running.stop.set_result(Stop.LOST)
+            await asyncio.wait({self._tasks[one].task for one in lost}, timeout=self._beat_seconds)
+            for message_id in lost:
+                self.stop(message_id, Stop.LOST)
 
     async def reap(self) -> int:
         """Take over turns whose lease ran out and store them as interrupted; gives their number."""
@@ -305,11 +304,4 @@ class TurnSupervisor:
         except Damaged as error:
             # All that it says is in the log: left running, its turn would take the conversation for ever.
             _log.error("a dead turn's answer is written anew: %s", error.to_operator())
-            return Message(
-                id=lease.message_id,
-                conversation_id=lease.conversation_id,
-                role=Role.ASSISTANT,
-                parts=(),
-                status=Status.STREAMING,
-                created_at=self._clock(),
-            )
+            return empty_answer(lease.message_id, lease.conversation_id, self._clock())

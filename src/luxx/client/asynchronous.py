@@ -210,16 +210,11 @@ class AsyncClient(ClientParts):
     def stream(
         self, conversation_id: str, content: str, *, tools_enabled: bool = True, idempotency_key: str | None = None
     ) -> "AsyncStream":
-        key = calls.key_of(idempotency_key)
-        sending = calls.stream(conversation_id, content, tools_enabled=tools_enabled, idempotency_key=key)
-        return AsyncStream(self, Following(self.patience, sending=sending, reached=self._reached), idempotency_key=key)
+        sending = calls.stream(conversation_id, content, tools_enabled=tools_enabled, idempotency_key=idempotency_key)
+        return AsyncStream(self, Following(self.patience, sending=sending, reached=self._reached))
 
     def follow(self, message_id: str, *, after: int = 0) -> "AsyncStream":
-        return AsyncStream(
-            self,
-            Following(self.patience, message_id=message_id, after=after, reached=self._reached),
-            idempotency_key=None,
-        )
+        return AsyncStream(self, Following(self.patience, message_id=message_id, after=after, reached=self._reached))
 
     async def cancel(self, message_id: str) -> Message:
         return await self._made(calls.cancel(message_id))
@@ -265,8 +260,8 @@ class AsyncStream(StreamParts):
     up, goes on behind the last one.
     """
 
-    def __init__(self, client: AsyncClient, following: Following, *, idempotency_key: str | None) -> None:
-        super().__init__(following, idempotency_key=idempotency_key)
+    def __init__(self, client: AsyncClient, following: Following) -> None:
+        super().__init__(following)
         self._client: Final = client
         self._events = _read(self._client, self._following)
 

@@ -254,9 +254,8 @@ class Client(ClientParts):
         self, conversation_id: str, content: str, *, tools_enabled: bool = True, idempotency_key: str | None = None
     ) -> "Stream":
         """Send a message and give the events of its answer. Nothing is sent before the first event is asked for."""
-        key = calls.key_of(idempotency_key)
-        sending = calls.stream(conversation_id, content, tools_enabled=tools_enabled, idempotency_key=key)
-        return Stream(self, Following(self.patience, sending=sending, reached=self._reached), idempotency_key=key)
+        sending = calls.stream(conversation_id, content, tools_enabled=tools_enabled, idempotency_key=idempotency_key)
+        return Stream(self, Following(self.patience, sending=sending, reached=self._reached))
 
     def follow(self, message_id: str, *, after: int = 0) -> "Stream":
         """Give the events of an answer behind the event `after`: those that there are, and the others as they come.
@@ -264,11 +263,7 @@ class Client(ClientParts):
         Where the service keeps their log no more, it tells the answer from its beginning: with
         `Started`, throw away what you have of it.
         """
-        return Stream(
-            self,
-            Following(self.patience, message_id=message_id, after=after, reached=self._reached),
-            idempotency_key=None,
-        )
+        return Stream(self, Following(self.patience, message_id=message_id, after=after, reached=self._reached))
 
     def cancel(self, message_id: str) -> Message:
         """Stop an answer, and give it as it is stored; one that has ended stays as it is."""
@@ -322,8 +317,8 @@ class Stream(StreamParts):
     whoever asks for the next event after that goes on behind the last one.
     """
 
-    def __init__(self, client: Client, following: Following, *, idempotency_key: str | None) -> None:
-        super().__init__(following, idempotency_key=idempotency_key)
+    def __init__(self, client: Client, following: Following) -> None:
+        super().__init__(following)
         self._client: Final = client
         self._events = _read(self._client, self._following)
 

@@ -246,10 +246,6 @@ def _nothing(_body: bytes) -> None:
     return None
 
 
-def _text(body: bytes) -> str:
-    return body.decode()
-
-
 _registered: Final = _data(Registered)
 _login: Final = _data(Login)
 _account: Final = _data(Account)
@@ -294,16 +290,13 @@ def _get(path: str, read: Callable[[bytes], T], **params: str | int | None) -> C
 
 
 def _post(path: str, read: Callable[[bytes], T], body: object = UNSET, *, repeatable: bool = False) -> Call[T]:
-    return Call(request=Request(method="POST", path=path, body=_json(body)), read=read, repeatable=repeatable)
+    request = Request(method="POST", path=path, body=None if body is UNSET else wire.encode(body))
+    return Call(request=request, read=read, repeatable=repeatable)
 
 
 def _delete(path: str, *absent: str) -> Call[None]:
     request = Request(method="DELETE", path=path)
     return Call(request=request, read=_nothing, repeatable=True, settled_by=frozenset(absent))
-
-
-def _json(body: object) -> bytes | None:
-    return None if body is UNSET else wire.encode(body)
 
 
 def _given(**fields: object) -> dict[str, object]:
@@ -426,12 +419,12 @@ _STREAMED: Final[Mapping[str, str]] = {
 }
 
 
-def stream(conversation_id: str, content: str, *, tools_enabled: bool, idempotency_key: str) -> Request:
+def stream(conversation_id: str, content: str, *, tools_enabled: bool, idempotency_key: str | None) -> Request:
     return Request(
         method="POST",
         path="/api/messages/stream",
         body=_message_body(conversation_id, content, tools_enabled=tools_enabled),
-        headers={"Idempotency-Key": idempotency_key, **_STREAMED},
+        headers={"Idempotency-Key": key_of(idempotency_key), **_STREAMED},
     )
 
 
@@ -471,7 +464,7 @@ def ready() -> Call[Health]:
 
 
 def metrics() -> Call[str]:
-    return _get("/metrics", _text)
+    return _get("/metrics", bytes.decode)
 
 
 def openapi() -> Call[dict[str, Any]]:

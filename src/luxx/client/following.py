@@ -5,11 +5,10 @@ rules are those of docs/streaming.md.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 import httpx
-import msgspec
 
 from luxx.adapters import wire
 from luxx.client import calls
@@ -33,10 +32,6 @@ SILENCE_SECONDS: Final = 1.0
 """A comment that comes sooner is the greeting of something between, and says nothing of the answer."""
 ID_DIGITS: Final = 18
 """A longer number is no id: none of Luxx's will ever be."""
-
-_decoders: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
-    name: msgspec.json.Decoder(data) for name, data in wire.EVENTS.items()
-}
 
 
 class Frame(NamedTuple):
@@ -131,6 +126,7 @@ class Following:
         self.message_id = message_id
         self.request_id: str | None = None
         self.end: Done | Failed | None = None
+        self.idempotency_key: Final = None if sending is None else sending.headers["Idempotency-Key"]
         self.after: Final = after
         self._sending: Final = sending
         self._last = after
@@ -224,7 +220,7 @@ class Following:
     def _told_trouble(self, told: bytes) -> LuxxClientError:
         """Read an error that is not the answer's end, but the trouble of this server, or of something before it."""
         try:
-            data = _decoders["error"].decode(told)
+            data = wire.EVENT_DECODERS["error"].decode(told)
         except UNREADABLE:
             return ConnectionLost("The stream broke off with an error that is none of Luxx's.")
         return ended_with(data.code, data.message, request_id=self.request_id)
@@ -241,7 +237,7 @@ class Following:
             raise UnreadableAnswer(f"The stream of {self.message_id} tells {told}, another answer.", status=200)
 
     def _decoded(self, frame: Frame) -> wire.EventData | None:
-        decoder = _decoders.get(frame.name)
+        decoder = wire.EVENT_DECODERS.get(frame.name)
         if decoder is None:
             return None  # of a newer service
         try:

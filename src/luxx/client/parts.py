@@ -118,9 +118,9 @@ class ClientParts:
 class StreamParts:
     """What is known of an answer while it is read."""
 
-    def __init__(self, following: Following, *, idempotency_key: str | None) -> None:
+    def __init__(self, following: Following) -> None:
         self._following: Final = following
-        self.idempotency_key: Final = idempotency_key
+        self.idempotency_key: Final = following.idempotency_key
         """The key that the message is sent with; None where an answer is only followed."""
         self.last_event_id = following.after
         """The id of the last event given, at first the `after` of `follow`: what the next `follow` takes."""

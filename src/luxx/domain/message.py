@@ -152,6 +152,18 @@ class Message:
         return text_of(self.parts)
 
 
+def empty_answer(message_id: str, conversation_id: str, created_at: datetime) -> Message:
+    """Give an answer of which nothing is written yet."""
+    return Message(
+        id=message_id,
+        conversation_id=conversation_id,
+        role=Role.ASSISTANT,
+        parts=(),
+        status=Status.STREAMING,
+        created_at=created_at,
+    )
+
+
 def content_faults(content: str) -> tuple[Fault, ...]:
     """Check what a user sends: text of 1 to `CONTENT_LIMIT` characters, no U+0000, no unpaired surrogate."""
     fault = text_fault("content", content, 1, CONTENT_LIMIT)

@@ -7,25 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.support.chats import Doubling, chat_on
 from tests.support.until import until
 from tests.unit.application.house import PATIENCE
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.models import ScriptedChatModel, calling, spoken
-from luxx.adapters.system import SortableIds, utc_now
-from luxx.application import Chat, ChatModel, ModelEvent, ModelText
+from luxx.application import ModelEvent, ModelText
 from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord, Unobserved
 from luxx.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Status
-from luxx.domain.tool import ToolSpec
-from luxx.domain.turn import Done, ToolReturned
-
-
-class Doubling:
-    spec = ToolSpec(name="double", description="Twice a number.", category="mine", parameters={"type": "object"})
-
-    async def run(self, arguments: Any) -> int:
-        return 2 * int(arguments["number"])
+from luxx.domain.turn import Done
 
 
 class Broken(Unobserved):
@@ -55,24 +47,6 @@ class Lacking(MemoryStorage):
 
     async def close(self) -> None:
         self.closed = True
-
-
-def chat_on(storage: MemoryStorage, model: ChatModel, **options: Any) -> Chat:
-    parts: dict[str, Any] = {"clock": utc_now, "new_id": SortableIds(), "default_model": "any"} | options
-    return Chat(storage=storage, model=model, **parts)
-
-
-async def test_a_chat_answers_and_calls_the_tools_it_is_given() -> None:
-    model = ScriptedChatModel(calling(("double", {"number": 21})), spoken("It is 42."))
-    async with chat_on(MemoryStorage(), model, tools=[Doubling()]) as chat:
-        await chat.admit_user(username="ada")
-        conversation = await chat.create_conversation(user_id=1)
-        answer = await chat.send_message(user_id=1, conversation_id=conversation.id, content="Twice 21?")
-        events = [logged.event async for logged in await chat.follow_turn(user_id=1, message_id=answer)]
-        by_hand = await chat.execute_tool(name="double", arguments={"number": 1})
-    assert [event.result for event in events if isinstance(event, ToolReturned)] == [42]
-    assert isinstance(events[-1], Done)
-    assert (conversation.model, by_hand.result) == ("any", 2)
 
 
 async def test_leaving_ends_what_runs_as_interrupted() -> None:

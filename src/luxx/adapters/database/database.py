@@ -75,7 +75,9 @@ class Database:
                 "The database URL must begin with sqlite:/// and the path of a file, or with postgresql://. "
                 "For storage in memory use luxx.adapters.memory."
             )
-        self.log: Final = DatabaseTurnLog(self, clock=clock, patience=patience, observer=observer)
+        self.log: Final = DatabaseTurnLog(
+            self.driver, self.listening, clock=clock, patience=patience, observer=observer
+        )
 
     async def open(self) -> None:
         """Start the log's writer and, on Postgres, its listener."""

@@ -191,18 +191,14 @@ def _play(connection: sqlite3.Connection, script: Script[_Result]) -> _Result:
 class SQLiteConnection:
     """Satisfies `luxx.adapters.database.connection.Connection`."""
 
-    __slots__ = ("_begin", "_begun", "_give", "_open", "_worker")
+    __slots__ = ("_begin", "_give", "_open", "_worker", "begun")
 
     def __init__(self, worker: _Worker, begin: str, give: Callable[[_Worker], None]) -> None:
         self._worker: _Worker | None = worker
         self._begin = begin
-        self._begun = False
+        self.begun = False
         self._open = False
         self._give = give
-
-    @property
-    def begun(self) -> bool:
-        return self._begun
 
     async def fetch(self, statement: Statement, parameters: Parameters, *, alone: bool = False) -> Sequence[Row]:
         return await self._work(lambda connection: _fetch(connection, statement, parameters), last=alone)
@@ -228,8 +224,8 @@ class SQLiteConnection:
     async def _work(self, work: Callable[[sqlite3.Connection], _Result], *, last: bool) -> _Result:
         if self._worker is None:
             raise RuntimeError("This connection was given back.")
-        begin = None if self._begun else self._begin
-        self._begun = self._open = True
+        begin = None if self.begun else self._begin
+        self.begun = self._open = True
 
         def whole(connection: sqlite3.Connection) -> _Result:
             if begin is not None:

@@ -5,13 +5,14 @@ import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
+from luxx.adapters.database.connection import Driver
 from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.pace import Pace
 from luxx.adapters.database.recent import put_away
@@ -29,9 +30,6 @@ from luxx.domain.errors import InternalError, StorageUnavailable
 from luxx.domain.message import Message
 from luxx.domain.turn import End, Started, Step, Text, Thinking, merged
 
-if TYPE_CHECKING:
-    from luxx.adapters.database.database import Database
-
 _logger = logging.getLogger(__name__)
 
 _VOID_LIMIT: Final = 4096
@@ -45,7 +43,7 @@ _RECENT_LIMIT: Final = 2048
 
 
 class DatabaseTurnLog:
-    """Satisfies `luxx.application.ports.TurnLog` on any `Database`.
+    """Satisfies `luxx.application.ports.TurnLog` on any driver; on Postgres, `listening` opens what hears others.
 
     `pace` tells how far apart commits begin: the steps of one turn are committed at once, those of many together,
     because a commit costs more than all that it stores. So does each read from a model and each write to a reader:
@@ -58,7 +56,8 @@ class DatabaseTurnLog:
 
     def __init__(
         self,
-        database: "Database",
+        driver: Driver,
+        listening: Callable[[], Awaitable[Any]],
         *,
         clock: Clock,
         room: int = 256 * 1024,
@@ -66,7 +65,7 @@ class DatabaseTurnLog:
         pace: Pace | None = None,
         observer: Observer = UNOBSERVED,
     ) -> None:
-        self._database = database
+        self._driver = driver
         self._pace = pace or Pace()
         self._observer = Observers(observer)  # what it raises must not stop the writer
         self._clock = clock
@@ -81,11 +80,11 @@ class DatabaseTurnLog:
         self._letting_on = False
         self._waiting: list[tuple[Writing, asyncio.Future[None]]] = []
         # On Postgres other processes tell what they commit.
-        self._tails = Tails(time.monotonic, fresh=5.0 if database.postgres else 1.0)
+        self._tails = Tails(time.monotonic, fresh=5.0 if driver.postgres else 1.0)
         self._wakeups = Wakeups()
         self._notices: Notices | None = None
-        if database.postgres:
-            self._notices = Notices(database.listening, committed=self._heard, cancelled=self._wakeups.cancel)
+        if driver.postgres:
+            self._notices = Notices(listening, committed=self._heard, cancelled=self._wakeups.cancel)
         self._tasks: list[asyncio.Task[None]] = []
         self._putting: asyncio.Task[None] | None = None
         self._put_away_at = _RECENT_LIMIT
@@ -292,8 +291,8 @@ class DatabaseTurnLog:
 
     async def _commit(self, shares: Sequence[Share], *, again: bool) -> set[Writing]:
         """Store the shares of all turns whose lease is good, in one transaction; give the others' turns."""
-        driver, now = self._database.driver, self._clock()
-        if not self._database.postgres:
+        driver, now = self._driver, self._clock()
+        if not driver.postgres:
             lost, recent = await driver.run(commit_on_sqlite(shares, now, again=again), upkeep=True)
             if recent >= self._put_away_at and (self._putting is None or self._putting.done()):
                 self._putting = asyncio.create_task(self._put_away(recent), name="turn log: recent events")
@@ -306,7 +305,7 @@ class DatabaseTurnLog:
     async def _put_away(self, recent: int) -> None:
         # Behind a commit and not within it: no token waits for this, unless the next commit comes at once.
         try:
-            await self._database.driver.run(put_away(), upkeep=True)
+            await self._driver.run(put_away(), upkeep=True)
         except Exception as error:  # they are read where they are: neither a turn nor closing fails
             _logger.warning(
                 "Recent events could not be put with their turns' others; this is tried again when there are more.",
@@ -340,7 +339,7 @@ class DatabaseTurnLog:
         found = None if afresh else self._tails.read(message_id, after, limit)
         if found is not None:
             return found
-        rows = await self._database.driver.fetch(_READ, {"turn": message_id, "after": after, "limit": limit})
+        rows = await self._driver.fetch(_READ, {"turn": message_id, "after": after, "limit": limit})
         return [LoggedEvent(seq, decode_event(name, data)) for seq, name, data in rows]
 
     def watch(self, message_id: str) -> AbstractContextManager[LocalWakeup]:
@@ -370,7 +369,7 @@ class DatabaseTurnLog:
     async def renew(self, holder: str, message_ids: Collection[str], lease_for: timedelta) -> Renewal:
         named = (self._turns.get(message_id) for message_id in message_ids)
         before = [turn for turn in named if turn is not None and turn.lease.holder == holder]
-        rows = await self._database.driver.fetch(
+        rows = await self._driver.fetch(
             _RENEW,
             {"turns": list(message_ids), "holder": holder, "now": self._clock(), "lease_for": lease_for},
             writes=True,
@@ -385,7 +384,7 @@ class DatabaseTurnLog:
         return Renewal(held=held, to_cancel=frozenset(message_id for message_id, cancel in rows if cancel))
 
     async def take_expired(self, holder: str, lease_for: timedelta, *, limit: int = 32) -> Sequence[Lease]:
-        rows = await self._database.driver.fetch(
+        rows = await self._driver.fetch(
             _TAKE_EXPIRED,
             {
                 "holder": holder,
@@ -409,7 +408,7 @@ class DatabaseTurnLog:
     async def announce_cancel(self, message_id: str) -> None:
         self._wakeups.cancel(message_id)
         if self._notices is not None:
-            await self._database.driver.fetch(_NOTIFY, {"payload": self._notices.cancelled_payload(message_id)})
+            await self._driver.fetch(_NOTIFY, {"payload": self._notices.cancelled_payload(message_id)})
 
     def on_cancel(self, listener: Callable[[str], None]) -> None:
         self._wakeups.on_cancel(listener)
@@ -417,11 +416,11 @@ class DatabaseTurnLog:
     async def forget(self, *, ended_before: datetime, keys_made_before: datetime) -> int:
         total = 0
         # A bounded number at a time, so that nobody waits long for a lock.
-        while ids := await self._database.driver.run(_forget(ended_before, postgres=self._database.postgres)):
+        while ids := await self._driver.run(_forget(ended_before, postgres=self._driver.postgres)):
             self._tails.drop(ids)
             total += len(ids)
         for statement in (_FORGET_KEYS, _FORGET_SESSIONS):
-            while await self._database.driver.fetch(statement, {"before": keys_made_before}, writes=True):
+            while await self._driver.fetch(statement, {"before": keys_made_before}, writes=True):
                 pass
         return total
 

@@ -257,10 +257,8 @@ class DatabaseTurns:
     async def request_cancel(self, owner: int, message_id: str) -> None:
         connection, parameters = self.connection, {"owner": owner, "message": message_id}
         self.ending()
-        if self.driver.postgres and not connection.begun:
-            await connection.fetch(_REQUEST_CANCEL, parameters, alone=True)
-        else:
-            await connection.run(_request_cancel(parameters), last=True)
+        await connection.fetch(_REQUEST_CANCEL, parameters, alone=not connection.begun)
+        await connection.commit()
         await connection.close()
 
 
@@ -333,10 +331,6 @@ def _begin_on_sqlite(turn: NewTurn, values: Parameters) -> Script[_Told]:
     yield _ADD_TURN, values
     yield _ADD_EVENT, values
     return _Told(conversation, earlier)
-
-
-def _request_cancel(parameters: Parameters) -> Script[None]:
-    yield _REQUEST_CANCEL, parameters
 
 
 def _busy(turn: NewTurn) -> Conflict:

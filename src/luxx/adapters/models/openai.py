@@ -4,19 +4,17 @@ import asyncio
 import contextlib
 import functools
 import random
-import re
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from luxx.adapters.alarm import Alarm
+from luxx.adapters.models.openai_failures import error_for, error_in, retry_after_of
 from luxx.application.ports import ModelEnd, ModelEvent, ModelRequest
-from luxx.domain.errors import ModelError, ModelRateLimited, ModelRejected, ModelTimeout, ModelUnavailable
+from luxx.domain.errors import ModelError, ModelTimeout, ModelUnavailable
 from luxx.extras import needs
 
 with needs("luxx.adapters.models.openai", "the extra `openai`"):
@@ -50,25 +48,11 @@ _WORDINGS_LIMIT: Final = 1000
 
 _INFLATED_SLICE: Final = 1 << 16
 
-_REFUSALS: Final = {
-    400: "check the model name, the length of the conversation, max_tokens, temperature and the thinking style",
-    401: "check the API key",
-    402: "check the balance of the account",
-    403: "check the API key, and whether its account may use the model",
-    404: "check the model name and the base URL, which usually ends in /v1",
-    405: "check the base URL, which usually ends in /v1",
-    413: "the conversation is too long for it; shorten it or start a new one",
-    422: "check the model name, max_tokens, temperature and the thinking style",
-}
-"""What to check when a provider refuses a request, by HTTP status."""
-
 _BEFORE: Final = b"\xef\xbb\xbf \t\r\n"
 """What may come before an answer: a byte order mark, and empty lines that show that somebody is there."""
 
 _IN_WORDS: Final = frozenset({400, 422, 500})
 """Statuses that may come of the wording of a request; llama.cpp has 500 for what its template refuses."""
-
-_STATUS: Final = re.compile("[45][0-9][0-9]")
 
 _BROKEN_REASONS: Final = frozenset({"error", "network_error", "abort"})
 """Reasons to finish that say that the answer is not whole."""
@@ -304,40 +288,9 @@ class _Failure:
 
 def _failed(response: Response, said: bytes) -> _Failure:
     status = response.status
-    retry_after = _retry_after(response.headers.get("retry-after"))
-    error = _error_for(status, retry_after)
+    retry_after = retry_after_of(response.headers.get("retry-after"))
+    error = error_for(status, retry_after)
     return _Failure(error, again=status in {408, 429} or status >= 500, retry_after=retry_after, said=said)
-
-
-def _error_for(status: int, retry_after: float | None = None) -> ModelError:
-    if status in _REFUSALS:
-        return ModelRejected(f"The model provider refuses the request (HTTP {status}): {_REFUSALS[status]}.")
-    if status == 429:
-        return ModelRateLimited(
-            "The model provider asks for a pause (HTTP 429): try again later, or check the limits of the account.",
-            retry_after=retry_after,
-        )
-    if status in {408, 504}:
-        return ModelTimeout(f"The model provider took too long by its own clock (HTTP {status}): try again later.")
-    if 300 <= status < 400:
-        return ModelUnavailable(
-            f"The model provider sends elsewhere (HTTP {status}), and redirects are not followed: check the base URL."
-        )
-    return ModelUnavailable(f"The model provider failed (HTTP {status}): try again later, or check the base URL.")
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Read seconds or an HTTP date (RFC 9110, 10.2.3); None where it is neither."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.replace(".", "", 1).isdigit():
-        return min(float(value), 1e9)
-    try:
-        when = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 class _Patience(Alarm):
@@ -558,29 +511,7 @@ def _chunk(event: ServerEvent) -> Chunk:
             "OpenAI-compatible endpoint."
         ) from None
     if chunk.error:
-        raise _error_in(chunk.error)
+        raise error_in(chunk.error)
     if chunk.object == "error" or event.type == b"error":
-        raise _error_in({"code": chunk.code, "type": chunk.type})
+        raise error_in({"code": chunk.code, "type": chunk.type})
     return chunk
-
-
-def _error_in(error: Any) -> ModelError:
-    """Tell from an error object inside an answer what kind of error it is."""
-    told = error if isinstance(error, dict) else {}
-    words = []
-    for key in ("code", "status", "type"):
-        value = told.get(key)
-        number = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
-        if isinstance(number, int) and 400 <= number <= 599:
-            return _error_for(number)
-        words.append(str(value).lower())
-    kind = " ".join(words)
-    if any(word in kind for word in ("limit", "quota", "too_many", "exhausted")):
-        return _error_for(429) if "context" not in kind else _error_for(413)
-    if "timeout" in kind or "deadline" in kind:
-        return _error_for(504)
-    if any(word in kind for word in ("auth", "api_key", "permission")):
-        return _error_for(401)
-    if any(word in kind for word in ("invalid", "context_length", "not_found", "unsupported")):
-        return _error_for(400)
-    return ModelUnavailable("The model provider failed in the middle of its answer: try again later.")

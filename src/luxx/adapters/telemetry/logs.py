@@ -19,7 +19,7 @@ from typing import Any, Final, TextIO
 import structlog
 
 from luxx.adapters.telemetry.requests import RequestRecord
-from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord
+from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord, Unobserved
 from luxx.domain.errors import ModelError, StorageUnavailable
 from luxx.domain.fields import visible
 
@@ -149,7 +149,7 @@ def _words(error: BaseException) -> str:
             return ""
 
 
-class LogObserver:
+class LogObserver(Unobserved):
     """Writes one line per request, turn and login, and at the level `debug` one per round and tool call."""
 
     @contextmanager
@@ -207,9 +207,6 @@ class LogObserver:
         finally:
             fields = {"tool": record.name, "outcome": record.outcome, "duration_ms": _ms(record.duration_s)}
             _turns.debug("tool", extra=fields)
-
-    def committed(self, *, turns: int, events: int, seconds: float) -> None:
-        pass
 
     def login(self, outcome: str) -> None:
         _logins.info("login", extra={"outcome": outcome})

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from luxx import __version__
 from luxx.adapters.telemetry.requests import UNANSWERED, UNMATCHED, RequestRecord
-from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord
+from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord, Unobserved
 from luxx.extras import advice
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _is_header(text: str) -> bool:
     return header is not None and value.isprintable() and all(character <= "\xff" for character in value)
 
 
-class OpenTelemetryTraces:
+class OpenTelemetryTraces(Unobserved):
     """Observes as spans, sent in batches by a thread of the SDK's own. Close it to send the last ones."""
 
     def __init__(self, exporter: "SpanExporter", *, provider: str) -> None:
@@ -250,12 +250,6 @@ class OpenTelemetryTraces:
                 )
                 if record.outcome not in {"ok", "cancelled"}:
                     self._fail(span, record.outcome)
-
-    def committed(self, *, turns: int, events: int, seconds: float) -> None:
-        pass
-
-    def login(self, outcome: str) -> None:
-        pass
 
     @contextmanager
     def _span(self, name: str, kind: "object") -> "Iterator[Span]":

@@ -19,6 +19,26 @@ UNREAD: Final = 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives 0 for done, 1 failed, 2 misused or misconfigured, 130 interrupted, 141 unread."""
+    parser = _parser()
+    _open_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: what is done must not look undone because a name cannot be shown.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = _run(parser.parse_args(arguments))
+        sys.stdout.flush()  # not at the very end, where nobody could answer for it
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _give_up_output()
+        return UNREAD
+    except EOFError:
+        print("\nluxx: the input ended before all was asked", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="luxx", description="An LLM chat backend to trust and to embed.")
     parser.add_argument("--version", action="version", version=f"luxx {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -32,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="processes that take requests; more than one needs Postgres (default: %(default)s)",
     )
+    _local(serve)
     _address(commands.add_parser("doctor", help="look for what is missing or wrong, and tell what to do"))
 
-    _local(serve)
     chat = commands.add_parser("chat", help="chat in the terminal, with a service elsewhere or one of its own")
     where = chat.add_mutually_exclusive_group()
     where.add_argument("--url", metavar="URL", help="the service's root; without it, one is started for this chat")
@@ -65,23 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("password", "set a password, asked for or read from a pipe, and end all sessions of the account"),
     ):
         actions.add_parser(action, help=purpose).add_argument("username", metavar="NAME")
-
-    _open_closed_streams()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # As standard error does: what is done must not look undone because a name cannot be shown.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        status = _run(parser.parse_args(arguments))
-        sys.stdout.flush()  # not at the very end, where nobody could answer for it
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        _give_up_output()
-        return UNREAD
-    except EOFError:
-        print("\nluxx: the input ended before all was asked", file=sys.stderr)
-        return 1
-    return status
+    return parser
 
 
 def _give_up_output() -> None:

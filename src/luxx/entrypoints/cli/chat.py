@@ -64,10 +64,10 @@ def run(options: argparse.Namespace) -> int:
                 screen.note(f"Luxx at {client.url}. /help tells what else there is; Ctrl-D leaves.")
             return chat.run()
     except KeyboardInterrupt:
-        if interactive:
-            print()
-            return 0
-        return 130  # as shells say it of what SIGINT ended
+        if not interactive:
+            raise
+        print()
+        return 0
     except LuxxClientError as error:
         screen.problem(str(error))
         return 1

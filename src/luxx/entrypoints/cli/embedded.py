@@ -80,17 +80,13 @@ def _serving(
     while not started.done() and thread.is_alive():
         thread.join(0.01)
     if not started.done():
-        raise _not_started(path)
+        raise NotStarted(f"the embedded service did not start; {path} has the reason")
     url, server = started.result()
     try:
         yield url
     finally:
         server.should_exit = True
         thread.join()
-
-
-def _not_started(path: Path) -> NotStarted:
-    return NotStarted(f"the embedded service did not start; {path} has the reason")
 
 
 async def _serve(

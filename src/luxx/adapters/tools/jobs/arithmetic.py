@@ -441,7 +441,6 @@ _FUNCTIONS: Final[Mapping[str, _Function]] = {
     "trunc": _Function(lambda number: _floor(number) if number >= 0 else -_floor(-number), 1, 1),
     "variance": _Function(_variance, 2, None),
 }
-FUNCTION_NAMES: Final = tuple(_FUNCTIONS)
 
 _CONSTANTS: Final[Mapping[str, Callable[[], Decimal]]] = {
     "pi": lambda: +_PI,

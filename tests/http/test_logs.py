@@ -4,7 +4,9 @@ import io
 import json
 import logging
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -134,6 +136,17 @@ def test_a_traceback_names_types_and_places_but_quotes_nothing(style: str) -> No
     assert style == "json" or told.count("\n") > 4, "a traceback keeps its lines"
     assert wrote not in told
     assert too not in told
+
+
+def test_a_damaged_file_is_told_as_one(tmp_path: Path) -> None:
+    stream, damaged = io.StringIO(), tmp_path / "luxx.db"
+    damaged.write_bytes(b"no database" * 1000)
+    with closing(sqlite3.connect(damaged)) as connection:
+        try:
+            connection.execute("SELECT * FROM turns")
+        except sqlite3.DatabaseError:
+            logger_to(stream, style="pretty").exception("it failed")
+    assert "sqlite3.DatabaseError: SQLITE_NOTADB" in stream.getvalue()
 
 
 @pytest.mark.usefixtures("restored")

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import random
+import sqlite3
 import weakref
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -501,3 +503,19 @@ async def test_what_a_script_raised_is_gone_once_its_frames_are_let_go(database:
         assert told() is None
     finally:
         gc.enable()
+
+
+async def test_who_waits_behind_others_for_a_locked_file_waits_no_longer_than_they(
+    on_sqlite: Database, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a shell that somebody left in mid-transaction: the last of many would wait for each before it, too."""
+    monkeypatch.setattr("luxx.adapters.database.sqlite._BUSY_SECONDS", 1.0)
+    many = range(30)
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(PATIENCE):
+            outcomes = await asyncio.gather(*(on_sqlite.driver.run(_nothing()) for _ in many), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {StorageUnavailable}
+        waiting = [asyncio.create_task(on_sqlite.driver.run(_nothing())) for _ in many]
+        other.execute("ROLLBACK")
+        await asyncio.gather(*waiting)

@@ -1,6 +1,7 @@
 """`luxx serve --workers`: several processes behind one socket are one service, whatever becomes of each."""
 
 import asyncio
+import inspect
 import itertools
 import os
 import re
@@ -21,12 +22,17 @@ from tests.support.commands import alive
 from tests.support.live import Account, events_of
 from tests.support.until import until
 
+from luxx.adapters.database import Database
+from luxx.adapters.database.turn_log import DatabaseTurnLog
+from luxx.entrypoints.cli import serve, workers
 from luxx.testing.chaos.processes import NotStarted, ServiceProcess
 from luxx.testing.postgres import ThrowawayPostgres
 from luxx.testing.upstream import ScriptedUpstream
 
 SECRET = "a secret of more than thirty-two bytes, for tests"
 GRACE = 2
+TRACES_SECONDS = 10
+"""What sending the last traces may take, as docs/operations.md says."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _numbers = itertools.count()
@@ -232,7 +238,14 @@ async def test_sigterm_drains_every_worker(service: Workers) -> None:
     assert {following.events[-1].name for following in finished} == {"done"}
     assert [following.events[-1].data["code"] for following in broken] == ["interrupted"] * 4
     assert not any(map(alive, service.seen))
-    assert "Traceback" not in service.said
+    assert 'File "' not in service.said
+
+
+async def test_workers_get_the_time_that_a_database_that_is_away_may_take_them() -> None:
+    """Their last answers wait for it, and then what the log has gathered: to see that would take half a minute."""
+    of_the_end = inspect.signature(Database).parameters["patience"].default
+    of_the_log = inspect.signature(DatabaseTurnLog.close).parameters["seconds"].default
+    assert of_the_end + of_the_log + serve.CLOSING_SECONDS + TRACES_SECONDS <= workers.CLOSING_SECONDS
 
 
 async def test_a_second_signal_stops_all_at_once(service: Workers) -> None:
@@ -246,7 +259,7 @@ async def test_a_second_signal_stops_all_at_once(service: Workers) -> None:
             assert await service.wait() == 0
         assert not any(map(alive, service.seen))
         await reader.broken_off()
-    assert "Traceback" not in service.said
+    assert 'File "' not in service.said
 
 
 async def test_workers_whose_parent_was_killed_store_their_answers_and_leave_nothing_behind(
@@ -282,7 +295,7 @@ async def test_a_start_that_fails_ends_the_whole(
     assert await service.wait() == status
     assert service.said.count(said) == 1
     assert service.said.count("no worker can be started") == 1
-    assert "Traceback" not in service.said
+    assert 'File "' not in service.said
 
 
 async def test_a_taken_port_is_told(environ: dict[str, str], tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 import io
 import json
 import logging
+import socket
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from tests.support.live import Account
+from tests.support.live import Account, Live
 from tests.support.until import until
 
 from luxx.adapters.models.scripted import ScriptedChatModel, calling, spoken
@@ -135,6 +138,17 @@ def test_a_traceback_names_types_and_places_but_quotes_nothing(style: str) -> No
     assert too not in told
 
 
+def test_a_damaged_file_is_told_as_one(tmp_path: Path) -> None:
+    stream, damaged = io.StringIO(), tmp_path / "luxx.db"
+    damaged.write_bytes(b"no database" * 1000)
+    with closing(sqlite3.connect(damaged)) as connection:
+        try:
+            connection.execute("SELECT * FROM turns")
+        except sqlite3.DatabaseError:
+            logger_to(stream, style="pretty").exception("it failed")
+    assert "sqlite3.DatabaseError: SQLITE_NOTADB" in stream.getvalue()
+
+
 @pytest.mark.usefixtures("restored")
 def test_secrets_and_tokens_are_blotted_out_of_whatever_is_logged() -> None:
     stream = io.StringIO()
@@ -181,3 +195,23 @@ def test_the_level_is_that_of_the_setting() -> None:
     logging.getLogger("luxx.turns").warning("not worth a line")
     logging.getLogger("luxx.turns").error("worth a line")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["worth a line"]
+
+
+async def test_a_reader_too_slow_for_the_end_of_the_process_is_no_fault_in_the_log(
+    lines: Lines, served: Live, user: Account, model: ScriptedChatModel
+) -> None:
+    model.then(spoken("x" * 16_000_000))  # more than sockets and buffers hold
+    conversation = await user.new_conversation()
+    answer = (await user.send(conversation, "Write a book.")).json()["data"]["assistant_message"]
+    with socket.create_connection((served.http.base_url.host, served.http.base_url.port)) as reader:
+        asked = (
+            f"GET /api/messages/{answer['id']}/stream HTTP/1.1\r\nHost: luxx\r\nAuthorization: Bearer {user.token}\r\n"
+        )
+        reader.sendall(f"{asked}X-Request-ID: slow\r\n\r\n".encode())
+        await until(lambda: served.server.server_state.tasks)
+        await served.container.supervisor().drain(grace=0)
+        for task in served.server.server_state.tasks:
+            task.cancel()  # as uvicorn does once its time is over
+        await until(lambda: lines(event="request", request_id="slow"))
+        await until(lambda: not served.server.server_state.tasks)
+    assert lines(level="error") == []

@@ -37,16 +37,17 @@ _NOT_UNIQUE: Final = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAIN
 _making: Final = threading.Lock()
 
 
-def connect(path: str, *, pragmas: Sequence[str] = ()) -> sqlite3.Connection:
+def connect(path: str, *, pragmas: Sequence[str] = (), busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
     """Open the database file, in which nothing is begun but by saying so; raises `sqlite3.Error`.
 
-    A file that is not there yet is made for its owner alone; one that is there keeps its mode.
+    A file that is not there yet is made for its owner alone; one that is there keeps its mode. For what another
+    process has locked, it waits `busy` seconds.
     """
     # SQLite would heed the umask alone, and gives -wal and -shm the mode of the database. What is there must not
     # even be opened: to close it again would take the locks from the other connections of this process.
     with _making, suppress(OSError):
         os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=busy, check_same_thread=False)
     try:
         for pragma in (*_PRAGMAS, *pragmas):
             connection.execute(f"PRAGMA {pragma}")
@@ -57,7 +58,8 @@ def connect(path: str, *, pragmas: Sequence[str] = ()) -> sqlite3.Connection:
 
 
 _Work: TypeAlias = Callable[[sqlite3.Connection], Any]
-_Task: TypeAlias = tuple[object, _Work, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Task: TypeAlias = tuple[object, _Work, "asyncio.Future[Any]", asyncio.AbstractEventLoop, float]
+"""For whom, what, who is told, in which loop, and when it was asked for."""
 
 
 class _Worker:
@@ -72,6 +74,7 @@ class _Worker:
         self._path = path
         self._pragmas = pragmas
         self._connection: sqlite3.Connection | None = None
+        self._busy = _BUSY_SECONDS
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._live, name="luxx: sqlite", daemon=True)
         self._thread.start()
@@ -95,7 +98,7 @@ class _Worker:
         """Run `work` in the thread, to its end; raises `StorageUnavailable`, or what it raises."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[_Result] = loop.create_future()
-        self._tasks.put((owner, work, done, loop))
+        self._tasks.put((owner, work, done, loop, time.monotonic()))
         try:
             return await undisturbed(done)
         except _NOT_NOW as error:
@@ -142,17 +145,29 @@ class _Worker:
     def _do(self, task: _Task) -> None:
         result, error = None, None
         try:
-            if self._connection is None:
-                self._connection = connect(self._path, pragmas=self._pragmas)
-            result = task[1](self._connection)
+            result = task[1](self._opened(task[4]))
         except BaseException as raised:  # noqa: BLE001 - whatever it is, who waits for it is told
             error = raised
         _answer(task, result, error)
         del task, error  # what was raised holds this frame: holding it in turn, both would stay
 
+    def _opened(self, asked: float) -> sqlite3.Connection:
+        """Give the connection for what was `asked` for then: who waited for the thread has waited for the lock, too.
+
+        Else each would wait for it anew, behind all before it, for as long as another process keeps it.
+        """
+        waited = time.monotonic() - asked
+        busy = _BUSY_SECONDS if waited < _BUSY_SECONDS / 10 else max(0.0, _BUSY_SECONDS - waited)
+        if self._connection is None:
+            self._connection = connect(self._path, pragmas=self._pragmas, busy=busy)
+        elif busy != self._busy:
+            self._connection.execute(f"PRAGMA busy_timeout={busy * 1000:.0f}")
+        self._busy = busy
+        return self._connection
+
 
 def _answer(task: _Task, result: Any, error: BaseException | None) -> None:
-    _, _, done, loop = task
+    _, _, done, loop, _ = task
     with suppress(RuntimeError):  # that loop is closed, and nobody waits
         loop.call_soon_threadsafe(_tell, done, result, error)
 

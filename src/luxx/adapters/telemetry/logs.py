@@ -146,7 +146,8 @@ def _words(error: BaseException) -> str:
         case StorageUnavailable() | ModelError():
             return error.to_operator()
         case _:
-            return ""
+            # SQLite's name of the fault quotes nothing, and its type alone does not tell of a damaged file.
+            return str(getattr(error, "sqlite_errorname", ""))
 
 
 class LogObserver(Unobserved):

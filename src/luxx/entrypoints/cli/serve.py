@@ -116,6 +116,11 @@ def _hang_up_on_who_reads_nothing(listening: int, seconds: float) -> None:
                 ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether a line of uvicorn's is for the log: not a traceback for each reader too slow for the end."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
+
+
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Give what makes the fastest event loop there is here; None for Python's own."""
     return _uvloop if importlib.util.find_spec("uvloop") is not None else None
@@ -183,6 +188,7 @@ def server_of(
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
     config.load()
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config.lifespan_class = _ToldLifespan
     settings = container.settings()
     return DrainingServer(

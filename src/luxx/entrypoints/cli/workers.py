@@ -28,8 +28,8 @@ LIVED_SECONDS: Final = 10.0
 """A worker that lived so long is replaced at once; one that did not, after a pause."""
 PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
-CLOSING_SECONDS: Final = 15.0
-"""How long a worker may take to stop, beyond the time that its answers get."""
+CLOSING_SECONDS: Final = 40.0
+"""How long a worker may take to stop, beyond the time that its answers get: where the database is away, most of it."""
 STOP_SECONDS: Final = 5.0
 """How long a worker may take to stop at once."""
 

@@ -66,8 +66,14 @@ Programs go by `error.code`; the words for people may change.
 """
 
 CODES: Final[Mapping[str, tuple[str, str]]] = {
-    "invalid_json": ("400", "the body is no UTF-8, no JSON, nested beyond all use, or holds NaN or a lone surrogate"),
-    "validation_failed": ("422", "well-formed, but against the rules; `details` names every fault"),
+    "invalid_json": (
+        "400, 408",
+        "400: no UTF-8, JSON or HTTP, nested beyond all use, with NaN or a lone surrogate; 408: not sent in time",
+    ),
+    "validation_failed": (
+        "422",
+        "well-formed, but against the rules; `details` names every fault, of more than a hundred the first",
+    ),
     "unauthenticated": ("401", "no token, or one that this service did not make"),
     "token_expired": ("401", "log in again"),
     "token_revoked": ("401", "logged out, or the session or key was ended"),
@@ -84,7 +90,10 @@ CODES: Final[Mapping[str, tuple[str, str]]] = {
     "tool_not_found": ("404", "absent, or not offered here"),
     "not_found": ("404", "there is nothing at this address"),
     "method_not_allowed": ("405", "`Allow` names the methods"),
-    "payload_too_large": ("413", "the body is larger than 4 MiB"),
+    "payload_too_large": (
+        "413, 431",
+        "413: the body is larger than 4 MiB; 431: the headers are larger than 64 KiB, or more than 256",
+    ),
     "uri_too_long": ("414", "the address is too long"),
     "unsupported_media_type": ("415", "the body is not `application/json`"),
     "generation_in_progress": (

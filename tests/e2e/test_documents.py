@@ -362,6 +362,21 @@ def events_in(body: str) -> Iterator[dict[str, str]]:
         yield event
 
 
+def test_the_reference_and_the_guide_tell_what_the_server_refuses_by_itself() -> None:
+    """Before there is a request that an operation could answer: no operation lists these."""
+    refusals = re.findall(
+        r'_refuse\("(\d+) [^"]+", "(\w+)"', (ROOT / "src/luxx/entrypoints/http/unreadable.py").read_text("utf-8")
+    )
+    assert {status for status, _ in refusals} == {"400", "408", "414", "431"}
+    codes = re.findall(
+        r"^\| `(\w+)` \| ([\d, ]+) \|", (ROOT / "docs/http-reference.md").read_text("utf-8"), re.MULTILINE
+    )
+    for status, code in refusals:
+        assert status in dict(codes)[code].split(", "), (status, code)
+    advised = re.findall(r"^\| ([\d, ]+) .*\|", (ROOT / "docs/http-guide.md").read_text("utf-8"), re.MULTILINE)
+    assert {status for status, _ in refusals} <= set(", ".join(advised).split(", ")), advised
+
+
 def test_the_stream_of_the_stream_page_has_the_events_and_the_form_of_streams() -> None:
     """The page is docs/streaming.md; its other text is a line of the report of `luxx.testing.chaos`."""
     stream, report = (fence for fence in fences("docs/streaming.md") if fence.language == "text")

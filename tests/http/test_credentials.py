@@ -41,6 +41,14 @@ def refused(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, str(answer.json()["error"]["code"])
 
 
+@pytest.mark.parametrize("path", ["/api/auth/sessions", "/api/auth/keys"])
+async def test_a_list_refuses_parameters_that_it_does_not_know(user: Account, path: str) -> None:
+    answer = await user.get(f"{path}?page=2&_=1")
+    assert refused(answer) == (422, "validation_failed")
+    assert [detail["field"] for detail in answer.json()["error"]["details"]] == ["page"]
+    assert (await user.get(f"{path}?_=1")).status_code == 200
+
+
 # --- the password -----------------------------------------------------------------------------------
 
 

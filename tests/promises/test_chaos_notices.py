@@ -1,17 +1,22 @@
 """The chaos kit against services that break one rule each: it says which, and of a sound one nothing."""
 
 import asyncio
+import itertools
 import json
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import httpx
 import pytest
+from dependency_injector import providers
 
 from luxx.entrypoints.http.app import create_app
 from luxx.testing import serving
+from luxx.testing.chaos.answers import fault_of, fault_of_head
 from luxx.testing.chaos.run import NotLuxx, Result, run_against
 from luxx.testing.upstream import Echo, ScriptedUpstream
 from tests.promises.conftest import made
@@ -43,6 +48,8 @@ class Breach:
                 told = json.loads(message["body"] or b"null")
                 if told is not None and told["success"]:
                     self.data(scope["path"], told.get("data"))
+                elif told is not None:
+                    self.failure(begun, told)
                 body = json.dumps(told).encode()
                 await send(begun | {"headers": self.head(_lengthened(begun, body))})
                 await send(message | {"body": body})
@@ -61,6 +68,9 @@ class Breach:
         return headers
 
     def data(self, path: str, data: Any) -> None:
+        pass
+
+    def failure(self, begun: dict[str, Any], told: dict[str, Any]) -> None:
         pass
 
     async def stream(self, begun: dict[str, Any], message: dict[str, Any], send: Sender) -> None:
@@ -141,6 +151,104 @@ class MoreTold(Breach):
             data["has_more"] = not data["has_more"]
 
 
+class BusyIsLimited(Breach):
+    def failure(self, begun: dict[str, Any], told: dict[str, Any]) -> None:
+        if told["error"]["code"] == "generation_in_progress":
+            begun["status"] = 429
+            begun["headers"] = [*begun["headers"], (b"retry-after", b"1")]
+
+
+class AnyFieldTaken(Breach):
+    def failure(self, begun: dict[str, Any], told: dict[str, Any]) -> None:
+        if told["error"]["code"] == "validation_failed":
+            begun["status"] = 200
+            told.clear()
+            told["success"] = True
+
+
+class FieldsNotNamed(Breach):
+    def failure(self, _begun: dict[str, Any], told: dict[str, Any]) -> None:
+        told["error"].pop("details", None)
+
+
+class BareRefusal(Breach):
+    """As a framework answers by itself."""
+
+    def failure(self, _begun: dict[str, Any], told: dict[str, Any]) -> None:
+        if told["error"]["code"] == "not_found":
+            told.clear()
+            told |= {"status_code": 404, "detail": "Not Found"}
+
+
+class TextTold(Breach):
+    def head(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        return [(name, b"text/plain" if name == b"content-type" else value) for name, value in headers]
+
+
+class FieldLeftOut(Breach):
+    def data(self, _path: str, data: Any) -> None:
+        for item in data.get("items", ()) if isinstance(data, dict) else ():
+            item.pop("tools", None)
+
+
+class LocalTimes(Breach):
+    def data(self, path: str, data: Any) -> None:
+        if path == "/api/conversations/" and "items" in data:
+            for item in data["items"]:
+                moment = datetime.fromisoformat(item["created_at"]).astimezone(timezone(timedelta(hours=8)))
+                item["created_at"] = moment.isoformat()
+
+
+class NoActivity(Breach):
+    """A conversation stays where it was when it was made, whatever is sent to it."""
+
+    def data(self, path: str, data: Any) -> None:
+        if path == "/api/conversations/" and "items" in data:
+            for item in data["items"]:
+                item["updated_at"] = item["created_at"]
+
+
+class NullKept(Breach):
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        self.kept: dict[str, Any] = {}
+
+    def data(self, path: str, data: Any) -> None:
+        if re.fullmatch("/api/conversations/conv_[^/]+", path) and data is not None:
+            data["project_id"] = self.kept.setdefault(path, data["project_id"]) or data["project_id"]
+            self.kept[path] = data["project_id"]
+
+
+class EndedIsCancelled(Breach):
+    def data(self, path: str, data: Any) -> None:
+        if path.endswith("/cancel"):
+            data["status"] = "cancelled"
+
+
+class TwoAtOnce(Breach):
+    def query(self, text: str) -> str:
+        self.looked_in = text == "limit=4"
+        return text
+
+    def data(self, path: str, data: Any) -> None:
+        if self.looked_in and re.fullmatch("/api/messages/conv_[^/]+", path):
+            for item in data["items"]:
+                item["status"] = "streaming"
+
+
+class OneEnd(Breach):
+    """Whoever stands behind the end is told its own id, and not the one that was given."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        self.ends: dict[bytes, bytes] = {}
+
+    async def stream(self, begun: dict[str, Any], message: dict[str, Any], send: Sender) -> None:
+        end = rb'id: (\d+)\n(?=event: done\ndata: {"message":{"id":"(msg_\w+)")'
+        body = re.sub(end, lambda found: b"id: %s\n" % self.ends.setdefault(found[2], found[1]), message["body"])
+        await super().stream(begun, message | {"body": body}, send)
+
+
 class HeldBack(Breach):
     """As a proxy that buffers."""
 
@@ -199,11 +307,57 @@ async def test_a_sound_service_is_found_sound(settings_of: SettingsOf) -> None:
         (PagesIgnored, "API"),
         (BeforeIgnored, "API"),
         (MoreTold, "API"),
+        (BusyIsLimited, "API"),
+        (AnyFieldTaken, "API"),
+        (FieldsNotNamed, "API"),
+        (BareRefusal, "API"),
+        (TextTold, "API"),
+        (FieldLeftOut, "API"),
+        (LocalTimes, "API"),
+        (NoActivity, "API"),
+        (NullKept, "API"),
+        (EndedIsCancelled, "API"),
+        (OneEnd, "P5"),
     ],
 )
 async def test_a_breach_is_noticed(settings_of: SettingsOf, breach: type[Breach], promise: str) -> None:
     result = await disturbed(settings_of, breach)
     assert {broken for broken, _ in result.tally.broken} >= {promise}, result.tally.notes
+
+
+async def test_two_answers_at_once_in_one_conversation_are_noticed(settings_of: SettingsOf) -> None:
+    result = await disturbed(settings_of, TwoAtOnce, delay_s=0.02, words=40, seconds=4)
+    assert result.tally.broken["P6", "wrong"], result.tally.notes
+
+
+async def test_ids_that_do_not_sort_are_noticed(settings_of: SettingsOf) -> None:
+    async with provider(0.01, 0) as upstream:
+        container = made(settings_of(None, llm_base_url=upstream.url))
+        falling = (2**80 - number for number in itertools.count())
+        container.new_id.override(providers.Object(lambda prefix: f"{prefix}_{next(falling):026x}"))
+        async with serving(create_app(container)) as url:
+            result = await run_against([url], seconds=1.5, seed=1, clients=2)
+    assert any("ids do not sort" in note for note in result.tally.notes), result.tally.notes
+
+
+@pytest.mark.parametrize(
+    ("head", "fault"),
+    [
+        ({}, None),
+        ({"X-Request-ID": "another"}, "its X-Request-ID is another, not the one that was sent"),
+    ],
+)
+def test_a_request_id_of_ones_own_must_come_back(head: dict[str, str], fault: str | None) -> None:
+    request = httpx.Request("GET", "http://luxx/api/auth/me", headers={"X-Request-ID": "mine"})
+    response = httpx.Response(200, headers={"X-Request-ID": "mine"} | head, json={"success": True}, request=request)
+    assert fault_of(response, 200) == fault
+
+
+def test_a_stream_that_no_proxy_has_changed_must_tell_proxies_not_to_buffer() -> None:
+    head = {"X-Request-ID": "mine", "Cache-Control": "no-cache"}
+    assert fault_of_head(httpx.Response(200, headers=head), direct=False) is None
+    assert fault_of_head(httpx.Response(200, headers=head | {"X-Accel-Buffering": "no"}), direct=True) is None
+    assert "X-Accel-Buffering" in (fault_of_head(httpx.Response(200, headers=head), direct=True) or "")
 
 
 async def test_a_stream_that_is_held_back_is_noticed(settings_of: SettingsOf) -> None:

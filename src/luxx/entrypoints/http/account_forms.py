@@ -30,6 +30,10 @@ class PasswordBody(Struct, forbid_unknown_fields=True):
     ]
 
 
+class WholeListQuery(Struct, forbid_unknown_fields=True):
+    """A list that is always given whole takes no parameters."""
+
+
 class SessionData(Struct):
     """One login; `current` is the one that asks."""
 

@@ -16,11 +16,12 @@ from luxx.entrypoints.http.account_forms import (
     PasswordBody,
     SessionData,
     SessionsData,
+    WholeListQuery,
 )
 from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.methods import get
 from luxx.entrypoints.http.openapi import described
-from luxx.entrypoints.http.reading import known_id, read_body
+from luxx.entrypoints.http.reading import known_id, read_body, read_query
 from luxx.entrypoints.http.uses import peer, uses
 
 ABSENT = "not_found"
@@ -47,9 +48,13 @@ async def password(
     return ok(request, said="password_changed")
 
 
-@get("/api/auth/sessions", opt=described("List where you are logged in, newest first", data=SessionsData))
+@get(
+    "/api/auth/sessions",
+    opt=described("List where you are logged in, newest first", query=WholeListQuery, data=SessionsData),
+)
 async def sessions(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> ASGIApp:
     current = caller.by_login().id
+    read_query(request, WholeListQuery)
     items = [SessionData.of(one, current=current) for one in await uses(request).list_sessions(user_id=caller.user.id)]
     return ok(request, SessionsData(items, len(items)))
 
@@ -82,9 +87,10 @@ async def create_key(
     return ok(request, data, said="key_created", status=201)
 
 
-@get("/api/auth/keys", opt=described("List your keys, newest first", data=KeysData))
+@get("/api/auth/keys", opt=described("List your keys, newest first", query=WholeListQuery, data=KeysData))
 async def keys(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> ASGIApp:
     caller.by_login()
+    read_query(request, WholeListQuery)
     items = [KeyData.of(key) for key in await uses(request).list_api_keys(user_id=caller.user.id)]
     return ok(request, KeysData(items, len(items)))
 

@@ -12,6 +12,7 @@ import httpx
 
 from luxx.testing.chaos.answers import PROXIES, body_of, fault_of, fault_of_head, retry_after
 from luxx.testing.chaos.record import Sent, Talk, Tally
+from luxx.testing.chaos.shapes import CONVERSATION, MESSAGE, Shape, fault_of_object, moment
 from luxx.testing.stream_client import ContractBroken, Following
 from luxx.testing.upstream import echo
 
@@ -99,22 +100,39 @@ class ChaosClient:
     def _headers(self) -> dict[str, str]:
         # A connection for each request draws its own faults.
         shown = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        if self._play.scripted:  # elsewhere a proxy may give requests ids of its own
+            shown["X-Request-ID"] = f"{self._name}-{self._random.getrandbits(64):x}"
         return shown | {"Connection": "close", "Accept-Language": "en"}
 
     async def call(
-        self, method: str, path: str, *, json: Any = None, status: int = 200, token: str | None = None, key: str = ""
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        text: str | None = None,
+        status: int = 200,
+        token: str | None = None,
+        key: str = "",
     ) -> Any:
-        """Ask until there is a definite answer; gives its data. Raises `Refused`, `TimeoutError`."""
+        """Ask until there is a definite answer; gives its data. `text` is sent as JSON, whatever it is.
+
+        Raises `Refused`, `TimeoutError`.
+        """
         headers = self._headers | ({"Idempotency-Key": key} if key else {})
         if token is not None:
             headers.pop("Authorization", None)
             headers |= {"Authorization": f"Bearer {token}"} if token else {}
+        if text is not None:
+            headers["Content-Type"] = "application/json"
         last = "none came"
         try:
             async with asyncio.timeout(self._play.patience):
                 while True:
                     try:
-                        response = await self._http.request(method, self._route() + path, json=json, headers=headers)
+                        response = await self._http.request(
+                            method, self._route() + path, json=json, content=text, headers=headers
+                        )
                     except httpx.TransportError as error:
                         last = repr(error)
                         await self._pause()
@@ -185,8 +203,7 @@ class ChaosClient:
             case "twins":
                 await self._twins(talk)
             case "rivals":
-                self._tally.fault("P6")
-                await asyncio.gather(*(self._stream(talk, sent) for sent in (self._new(talk), self._new(talk))))
+                await self._rivals(talk)
             case "cancel":
                 await self._cancel(talk)
             case _:
@@ -296,7 +313,7 @@ class ChaosClient:
                 await response.aread()
                 self._heard(asked, response, 200)
                 return self._refused(talk, sent, _refusal(response))
-            fault = fault_of_head(response)
+            fault = fault_of_head(response, direct=self._play.scripted)
             self._tally.check("API", fault is None, "wrong", f"{asked}: {fault}")
             ended = await following.read(response, at_most=cut)
             if not self._play.scripted:
@@ -375,6 +392,23 @@ class ChaosClient:
         sent.end = ("done", {"message": message})
         sent.seen = message["content"]
 
+    async def _rivals(self, talk: Talk) -> None:
+        """Send two messages at once: the answer to one of them must have ended before the other's begins."""
+        self._tally.fault("P6")
+        looking = asyncio.create_task(self._look_in(talk))
+        try:
+            await asyncio.gather(*(self._stream(talk, sent) for sent in (self._new(talk), self._new(talk))))
+        finally:
+            looking.cancel()
+
+    async def _look_in(self, talk: Talk) -> None:
+        while True:
+            await asyncio.sleep(self._random.uniform(0.1, 0.4))
+            with suppress(Refused, TimeoutError, *_MALFORMED):  # told where it matters
+                items = (await self.call("GET", f"/api/messages/{talk.id}?limit=4"))["items"]
+                written = [item["id"] for item in items if item["status"] == "streaming"]
+                self._tally.check("P6", len(written) < 2, "wrong", f"{talk.id}: {written} are written at once")
+
     async def _twins(self, talk: Talk) -> None:
         """Send the same message with the same key several times at once."""
         sent = self._new(talk)
@@ -397,11 +431,16 @@ class ChaosClient:
         else:
             self._tally.check(promise, False, "wrong", f"{who}, {method} {path}: it was not refused")
 
-    async def _replay(self, sent: Sent) -> None:
-        """Read a finished answer again from somewhere: it must be what was seen, to the byte."""
+    async def _replay(self, sent: Sent, *, after: int | None = None) -> None:
+        """Read a finished answer again from somewhere: it must be what was seen, to the byte.
+
+        At the end and behind it the end comes once more, under the id that was given.
+        """
         if not sent.events or sent.end is None or sent.message_id is None:
             return
-        after = self._random.randrange(len(sent.events))
+        if after is None:
+            after = self._random.randrange(len(sent.events) + 2)
+        expected = sent.events[after:] or [(after, *sent.events[-1][1:])]
         following = Following(after=after)
         by_query = self._random.random() < 0.3
         async with asyncio.timeout(self._play.patience):
@@ -423,8 +462,8 @@ class ChaosClient:
                 if following.end is None:
                     await self._pause()
         again = [(event.id, event.name, event.data) for event in following.events]
-        note = f"{sent.message_id} after {after}: {again[:2]}… instead of {sent.events[after : after + 2]}…"
-        self._tally.check("P5", again == sent.events[after:], "gaps", note)
+        note = f"{sent.message_id} after {after}: {again[:2]}… instead of {expected[:2]}…"
+        self._tally.check("P5", again == expected, "gaps", note)
 
     async def _cancel(self, talk: Talk) -> None:
         """Send something long, read a little, cancel it, and read to its end."""
@@ -479,6 +518,7 @@ class ChaosClient:
             talk.items = data["items"]
             whole = data["total"] == len(talk.items) and data["has_more"] is False
             self._tally.check("API", whole, "wrong", f"{talk.id}: {data['total']} messages, listed {len(talk.items)}")
+            self._formed(talk.items, MESSAGE)
 
     async def _still_free(self, talk: Talk) -> None:
         """A conversation takes a new message whatever has happened in it."""
@@ -493,7 +533,7 @@ class ChaosClient:
             self._tally.check("P13", sent.accepted, "hung", f"{talk.id} took no new message")
 
     async def look_around(self) -> None:
-        """Read lists page by page, let others try what is not theirs, and delete an answer."""
+        """Read lists page by page, ask for what must be refused, change a conversation, and delete an answer."""
         left = [talk for talk in self.talks if talk.items]
         try:
             await self._list_conversations()
@@ -501,6 +541,9 @@ class ChaosClient:
                 talk = max(left, key=lambda one: len(one.items))
                 await self._page(talk)
                 await self._trespass(talk)
+                await self._ask_wrongly(talk)
+                await self._change(talk)
+                await self._cancel_again(talk)
                 await self._delete_answer(talk)
         except (Refused, TimeoutError, *_MALFORMED) as failure:
             self._right(False, f"client {self._number}, looking around: {failure!r}")
@@ -545,6 +588,12 @@ class ChaosClient:
         self._right(len(set(ids)) == len(ids) == data["total"], f"of {data['total']} conversations, {ids} are listed")
         times = [item["updated_at"] for item in by_page]
         self._right(times == sorted(times, reverse=True), f"conversations are not the latest first: {times}")
+        self._formed(by_page, CONVERSATION)
+        active = {item["id"]: moment(item["updated_at"]) for item in by_page}
+        for talk in self.talks:
+            if talk.items and talk.id in active:
+                asked = max(moment(item["created_at"]) for item in talk.items if item["role"] == "user")
+                self._right(active[talk.id] >= asked, f"{talk.id}: active at {active[talk.id]}, sent to at {asked}")
         wrong = [talk.id for talk in self.talks if talk.deleted == (talk.id in ids)]
         self._right(not wrong, f"{wrong} are listed though deleted, or not listed though there")
 
@@ -579,12 +628,54 @@ class ChaosClient:
                 await self._must_refuse("P5", "another user", method, path, (404, code), token=token)
             await self._must_refuse("P5", "nobody", method, path, (401, "unauthenticated"), token="")
 
+    async def _ask_wrongly(self, talk: Talk) -> None:
+        """Ask as no client may, or for what there is not."""
+        conversation, message = f"/api/conversations/{talk.id}", {"conversation_id": talk.id, "content": "?"}
+        invalid, unreadable = (422, "validation_failed"), (400, "invalid_json")
+        asked: tuple[tuple[str, str, tuple[int, str], dict[str, Any]], ...] = (
+            ("PUT", conversation, invalid, {"json": {"temprature": 0.5}}),
+            ("PUT", conversation, unreadable, {"text": '{"temperature": NaN}'}),
+            ("POST", "/api/messages/", invalid, {"json": message | {"tools_enabled": 1}}),
+            ("GET", "/api/conversations/?page=0", invalid, {}),
+            ("GET", f"/api/messages/{talk.id}?limitt=1", invalid, {}),
+            ("POST", conversation, (405, "method_not_allowed"), {"json": {}}),
+            ("GET", "/api/nothing", (404, "not_found"), {}),
+        )
+        for method, path, expected, options in asked:
+            await self._must_refuse("API", "asked wrongly", method, path, expected, **options)
+
+    async def _change(self, talk: Talk) -> None:
+        """Change fields and clear them again: the others stay as they are, and lists know."""
+        path = f"/api/conversations/{talk.id}"
+        before = await self.call("GET", path)
+        await self.call("PUT", path, json={"project_id": self._name, "system_prompt": "Be brief."})
+        found = await self.call("GET", f"/api/conversations/?project_id={self._name}")
+        listed = [item["id"] for item in found["items"]]
+        self._right((found["total"], listed) == (1, [talk.id]), f"of its project {talk.id} is, listed are {listed}")
+        after = await self.call("PUT", path, json={"project_id": None, "system_prompt": None})
+        kept = after | {"updated_at": ""} == before | {"updated_at": ""}
+        self._right(kept, f"{talk.id} was {before}; changed and cleared again it is {after}")
+
+    async def _cancel_again(self, talk: Talk) -> None:
+        """Cancel what has ended, which changes nothing, and read it from behind its end."""
+        answer = talk.items[-1]
+        stopped = await self.call("POST", f"/api/messages/{answer['id']}/cancel")
+        self._right(stopped == answer, f"the ended {answer} was cancelled to {stopped}")
+        for sent in talk.sent:
+            if sent.message_id == answer["id"]:
+                await self._replay(sent, after=len(sent.events) + 1)
+
     async def _delete_answer(self, talk: Talk) -> None:
         answer = talk.items[-1]["id"]
         await self._end("DELETE", f"/api/messages/{answer}")
         await self._must_refuse("API", "deleted", "GET", f"/api/messages/{answer}/stream", (404, "message_not_found"))
         left = (await self.call("GET", f"/api/messages/{talk.id}?limit=1000"))["items"]
         self._right(left == talk.items[:-1], f"{talk.id}: after {answer} was deleted, {len(left)} are left")
+
+    def _formed(self, items: Sequence[Any], shape: Shape) -> None:
+        for item in items:
+            fault = fault_of_object(item, shape)
+            self._right(fault is None, f"of {str(item)[:80]}…: {fault}")
 
     def _right(self, kept: bool, note: str) -> None:
         self._tally.check("API", kept, "wrong", note)
@@ -598,6 +689,9 @@ class ChaosClient:
         tally.check("P6", order == sorted(order), "wrong", f"{talk.id}: sent in the order {sorted(order)}, are {order}")
         roles = [item["role"] for item in items]
         tally.check("P6", roles == ["user", "assistant"] * (len(items) // 2), "lost", f"{talk.id}: {roles}")
+        # Of one turn only: the clocks of two machines differ.
+        pairs = [(question["id"], answer["id"]) for question, answer in zip(items[::2], items[1::2], strict=False)]
+        tally.check("API", all(one < two for one, two in pairs), "wrong", f"{talk.id}: ids do not sort: {pairs}")
         streaming = [item["id"] for item in items if item["status"] == "streaming"]
         tally.check("P13", not streaming, "hung", f"{talk.id}: {streaming} stay as streaming")
         for sent in talk.sent:

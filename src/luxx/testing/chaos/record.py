@@ -19,7 +19,7 @@ PROMISES: Final = {
     "P10": "SIGTERM ends a process in time, with status 0",
     "P12": "a stream comes as it is written, and is never silent for long",
     "P13": "a dead process's turns end, and the conversation is free",
-    "API": "statuses, envelopes, headers and lists are as in the HTTP reference",
+    "API": "statuses, envelopes, headers, objects and lists are as in the HTTP reference",
 }
 """The promises that a run checks; `docs/streaming.md` tells them all, and how the others are checked."""
 

@@ -525,7 +525,7 @@ async def test_what_is_no_event_of_a_model_fails_the_answer_and_is_told_to_who_w
     assert str(error).startswith(f"Giving.stream gave a {kind} ")
 
 
-@pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}])
+@pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}, {"a": 10**5000}])
 async def test_arguments_that_are_no_json_object_are_none(arguments: Any) -> None:
     async with opened(tools=[ECHO]) as house:
         call = ToolCall(id="c", name="echo", arguments=arguments)

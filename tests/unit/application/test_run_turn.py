@@ -385,6 +385,12 @@ async def test_what_cannot_be_stored_is_cleaned_on_its_way_in() -> None:
         assert (call.id, call.arguments, call.result) == ("i\ufffd", {"k": "\ufffd"}, {"a\ufffd": [None, "\ufffd"]})
 
 
+async def test_what_a_model_says_of_its_failure_is_cleaned_before_it_is_stored() -> None:
+    async with opened() as house:
+        house.model.then([ModelUnavailable("a\0b \ud800")])
+        assert (await house.answer()).error == Problem(code="model_unavailable", message="a\ufffdb \ufffd")
+
+
 @pytest.mark.parametrize(
     ("cues", "code", "text"),
     [

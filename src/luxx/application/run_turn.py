@@ -346,11 +346,11 @@ def _answer_of(model: ChatModel, request: ModelRequest) -> AsyncGenerator[ModelE
 
 
 def _counts(usage: object) -> bool:
-    match usage:
-        case None | Usage(prompt_tokens=int(), completion_tokens=int(), total_tokens=int()):
-            return True
-        case _:
-            return False
+    if not isinstance(usage, Usage):
+        return usage is None
+    counts = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+    # Stored, a bool is true or false, and no number when it is read again.
+    return all(type(count) is int and -(2**63) <= count < 2**63 for count in counts)
 
 
 async def _as_they_come(

@@ -121,7 +121,7 @@ class Sessions(Protocol):
         ...
 
     async def live_of(self, owner: int, now: datetime) -> Sequence[Session]:
-        """List those neither expired by `now` nor revoked, newest first; at most 1 000."""
+        """List those neither expired by `now` nor revoked, newest first, then by id, highest first; at most 1 000."""
         ...
 
     async def revoke_one_of(self, owner: int, session_id: str, at: datetime) -> None:
@@ -141,7 +141,7 @@ class ApiKeys(Protocol):
         ...
 
     async def of(self, owner: int) -> Sequence[ApiKey]:
-        """List all, newest first, the expired ones among them."""
+        """List all, newest first, then by id, highest first; the expired ones among them."""
         ...
 
     async def with_user(self, digest: str) -> tuple[ApiKey, User] | None:
@@ -436,6 +436,9 @@ class TooManyTurns(Exception):
 
 class UnitOfWork(Protocol):
     """One transaction, as an async context manager. Leaving without `commit()` undoes everything.
+
+    It is over with its commit, and once it is left: what is asked of it then, or before it is entered, raises
+    `RuntimeError`.
 
     A read-only unit sees one consistent state, refuses `commit()` with `RuntimeError`, and changes
     nothing: what would, raises. Keep units short: never wait for a model, a tool or a client inside one.

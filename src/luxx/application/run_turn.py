@@ -356,11 +356,11 @@ def _answer_of(model: ChatModel, request: ModelRequest) -> AsyncGenerator[ModelE
 
 
 def _counts(usage: object) -> bool:
-    match usage:
-        case None | Usage(prompt_tokens=int(), completion_tokens=int(), total_tokens=int()):
-            return True
-        case _:
-            return False
+    if not isinstance(usage, Usage):
+        return usage is None
+    counts = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+    # Stored, a bool is true or false, and no number when it is read again.
+    return all(type(count) is int and -(2**63) <= count < 2**63 for count in counts)
 
 
 def _cleaned(call: ToolCall) -> ToolCall:
@@ -382,7 +382,7 @@ def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status
     if isinstance(failure, Damaged):
         _log.error("a turn failed: %s", failure.to_operator())
     if isinstance(failure, LuxxError):
-        return Status.FAILED, Problem(code=failure.code, message=str(failure))
+        return Status.FAILED, clean_problem(Problem(code=failure.code, message=str(failure)))
     _log.error("a turn failed unexpectedly", exc_info=failure)
     return Status.FAILED, Problem(code=InternalError.code, message="The answer failed by a fault of the service.")
 

@@ -25,6 +25,10 @@ NESTING_LIMIT: Final = 200
 """Levels of lists and objects within each other, at most, in what a model or a tool gave."""
 
 
+_INTEGER_LIMIT: Final = 10**4200
+"""Python neither writes nor reads more than 4 300 digits, where nobody told it to."""
+
+
 class NestedTooDeeply(ValueError):
     """A value of more than `NESTING_LIMIT` levels: whoever reads it back would run out of stack."""
 
@@ -36,8 +40,8 @@ def clean(value: Json, *, level: int = 0) -> Json:
     """Make what a model or a tool gave fit to store and to send: any JSON value in, the same kind out.
 
     U+0000 and lone surrogates become U+FFFD, numbers that JSON cannot write become null, and those of
-    somebody's own types (an enum, numpy's float64) plain ones. Raises `NestedTooDeeply`, and TypeError for
-    what is no JSON value.
+    somebody's own types (an enum, numpy's float64) plain ones. Raises `NestedTooDeeply`, ValueError for an integer
+    of more than 4 200 digits, and TypeError for what is no JSON value.
     """
     if level > NESTING_LIMIT:
         raise NestedTooDeeply
@@ -47,6 +51,8 @@ def clean(value: Json, *, level: int = 0) -> Json:
         case None | bool():
             return value
         case int():
+            if abs(value) >= _INTEGER_LIMIT:
+                raise ValueError("an integer of more than 4200 digits cannot be written")
             return int(value)
         case float():
             return float(value) if math.isfinite(value) else None

@@ -385,6 +385,12 @@ async def test_what_cannot_be_stored_is_cleaned_on_its_way_in() -> None:
         assert (call.id, call.arguments, call.result) == ("i\ufffd", {"k": "\ufffd"}, {"a\ufffd": [None, "\ufffd"]})
 
 
+async def test_what_a_model_says_of_its_failure_is_cleaned_before_it_is_stored() -> None:
+    async with opened() as house:
+        house.model.then([ModelUnavailable("a\0b \ud800")])
+        assert (await house.answer()).error == Problem(code="model_unavailable", message="a\ufffdb \ufffd")
+
+
 @pytest.mark.parametrize(
     ("cues", "code", "text"),
     [
@@ -510,6 +516,8 @@ class Giving:
         (ModelToolCall(ToolCall(id="c", name=None, arguments={})), "ModelToolCall"),  # type: ignore[arg-type]  # the fault
         (ModelEnd("stop", {"total_tokens": 7}), "ModelEnd"),  # type: ignore[arg-type]  # the fault
         (ModelEnd("stop", Usage(total_tokens=None)), "ModelEnd"),  # type: ignore[arg-type]  # the fault
+        (ModelEnd("stop", Usage(total_tokens=True)), "ModelEnd"),
+        (ModelEnd("stop", Usage(prompt_tokens=2**63)), "ModelEnd"),
     ],
 )
 async def test_what_is_no_event_of_a_model_fails_the_answer_and_is_told_to_who_wrote_the_model(
@@ -525,7 +533,7 @@ async def test_what_is_no_event_of_a_model_fails_the_answer_and_is_told_to_who_w
     assert str(error).startswith(f"Giving.stream gave a {kind} ")
 
 
-@pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}])
+@pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}, {"a": 10**5000}])
 async def test_arguments_that_are_no_json_object_are_none(arguments: Any) -> None:
     async with opened(tools=[ECHO]) as house:
         call = ToolCall(id="c", name="echo", arguments=arguments)

@@ -70,6 +70,14 @@ def test_cleaning_mends_what_no_storage_takes_and_nothing_else(value: Any, clean
     assert type(clean(value)) is type(cleaned)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_integer_that_nobody_could_read_again_is_refused(sign: int) -> None:
+    longest = sign * int("9" * 4200)
+    assert json.loads(json.dumps(clean([longest]))) == [longest]
+    with pytest.raises(ValueError, match="digits"):
+        clean([longest + sign])
+
+
 @given(st.lists(st.builds(Usage, prompt_tokens=st.integers(), completion_tokens=st.integers())))
 def test_usage_is_added_field_by_field(usages: list[Usage]) -> None:
     total = sum(usages, Usage())

@@ -45,6 +45,15 @@ class AccountsContract:
             assert await unit.users.get(added.id) == added
             assert await unit.users.get(added.id + 1) is None
 
+    async def test_a_user_comes_with_the_role_that_was_given(self, storage: Storage) -> None:
+        async with storage.new_unit() as unit:
+            added = await unit.users.add(replace(new_user(), role=UserRole.ADMIN))
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            found = await unit.users.get(added.id)
+        assert found == added
+        assert added.role is UserRole.ADMIN
+
     async def test_users_are_numbered_upwards(self, storage: Storage) -> None:
         numbers = [(await stored_user(storage, name)).id for name in ("ada", "bob", "cyd")]
         assert numbers == sorted(set(numbers))
@@ -88,7 +97,7 @@ class AccountsContract:
         ada = await stored_user(storage)
         wanted = replace(ada, password_hash="new", role=UserRole.ADMIN, is_active=False)  # noqa: S106 - a sample
         async with storage.new_unit() as unit:
-            await unit.users.update(replace(wanted, username="eve", email="eve@example.org"))
+            await unit.users.update(replace(wanted, username="eve", email="eve@example.org", created_at=moment(9)))
             await unit.commit()
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.users.get(ada.id) == wanted
@@ -183,6 +192,19 @@ class AccountsContract:
             assert await unit.sessions.live_of(ada.id, moment(10)) == [sessions[4], sessions[1], sessions[0]]
             assert await unit.sessions.live_of(bob.id, moment(10)) == [sessions[2]]
             assert await unit.sessions.live_of(ada.id, sessions[1].expires_at) == [sessions[4]]
+
+    async def test_sessions_and_keys_of_one_moment_are_listed_by_id_highest_first(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        sessions = [_session(ada, f"sess_{n}") for n in (2, 3, 1)]
+        keys = [ApiKey(id=f"key_{n}", user_id=ada.id, name="k", created_at=moment()) for n in (2, 3, 1)]
+        async with storage.new_unit() as unit:
+            for session, key in zip(sessions, keys, strict=True):
+                await unit.sessions.add(session)
+                await unit.api_keys.add(key, f"digest of {key.id}")
+            await unit.commit()
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.sessions.live_of(ada.id, moment(1)) == [sessions[1], sessions[0], sessions[2]]
+            assert await unit.api_keys.of(ada.id) == [keys[1], keys[0], keys[2]]
 
     async def test_of_very_many_live_sessions_the_newest_thousand_are_listed(self, storage: Storage) -> None:
         ada = await stored_user(storage)
@@ -313,6 +335,11 @@ class AccountsContract:
         for at in range(5):
             await _try(storage, at=at, account=f"user{at}")
         assert await _try(storage, at=20) == moment(10)
+
+    async def test_under_a_lower_limit_as_many_tries_must_grow_old_as_are_too_many(self, storage: Storage) -> None:
+        for at in range(4):
+            assert await _try(storage, at=at, account_limit=5) is None
+        assert await _try(storage, at=5, account_limit=2) == moment(2)
 
     async def test_forgetting_an_account_makes_room_for_it_and_for_its_peer_alone(self, storage: Storage) -> None:
         for at in (0, 1, 2):

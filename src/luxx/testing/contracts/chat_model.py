@@ -5,7 +5,8 @@ reaches out of the process; give the fixtures that raise NotImplementedError.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
@@ -128,15 +129,17 @@ class ChatModelContract:
         assert events[-1].reason
         assert sum(isinstance(event, ModelEnd) for event in events) == 1
 
-    async def test_deltas_are_never_empty(self, talking: ChatModel) -> None:
+    async def test_deltas_are_never_empty_nor_parts_of_a_character(self, talking: ChatModel) -> None:
         deltas = [e.delta for e in await heard(talking, QUESTION) if isinstance(e, ModelText | ModelThinking)]
         assert deltas
         assert all(deltas)
+        assert all(delta.encode() for delta in deltas)
 
     async def test_usage_adds_up_where_it_is_given(self, talking: ChatModel) -> None:
         end = (await heard(talking, QUESTION))[-1]
         assert isinstance(end, ModelEnd)
         if end.usage is not None:
+            assert type(end.usage.total_tokens) is int
             assert end.usage.total_tokens == end.usage.prompt_tokens + end.usage.completion_tokens > 0
 
     async def test_an_answer_is_given_as_it_arrives(self, lingering: ChatModel) -> None:
@@ -169,7 +172,10 @@ class ChatModelContract:
         assert isinstance(events[-1], ModelEnd)
         assert {call.name for call in calls} == {"calculate", "current_time"}
         assert len({call.id for call in calls}) == len(calls) == 2
-        assert all(call.id and call.arguments is not None for call in calls)
+        assert all(call.id and isinstance(call.id, str) for call in calls)
+        for call in calls:
+            assert isinstance(call.arguments, Mapping)
+            assert json.loads(json.dumps(call.arguments, allow_nan=False)) == call.arguments
 
     async def test_a_transcript_with_tool_results_is_answered(self, calling: ChatModel) -> None:
         await heard(calling, ERRAND)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from luxx.application.ports import ConversationPlace, FoundConversations, IdempotencyKey, Storage
+from luxx.application.ports import ConversationPlace, FoundConversations, IdempotencyKey, LeaseLost, Storage
 from luxx.domain.conversation import Conversation
 from luxx.domain.errors import Conflict, NotFound
+from luxx.domain.turn import Done
 from luxx.domain.user import User
 from luxx.testing.contracts.storage_samples import (
     ODD_TEXT,
@@ -222,6 +223,7 @@ class ConversationsContract:
         assert await _ids(storage, ada, limit=2) == expected[:2]
         assert await _ids(storage, ada, limit=2, offset=2) == expected[2:4]
         assert await _ids(storage, ada, offset=len(expected)) == []
+        assert [(await _page(storage, ada, offset=offset)).total for offset in (0, 2, 9)] == [len(expected)] * 3
 
     async def test_list_and_count_are_filtered_by_project(self, storage: Storage) -> None:
         ada = await stored_user(storage)
@@ -459,11 +461,13 @@ class ConversationsContract:
         ada = await stored_user(storage)
         doomed, kept = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
         turn = new_turn(doomed, key=IdempotencyKey(key="k", fingerprint="f"))
-        await begun(storage, turn)
+        lease = await begun(storage, turn)
         other = await ended_turn(storage, kept)
         async with storage.new_unit() as unit:
             await unit.conversations.delete(ada.id, doomed.id)
             await unit.commit()
+        with pytest.raises(LeaseLost):
+            await storage.log.end(lease, Done(message=turn.answer), turn.answer)
         async with storage.new_unit(read_only=True) as unit:
             for message in (turn.user_message, turn.answer):
                 with pytest.raises(NotFound):
@@ -473,3 +477,4 @@ class ConversationsContract:
             assert (await unit.messages.get(ada.id, other)).id == other
         assert await storage.log.read(turn.answer.id) == []
         assert await storage.log.read(other) != []
+        await begun(storage, replace(new_turn(kept), at_most=1))

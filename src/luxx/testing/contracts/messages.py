@@ -54,7 +54,8 @@ class MessagesContract:
                 TextPart(text=ODD_TEXT),
             ),
             status=Status.FAILED,
-            usage=Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3),
+            model="another",
+            usage=Usage(prompt_tokens=1, completion_tokens=2, total_tokens=2**40),
             error=Problem(code="model_unavailable", message="断线"),
         )
         await storage.log.end(lease, Done(message=answer), answer)
@@ -78,6 +79,8 @@ class MessagesContract:
             assert await unit.messages.newest(ada.id, conversation.id, limit=2, before=before) == history[3:5]
             assert await unit.messages.newest(ada.id, conversation.id, limit=9, before=before) == history[:5]
             assert await unit.messages.newest(ada.id, conversation.id, limit=9, before=history[0].id) == []
+            page = await unit.messages.page(ada.id, conversation.id, limit=2, before=before)
+            assert (page.items, page.total) == (history[3:5], 8)
             assert await size_of(unit, conversation) == 8
 
     async def test_before_must_be_a_message_of_the_conversation(self, storage: Storage) -> None:
@@ -112,6 +115,7 @@ class MessagesContract:
             assert remembered.message_id == turn.answer.id
             assert await size_of(unit, conversation) == 3
         assert await storage.log.read(turn.answer.id) == []
+        await begun(storage, replace(new_turn(conversation), at_most=1))
 
     async def test_deleting_the_users_message_leaves_the_answer(self, storage: Storage) -> None:
         ada = await stored_user(storage)

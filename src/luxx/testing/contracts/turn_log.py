@@ -14,7 +14,16 @@ import pytest
 import pytest_asyncio
 
 from luxx.adapters.system import utc_now
-from luxx.application.ports import ABSURD_LEASE, IdempotencyKey, Lease, LeaseLost, LoggedEvent, NewTurn, Storage
+from luxx.application.ports import (
+    ABSURD_LEASE,
+    IdempotencyKey,
+    Lease,
+    LeaseLost,
+    LoggedEvent,
+    NewTurn,
+    Renewal,
+    Storage,
+)
 from luxx.domain.message import Message, Problem, Status
 from luxx.domain.turn import Done, Failed, Started, Step, Text, Thinking, ToolCalled, ToolReturned, fold
 from luxx.domain.user import Session, User
@@ -282,8 +291,17 @@ class TurnLogContract:
             await storage.log.append(lease, Text(delta="x"))
             assert await wakeup.wait(PATIENCE)
             assert len(await _all(storage, lease.message_id)) == 2
-            while await wakeup.wait(0.02):
-                pass  # wake-ups without cause come to an end
+            for _ in range(100):
+                if not await wakeup.wait(0.02):
+                    break  # wake-ups without cause come to an end
+            else:
+                pytest.fail("a watch wakes again and again, though nothing is committed")
+
+    async def test_a_watch_wakes_after_the_end_of_a_turn(self, storage: Storage, ada: User) -> None:
+        turn, lease = await running_turn(storage, ada)
+        with storage.log.watch(lease.message_id) as wakeup:
+            await _end(storage, turn, lease)
+            assert await wakeup.wait(PATIENCE)
 
     async def test_a_commit_between_reading_and_waiting_is_not_slept_through(self, storage: Storage, ada: User) -> None:
         _, lease = await running_turn(storage, ada)
@@ -400,6 +418,25 @@ class TurnLogContract:
         await storage.log.renew("here", [running.message_id], LONG)
         taken = await storage.log.take_expired("reaper", LONG)
         assert [lease.message_id for lease in taken] == [forgotten.message_id]
+
+    async def test_a_holder_without_turns_renews_none(self, storage: Storage, ada: User) -> None:
+        """As every process does that is at rest."""
+        await running_turn(storage, ada)
+        assert await storage.log.renew("here", [], LONG) == Renewal(held=frozenset(), to_cancel=frozenset())
+
+    async def test_each_take_over_voids_the_lease_before_whoever_takes_it(self, storage: Storage, ada: User) -> None:
+        """Also where the holder is the same: a process that stood still may find its own turns run out."""
+        turn, first = await running_turn(storage, ada, lease_for=EXPIRED)
+        (second,) = await storage.log.take_expired("here", EXPIRED)
+        (third,) = await storage.log.take_expired("here", LONG)
+        assert first.fence < second.fence < third.fence
+        for void in (first, second):
+            with pytest.raises(LeaseLost):
+                await _end(storage, turn, void)
+            with pytest.raises(LeaseLost):
+                await _until_lost(storage, void)
+        answer = await _end(storage, turn, third)
+        assert [logged.event for logged in await _all(storage, first.message_id)][1:] == [Done(message=answer)]
 
     async def test_renew_does_not_revive_a_void_lease(self, storage: Storage, ada: User) -> None:
         _, lease = await running_turn(storage, ada, holder="slow", lease_for=EXPIRED)
@@ -541,11 +578,13 @@ class TurnLogContract:
         async with storage.new_unit() as unit:
             for session in sessions:
                 await unit.sessions.add(session)
+            await unit.sessions.revoke(sessions[2].id, now)
             await unit.commit()
         await storage.log.forget(ended_before=now + timedelta(days=1), keys_made_before=now)
         async with storage.new_unit(read_only=True) as unit:
             found = [await unit.sessions.with_user(session.id) for session in sessions]
-        assert found == [None, (sessions[1], ada), (sessions[2], ada)]
+        # One that was revoked is kept as long as any: its token is told what it is.
+        assert found == [None, (sessions[1], ada), (replace(sessions[2], revoked_at=now), ada)]
 
     async def test_forget_keeps_keys_made_since(self, storage: Storage, ada: User) -> None:
         conversation = await stored_conversation(storage, ada)

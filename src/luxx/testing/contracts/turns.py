@@ -37,7 +37,7 @@ class TurnsContract:
     ) -> None:
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada)
-        turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"), at=moment(500))
+        turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint=ODD_TEXT), at=moment(500))
         lease = await begun(storage, turn)
         assert (lease.message_id, lease.conversation_id) == (turn.answer.id, conversation.id)
         assert (lease.owner, lease.holder) == (ada.id, turn.holder)
@@ -53,7 +53,7 @@ class TurnsContract:
             assert not running.cancel_requested
             remembered = await unit.turns.recall(ada.id, "k")
             assert remembered is not None
-            assert (remembered.fingerprint, remembered.message_id) == ("f", turn.answer.id)
+            assert (remembered.fingerprint, remembered.message_id) == (ODD_TEXT, turn.answer.id)
             assert remembered.created_at == moment(500)
             assert await unit.turns.recall(ada.id, "K") is None
             assert await unit.turns.get(ada.id, turn.user_message.id) is None
@@ -197,13 +197,34 @@ class TurnsContract:
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.users.by_username("bob") is None
             assert await unit.conversations.get(ada.id, idle.id) == idle
-            assert await size_of(unit, busy) == 2
+            assert [await size_of(unit, one) for one in (busy, idle)] == [2, 0]
 
     async def test_two_owners_may_use_one_key(self, storage: Storage) -> None:
-        key = IdempotencyKey(key="k", fingerprint="f")
+        answers: dict[int, str] = {}
         for name in ("ada", "bob"):
-            conversation = await stored_conversation(storage, await stored_user(storage, name))
-            await begun(storage, new_turn(conversation, key=key))
+            owner = await stored_user(storage, name)
+            turn = new_turn(await stored_conversation(storage, owner), key=IdempotencyKey(key="k", fingerprint=name))
+            await begun(storage, turn)
+            answers[owner.id] = turn.answer.id
+        async with storage.new_unit(read_only=True) as unit:
+            recalled = [await unit.turns.recall(owner, "k") for owner in answers]
+        assert [one and (one.fingerprint, one.message_id) for one in recalled] == [
+            *zip(("ada", "bob"), answers.values(), strict=True)
+        ]
+
+    async def test_a_refused_turn_leaves_its_key_free(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        busy, idle = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
+        await begun(storage, new_turn(busy))
+        key = IdempotencyKey(key="k", fingerprint="f")
+        for refused in (
+            new_turn(busy, key=key),
+            replace(new_turn(idle, key=key), at_most=1),
+            replace(new_turn(idle, key=key), conversation_id="conv_unknown"),
+        ):
+            with pytest.raises((Conflict, TooManyTurns, NotFound)):
+                await begun(storage, refused)
+        await begun(storage, new_turn(idle, key=key))
 
     async def test_of_turns_begun_at_once_no_more_run_than_their_owner_may_have(self, storage: Storage) -> None:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")

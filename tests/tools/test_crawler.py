@@ -182,6 +182,20 @@ async def test_a_page_that_is_nested_without_end_costs_little(run: Run, site: We
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("depth", [100, 300])
+async def test_what_is_nested_deeply_is_read_to_the_end(run: Run, site: WebServer, depth: int) -> None:
+    site.pages["/"] = f"{'<div>' * depth}<p>Owls hunt at night.</p>{'</div>' * depth}<p>Mice hide.</p>"
+    content = (await run("fetch_page", url=site.url()))["content"]
+    assert "Owls hunt" in content
+    assert "Mice hide" in content
+
+
+async def test_a_page_that_is_nested_beyond_all_use_is_refused_in_words(run: Run, site: WebServer) -> None:
+    site.pages["/"] = "<div>" * 500 + "x"
+    with pytest.raises(ToolRefused, match="nested more than 400 deep"):
+        await run("fetch_page", url=site.url())
+
+
 async def test_servers_that_speak_no_http_are_a_failure_in_words(run: Run, site: WebServer) -> None:
     async def garbage(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-OpenSSH_9.0\r\n\r\n")

@@ -98,6 +98,15 @@ async def test_redirects_are_followed_and_the_last_address_is_told(run: Run, sit
     assert page["url"] == site.url("/new")
 
 
+@pytest.mark.parametrize("codec", ["utf-8", "latin-1"])
+async def test_an_address_that_is_not_escaped_is_followed(run: Run, site: WebServer, codec: str) -> None:
+    async def moves(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write("HTTP/1.1 302 X\r\nLocation: /größe\r\nContent-Length: 0\r\n\r\n".encode(codec))
+
+    site.pages |= {"/": moves, "/gr%C3%B6%C3%9Fe": ARTICLE}
+    assert (await run("fetch_page", url=site.url()))["url"] == site.url("/gr%C3%B6%C3%9Fe")
+
+
 async def test_texts_that_are_no_html_are_given_as_they_are(run: Run, site: WebServer) -> None:
     site.pages["/t"] = Answer("just\ntext", headers={"Content-Type": "text/plain"})
     site.pages["/j"] = Answer('{"a":"北"}', headers={"Content-Type": "application/json"})

@@ -123,7 +123,7 @@ class WebClient:
             if entering is not None:
                 await entering(str(target))
             async with self._request(target, headers) as response:
-                location = _header(response, b"location")
+                location = _location(response)
                 if response.status not in _MOVED or not location:
                     return await _read(target, response, body_bytes)
             following = parsed(location, base=target)
@@ -345,8 +345,13 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
-def _header(response: httpcore.Response, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")
+def _location(response: httpcore.Response) -> str:
+    """Give where an answer leads; some servers write it unescaped, in UTF-8 as browsers read it."""
+    value = next((value for key, value in response.headers if key.lower() == b"location"), b"")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _shown(url: str | httpx.URL) -> str:

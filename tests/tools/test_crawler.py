@@ -9,6 +9,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+import h11
 import pytest
 from tests.support.until import until
 from tests.support.web import Answer, Asked, WebServer, web_server
@@ -151,6 +152,48 @@ async def test_a_page_that_never_ends_is_left(run: Run, site: WebServer) -> None
     site.pages["/"] = endless
     with pytest.raises(ToolRefused, match="larger than"):
         await run("fetch_page", url=site.url())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 103 X\r\n\r\n" * 20_000 + b"HTTP/1.1 200 X\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n",
+    ],
+    ids=["provisional answers", "chunks"],
+)
+async def test_an_answer_of_many_small_pieces_lets_others_run(
+    site: WebServer, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await writer.drain()
+
+    worked = most = 0
+    next_event = h11.Connection.next_event
+
+    def counted(connection: h11.Connection) -> object:
+        nonlocal worked, most
+        worked += 1
+        most = max(most, worked)
+        return next_event(connection)
+
+    async def others() -> None:
+        nonlocal worked
+        while True:
+            worked = 0
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(h11.Connection, "next_event", counted)
+    site.pages["/"] = flood
+    client = WebClient(AddressRules.allowing([site.host]))
+    running = asyncio.create_task(others())
+    try:
+        assert (await client.get(site.url())).status == 200
+    finally:
+        running.cancel()
+        await client.aclose()
+    assert most < 1_000
 
 
 async def test_a_declared_length_is_believed_before_anything_is_read(run: Run, site: WebServer) -> None:

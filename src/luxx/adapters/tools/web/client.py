@@ -33,6 +33,8 @@ CONNECTIONS: Final = 50
 URL_CHARACTERS: Final = 8_192
 
 _CHUNK: Final = 65_536
+READ_BYTES: Final = 4_096
+"""Taken from a connection at once: a server can put hundreds of chunks or provisional answers into it, no thousands."""
 _MOVED: Final = {301, 302, 303, 307, 308}
 
 
@@ -272,13 +274,17 @@ async def _closed(connecting: asyncio.Future[httpcore.AsyncNetworkStream]) -> No
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that is closed when the call that secures it is cancelled; httpcore would leave it open."""
+    """A connection that is closed when the call that secures it is cancelled; httpcore would leave it open.
+
+    It gives a little at a time and lets others run between: what was read at once is worked through without a pause.
+    """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's own
-        return await self._stream.read(max_bytes, timeout)
+        await asyncio.sleep(0)
+        return await self._stream.read(min(max_bytes, READ_BYTES), timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's own
         await self._stream.write(buffer, timeout)

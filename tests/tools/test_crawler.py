@@ -9,6 +9,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+import h11
 import pytest
 from tests.support.until import until
 from tests.support.web import Answer, Asked, WebServer, web_server
@@ -98,6 +99,15 @@ async def test_redirects_are_followed_and_the_last_address_is_told(run: Run, sit
     assert page["url"] == site.url("/new")
 
 
+@pytest.mark.parametrize("codec", ["utf-8", "latin-1"])
+async def test_an_address_that_is_not_escaped_is_followed(run: Run, site: WebServer, codec: str) -> None:
+    async def moves(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write("HTTP/1.1 302 X\r\nLocation: /größe\r\nContent-Length: 0\r\n\r\n".encode(codec))
+
+    site.pages |= {"/": moves, "/gr%C3%B6%C3%9Fe": ARTICLE}
+    assert (await run("fetch_page", url=site.url()))["url"] == site.url("/gr%C3%B6%C3%9Fe")
+
+
 async def test_texts_that_are_no_html_are_given_as_they_are(run: Run, site: WebServer) -> None:
     site.pages["/t"] = Answer("just\ntext", headers={"Content-Type": "text/plain"})
     site.pages["/j"] = Answer('{"a":"北"}', headers={"Content-Type": "application/json"})
@@ -144,6 +154,48 @@ async def test_a_page_that_never_ends_is_left(run: Run, site: WebServer) -> None
         await run("fetch_page", url=site.url())
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 103 X\r\n\r\n" * 20_000 + b"HTTP/1.1 200 X\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n",
+    ],
+    ids=["provisional answers", "chunks"],
+)
+async def test_an_answer_of_many_small_pieces_lets_others_run(
+    site: WebServer, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await writer.drain()
+
+    worked = most = 0
+    next_event = h11.Connection.next_event
+
+    def counted(connection: h11.Connection) -> object:
+        nonlocal worked, most
+        worked += 1
+        most = max(most, worked)
+        return next_event(connection)
+
+    async def others() -> None:
+        nonlocal worked
+        while True:
+            worked = 0
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(h11.Connection, "next_event", counted)
+    site.pages["/"] = flood
+    client = WebClient(AddressRules.allowing([site.host]))
+    running = asyncio.create_task(others())
+    try:
+        assert (await client.get(site.url())).status == 200
+    finally:
+        running.cancel()
+        await client.aclose()
+    assert most < 1_000
+
+
 async def test_a_declared_length_is_believed_before_anything_is_read(run: Run, site: WebServer) -> None:
     async def huge(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n")
@@ -180,6 +232,20 @@ async def test_a_page_that_is_nested_without_end_costs_little(run: Run, site: We
     with suppress(ToolRefused):
         assert len((await run("fetch_page", url=site.url()))["content"]) < 1_000
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("depth", [100, 300])
+async def test_what_is_nested_deeply_is_read_to_the_end(run: Run, site: WebServer, depth: int) -> None:
+    site.pages["/"] = f"{'<div>' * depth}<p>Owls hunt at night.</p>{'</div>' * depth}<p>Mice hide.</p>"
+    content = (await run("fetch_page", url=site.url()))["content"]
+    assert "Owls hunt" in content
+    assert "Mice hide" in content
+
+
+async def test_a_page_that_is_nested_beyond_all_use_is_refused_in_words(run: Run, site: WebServer) -> None:
+    site.pages["/"] = "<div>" * 500 + "x"
+    with pytest.raises(ToolRefused, match="nested more than 400 deep"):
+        await run("fetch_page", url=site.url())
 
 
 async def test_servers_that_speak_no_http_are_a_failure_in_words(run: Run, site: WebServer) -> None:

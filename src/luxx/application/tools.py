@@ -49,10 +49,12 @@ class Toolbox:
         disabled: frozenset[str] = frozenset(),
         observer: Observer = UNOBSERVED,
     ) -> None:
-        kept = [tool for tool in tools if tool.spec.name not in disabled]
+        given = list(tools)
+        kept = [tool for tool in given if tool.spec.name not in disabled]
         order = {category: place for place, category in enumerate(CATEGORIES)}
         kept.sort(key=lambda tool: (order.get(tool.spec.category, len(order)), tool.spec.category))
         self._tools: Final = {tool.spec.name: tool for tool in kept}
+        self._untrusted: Final = frozenset(tool.spec.name for tool in given if tool.spec.untrusted)
         self._timeout: Final = timeout
         self._observer: Final = observer
 
@@ -66,8 +68,8 @@ class Toolbox:
 
     @property
     def untrusted(self) -> frozenset[str]:
-        """The names of the tools whose results strangers write."""
-        return frozenset(spec.name for spec in self.specs if spec.untrusted)
+        """The names of the tools whose results strangers write; of disabled ones too, for what they brought before."""
+        return self._untrusted
 
     def tool(self, name: str) -> Tool:
         """Find by name; raises `NotFound` `tool_not_found`."""

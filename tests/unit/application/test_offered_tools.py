@@ -65,6 +65,11 @@ async def test_what_strangers_wrote_is_marked_to_the_model_on_a_line_of_its_own_
         assert any(isinstance(entry, AssistantEntry) for entry in house.model.requests[1].entries)
 
 
+def test_what_a_disabled_tool_once_brought_is_still_what_strangers_wrote() -> None:
+    toolbox = Toolbox([Page("page", page), FunctionTool("echo", echo)], disabled=frozenset({"page"}))
+    assert toolbox.untrusted == {"page"}
+
+
 async def test_arguments_and_results_nested_beyond_all_use_fail_the_call_and_not_the_answer() -> None:
     deep: Json = []
     for _ in range(NESTING_LIMIT + 1):

@@ -42,6 +42,7 @@ from luxx.domain.errors import ToolRefused
         ("comb(52, 5)", "2598960"),
         ("perm(5, 2)", "20"),
         ("sum([1, 2, [3]]) + max(1, 2)", "8"),
+        ("max(7) + min([0.5])", "7.5"),
         ("mean(0.1, 0.2)", "0.15"),
         ("median(3, 1, 2, 10)", "2.5"),
         ("floor(-2.5) + ceil(-2.5) + trunc(-2.5)", "-7"),

@@ -116,7 +116,8 @@ def _content(text: str) -> dict[str, Any]:
 def _of_html(text: str, url: str, form: str) -> dict[str, Any]:
     from lxml import etree, html  # type: ignore[import-untyped]  # noqa: PLC0415 - no stubs; only this worker has it
 
-    parser = html.HTMLParser(huge_tree=False, remove_pis=True)
+    # Without `huge_tree` libxml2 gives what is nested more than 256 deep up in silence: the page would seem empty.
+    parser = html.HTMLParser(huge_tree=True, remove_pis=True)
     try:
         # An encoding declared in the text itself must not decode it a second time.
         tree = html.document_fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text), parser=parser, base_url=url)

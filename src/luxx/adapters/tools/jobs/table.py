@@ -64,8 +64,8 @@ def query_table(data: str | list[Any], sql: str) -> dict[str, Any]:
             cursor = database.execute(statements[0])
             columns = [column[0] for column in cursor.description or ()]
             kinds = [str(column[1]) for column in cursor.description or ()]
-            if any("TIME ZONE" in kind for kind in kinds):
-                cursor = database.execute(_zones_as_text(statements[0].query, kinds))
+            if any(map(_has_no_python_form, kinds)):
+                cursor = database.execute(_as_text(statements[0].query, kinds))
             return _result(columns, [kind == "JSON" for kind in kinds], iter(cursor.fetchone, None))
         except duckdb.OutOfMemoryException as error:
             raise ToolRefused("this query needs more memory than a tool may use; ask for less") from error
@@ -73,10 +73,15 @@ def query_table(data: str | list[Any], sql: str) -> dict[str, Any]:
             raise ToolRefused(_readable(str(error))) from error
 
 
-def _zones_as_text(sql: str, kinds: Sequence[str]) -> str:
-    """Let DuckDB write the times with a zone: to make Python objects of them it would need another package."""
+def _has_no_python_form(kind: str) -> bool:
+    """Tell whether a cell is lost on its way: times with a zone need another package, a timedelta has no months."""
+    return "TIME ZONE" in kind or "INTERVAL" in kind
+
+
+def _as_text(sql: str, kinds: Sequence[str]) -> str:
+    """Let DuckDB write what it cannot hand over as it is."""
     names = [f"column{place}" for place in range(len(kinds))]
-    cells = (f"{name}::VARCHAR" if "TIME ZONE" in kind else name for name, kind in zip(names, kinds, strict=True))
+    cells = (f"{name}::VARCHAR" if _has_no_python_form(kind) else name for name, kind in zip(names, kinds, strict=True))
     query = sql.strip().rstrip(";")
     return f"SELECT {', '.join(cells)} FROM (\n{query}\n) AS result({', '.join(names)})"  # noqa: S608 - names are ours
 
@@ -256,7 +261,7 @@ def _result(columns: Sequence[str], is_json: Sequence[bool], rows: Iterable[Sequ
     characters, truncated = 0, False
     for row in rows:
         cells = [
-            json.loads(cell) if decoded and cell is not None else _json(cell)
+            _read(cell) if decoded and cell is not None else _json(cell)
             for cell, decoded in zip(row, is_json, strict=True)
         ]
         characters += len(json.dumps(cells, ensure_ascii=False, allow_nan=False))
@@ -267,6 +272,16 @@ def _result(columns: Sequence[str], is_json: Sequence[bool], rows: Iterable[Sequ
     if truncated and not given:
         raise ToolRefused(f"the first row of the result alone is larger than {RESULT_CHARACTERS} characters")
     return {"columns": list(columns), "rows": given, "row_count": len(given), "truncated": truncated}
+
+
+def _read(cell: str) -> Any:
+    """Read JSON; what holds a number that is too large for one stays text."""
+    try:
+        value = json.loads(cell)
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return cell
+    return value
 
 
 def _json(cell: Any) -> Any:

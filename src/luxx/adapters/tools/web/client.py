@@ -33,6 +33,8 @@ CONNECTIONS: Final = 50
 URL_CHARACTERS: Final = 8_192
 
 _CHUNK: Final = 65_536
+READ_BYTES: Final = 4_096
+"""Taken from a connection at once: a server can put hundreds of chunks or provisional answers into it, no thousands."""
 _MOVED: Final = {301, 302, 303, 307, 308}
 
 
@@ -123,7 +125,7 @@ class WebClient:
             if entering is not None:
                 await entering(str(target))
             async with self._request(target, headers) as response:
-                location = _header(response, b"location")
+                location = _location(response)
                 if response.status not in _MOVED or not location:
                     return await _read(target, response, body_bytes)
             following = parsed(location, base=target)
@@ -272,13 +274,17 @@ async def _closed(connecting: asyncio.Future[httpcore.AsyncNetworkStream]) -> No
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that is closed when the call that secures it is cancelled; httpcore would leave it open."""
+    """A connection that is closed when the call that secures it is cancelled; httpcore would leave it open.
+
+    It gives a little at a time and lets others run between: what was read at once is worked through without a pause.
+    """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's own
-        return await self._stream.read(max_bytes, timeout)
+        await asyncio.sleep(0)
+        return await self._stream.read(min(max_bytes, READ_BYTES), timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's own
         await self._stream.write(buffer, timeout)
@@ -345,8 +351,13 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
-def _header(response: httpcore.Response, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")
+def _location(response: httpcore.Response) -> str:
+    """Give where an answer leads; some servers write it unescaped, in UTF-8 as browsers read it."""
+    value = next((value for key, value in response.headers if key.lower() == b"location"), b"")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _shown(url: str | httpx.URL) -> str:

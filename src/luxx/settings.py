@@ -290,6 +290,14 @@ class Settings:
         """The database's URL, the embedded default filled in."""
         return self.database_url or f"sqlite:///{self.data_dir / 'luxx.db'}"
 
+    def make_data_dir(self) -> None:
+        """Make the data directory for its owner alone, if it is not there; raises `BadSettings` where it cannot be."""
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            wanted = "must name a directory, or a place where one can be made"
+            raise BadSettings([f"{PREFIX}DATA_DIR {wanted}, not {self.data_dir} ({error.strerror})"]) from None
+
 
 def _passwords(url: str | None) -> Iterator[str]:
     parts = urlsplit(url or "")

@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from luxx.domain.errors import LuxxError
-from luxx.domain.fields import visible
+from luxx.domain.fields import unstorable, visible
 from luxx.extras import needs
 
 PREFIX: Final = "LUXX_"
@@ -44,6 +44,9 @@ def _setting(default: Any, read: Callable[[str], object], about: str, *, secret:
 
 
 def _text(value: str) -> str:
+    # Python gives bytes that are no UTF-8 as lone surrogates, which can be neither stored nor sent.
+    if unstorable(value, "") is not None:
+        raise ValueError("must be text in UTF-8")
     return value
 
 
@@ -134,7 +137,7 @@ def _networks(value: str) -> frozenset[str]:
 
 
 def _secret(value: str) -> str:
-    if len(value.encode()) < 32:
+    if len(_text(value).encode()) < 32:
         raise ValueError("must have at least 32 bytes; make one with: openssl rand -base64 48")
     return value
 

@@ -53,7 +53,7 @@ async def test_an_answer_that_would_follow_it_fails_at_once_and_its_id_is_told_t
                 end = await answered("Anybody?")
             assert isinstance(end, Failed)
             assert (end.code, broken in end.message) == ("internal_error", False)
-            assert broken in caplog.text
+            assert f"{broken!r} cannot be read ({damage.partition(' ')[0]}):" in caplog.text
             async with database.new_unit(read_only=True) as unit:
                 stored = await unit.messages.get(ada, end.message_id)
             assert stored.status is Status.FAILED

@@ -26,7 +26,7 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -202,13 +202,17 @@ class InternalError(LuxxError):
 class Damaged(InternalError):
     """A stored message cannot be read: its row was changed by somebody else. Only the operator is told which."""
 
-    def __init__(self, message_id: str, conversation_id: str) -> None:
+    def __init__(self, message_id: str, conversation_id: str, *, columns: Sequence[str] = ()) -> None:
         super().__init__("A message of this conversation cannot be read: the log of the service names it.")
         self.message_id = message_id
         self.conversation_id = conversation_id
+        self.columns = tuple(columns)
 
     def to_operator(self) -> str:
-        return f"The stored message {self.message_id!r} cannot be read: mend its row, or let its owner delete it."
+        where = f" ({', '.join(self.columns)})" if self.columns else ""
+        return (
+            f"The stored message {self.message_id!r} cannot be read{where}: mend its row, or let its owner delete it."
+        )
 
 
 class StorageUnavailable(LuxxError):

@@ -20,7 +20,8 @@
     │   └── ModelRejected       the provider refuses the request as it is
     ├── Interrupted             the process that wrote an answer ended before the answer did
     └── InternalError           a fault of ours
-        └── Damaged             a stored message that cannot be read
+        ├── Damaged             a stored message that cannot be read
+        └── DamagedUser         a stored account that cannot be read
 
 `code` is for programs and never changes; the text is for people.
 """
@@ -213,6 +214,19 @@ class Damaged(InternalError):
         return (
             f"The stored message {self.message_id!r} cannot be read{where}: mend its row, or let its owner delete it."
         )
+
+
+class DamagedUser(InternalError):
+    """A stored account cannot be read: its role was changed by hand. Only the operator is told whose."""
+
+    def __init__(self, user_id: int, *, roles: Sequence[str]) -> None:
+        super().__init__("An account cannot be read: the log of the service names it.")
+        self.user_id = user_id
+        self.roles = tuple(roles)
+
+    def to_operator(self) -> str:
+        known = " or ".join(f"'{role}'" for role in self.roles)
+        return f"The role of the stored user {self.user_id} cannot be read: make it {known} in its row."
 
 
 class StorageUnavailable(LuxxError):

@@ -88,7 +88,7 @@ def _told_as_settings(about: str = "") -> Iterator[None]:
 @_told_as_settings()
 def _database(settings: Settings, observer: Observer) -> Database:
     if not settings.on_postgres and settings.database_url is None:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.make_data_dir()
     return Database(settings.storage_url, pool_size=settings.database_pool, observer=observer)
 
 
@@ -118,7 +118,10 @@ def _hasher(settings: Settings) -> Argon2Hasher:
 
 @_told_as_settings()
 def _tokens(settings: Settings) -> JwtCodec:
-    return JwtCodec(settings.jwt_secret or kept_secret(settings.data_dir / "jwt_secret"))
+    if settings.jwt_secret is not None:
+        return JwtCodec(settings.jwt_secret)
+    settings.make_data_dir()
+    return JwtCodec(kept_secret(settings.data_dir / "jwt_secret"))
 
 
 @_told_as_settings("LUXX_LLM_BASE_URL, LUXX_LLM_API_KEY: ")

@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from luxx.domain.errors import LuxxError
-from luxx.domain.fields import visible
+from luxx.domain.fields import unstorable, visible
 from luxx.extras import needs
 
 PREFIX: Final = "LUXX_"
@@ -44,6 +44,9 @@ def _setting(default: Any, read: Callable[[str], object], about: str, *, secret:
 
 
 def _text(value: str) -> str:
+    # Python gives bytes that are no UTF-8 as lone surrogates, which can be neither stored nor sent.
+    if unstorable(value, "") is not None:
+        raise ValueError("must be text in UTF-8")
     return value
 
 
@@ -134,7 +137,7 @@ def _networks(value: str) -> frozenset[str]:
 
 
 def _secret(value: str) -> str:
-    if len(value.encode()) < 32:
+    if len(_text(value).encode()) < 32:
         raise ValueError("must have at least 32 bytes; make one with: openssl rand -base64 48")
     return value
 
@@ -289,6 +292,14 @@ class Settings:
     def storage_url(self) -> str:
         """The database's URL, the embedded default filled in."""
         return self.database_url or f"sqlite:///{self.data_dir / 'luxx.db'}"
+
+    def make_data_dir(self) -> None:
+        """Make the data directory for its owner alone, if it is not there; raises `BadSettings` where it cannot be."""
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            wanted = "must name a directory, or a place where one can be made"
+            raise BadSettings([f"{PREFIX}DATA_DIR {wanted}, not {self.data_dir} ({error.strerror})"]) from None
 
 
 def _passwords(url: str | None) -> Iterator[str]:

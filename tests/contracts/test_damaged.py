@@ -12,7 +12,7 @@ from luxx.adapters.database import Database
 from luxx.adapters.models.scripted import ScriptedChatModel, spoken
 from luxx.adapters.system import SortableIds, utc_now
 from luxx.application import Chat
-from luxx.domain.errors import Damaged
+from luxx.domain.errors import Damaged, DamagedUser
 from luxx.domain.message import Status
 from luxx.domain.turn import Done, End, Failed
 from luxx.testing.contracts.storage_samples import PATIENCE, new_turn
@@ -53,7 +53,7 @@ async def test_an_answer_that_would_follow_it_fails_at_once_and_its_id_is_told_t
                 end = await answered("Anybody?")
             assert isinstance(end, Failed)
             assert (end.code, broken in end.message) == ("internal_error", False)
-            assert broken in caplog.text
+            assert f"{broken!r} cannot be read ({damage.partition(' ')[0]}):" in caplog.text
             async with database.new_unit(read_only=True) as unit:
                 stored = await unit.messages.get(ada, end.message_id)
             assert stored.status is Status.FAILED
@@ -88,3 +88,16 @@ async def test_the_answer_of_a_turn_whose_process_is_gone_ends_and_can_be_delete
         async with asyncio.timeout(PATIENCE):
             _, end = await chat.follow_turn.to_end(user_id=ada, message_id=sent)
         assert isinstance(end, Done)
+
+
+async def test_an_account_whose_role_is_none_is_told_to_the_operator_by_its_number(database: Database) -> None:
+    chat = Chat(storage=database, model=ScriptedChatModel(), clock=utc_now, new_id=SortableIds(), default_model="any")
+    async with chat:
+        ada = (await chat.admit_user(username="ada")).id
+        await ask(database, f"UPDATE users SET role = 'Admin' WHERE id = {ada}", writes=True)
+        async with database.new_unit(once=True) as unit:
+            with pytest.raises(DamagedUser) as caught:
+                await unit.users.page()
+    told = f"The role of the stored user {ada} cannot be read: make it 'user' or 'admin' in its row."
+    assert caught.value.to_operator() == told
+    assert str(ada) not in str(caught.value)

@@ -215,6 +215,24 @@ def test_a_backup_of_nothing_is_refused_and_makes_nothing(alone: Operator) -> No
     assert list(alone.directory.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("nowhere/x.db", "nowhere/x.db cannot be written: No such file or directory"),
+        ("file/x.db", "file/x.db cannot be written: Not a directory"),
+        ("dangling", "dangling is there already: name another file, or move it away"),
+    ],
+)
+def test_a_backup_that_cannot_be_written_is_told_by_the_name_that_was_given(
+    alone: Operator, target: str, said: str
+) -> None:
+    alone.well("db", "upgrade")
+    (alone.directory / "file").touch()
+    (alone.directory / "dangling").symlink_to("absent")
+    done = alone.luxx("db", "backup", target)
+    assert (done.returncode, done.stderr) == (1, f"luxx: {said}\n")
+
+
 def test_a_backup_of_postgres_is_left_to_pg_dump(alone: Operator, postgres_url: str) -> None:
     done = alone.luxx("db", "backup", "backup.db", LUXX_DATABASE_URL=postgres_url, LUXX_JWT_SECRET=SECRET)
     assert done.returncode == 2
@@ -241,6 +259,21 @@ def test_a_database_below_no_directory_is_told_in_a_sentence(alone: Operator, co
     assert "There is no directory /nonexistent for the database" in done.stderr
     assert "--port" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("user", "list"), ("db", "upgrade"), ("db", "current")])
+@pytest.mark.parametrize(
+    ("named", "why"), [("file", "File exists"), ("file/below", "Not a directory"), ("dangling", "File exists")]
+)
+def test_a_data_directory_that_is_none_is_told_as_a_setting_to_mend(
+    alone: Operator, command: tuple[str, ...], named: str, why: str
+) -> None:
+    (alone.directory / "file").touch()
+    (alone.directory / "dangling").symlink_to("nowhere")
+    done = alone.luxx(*command, LUXX_DATA_DIR=named)
+    assert done.returncode == 2
+    wanted = "must name a directory, or a place where one can be made"
+    assert done.stderr.endswith(f"Bad settings:\n  LUXX_DATA_DIR {wanted}, not {named} ({why})\n")
 
 
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), ("db", "current"), ("db", "upgrade"), ("user", "list")])

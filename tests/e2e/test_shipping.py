@@ -1,9 +1,11 @@
 """The image and the composition keep what they promise, as far as it can be told without an engine."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,26 @@ def test_the_image_runs_as_nobody_special_and_tells_its_health() -> None:
     assert "/health/ready" in image
     assert "pip uninstall" in stages()[0], "no installer in the image"
     assert not re.search(r"(?i)(secret|password|api_key)=", DOCKERFILE)
+
+
+def test_the_image_asks_for_its_health_without_the_proxy_that_the_environment_names() -> None:
+    """Docker sets one in every container where its client is told of one, and it cannot reach this loopback."""
+    command = re.search(r"HEALTHCHECK .*?CMD (\[.*?\])\n", DOCKERFILE, flags=re.DOTALL)
+    assert command is not None
+    _, *arguments = json.loads(command[1])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+        arguments[-1] = arguments[-1].replace(":8000", f":{listening.getsockname()[1]}")
+        asking = subprocess.Popen([sys.executable, *arguments], env=os.environ | {"http_proxy": "http://127.0.0.1:1"})
+        try:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
+                assert connection.recv(4096).startswith(b"GET /health/ready ")
+                assert asking.wait(10) == 0
+        finally:
+            asking.kill()
+            asking.wait()
 
 
 def test_the_image_is_built_from_what_is_named_only() -> None:

@@ -94,6 +94,11 @@ def test_every_bad_value_is_named_at_once() -> None:
     assert len(found) == len(bad)
 
 
+@pytest.mark.parametrize("name", ["jwt_secret", "llm_api_key", "search_key", "default_model"])
+def test_bytes_that_are_no_text_are_told_so(name: str) -> None:
+    assert faults(**{name: os.fsdecode(b"\xff" * 32)})[0].startswith(f"{PREFIX}{name.upper()} must be text in UTF-8")
+
+
 def test_a_misspelt_variable_is_named_with_the_one_that_was_meant() -> None:
     (fault,) = faults(tokn_hours="1")
     assert fault == "LUXX_TOKN_HOURS is no setting; did you mean LUXX_TOKEN_HOURS?"

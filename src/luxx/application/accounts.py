@@ -143,27 +143,30 @@ class LogIn(ChecksPasswords):
 
     async def _try(self, *, username: str, password: str, peer: str) -> SignedIn:
         normalized = normalized_password(password)
-        async with self.tried(username=username, password=normalized, peer=peer) as user:
-            if user is None:
-                raise Unauthenticated("The username or the password is wrong.", code="invalid_credentials")
-            renewed = await self.hasher.hash(normalized) if self.hasher.outdated(user.password_hash) else None
-            now = self.clock()
-            session = Session(
-                id=self.new_id("sess"), user_id=user.id, created_at=now, expires_at=now + self.session_for
-            )
-            async with self.new_unit() as unit:
-                # What was read before the hash may have changed meanwhile: an account disabled or a
-                # password changed while it was computed must stay so, and open no session.
-                held = await unit.users.hold(user.id)
-                if held is None or held.password_hash != user.password_hash:
+        async with self.tried(username=username, password=normalized, peer=peer) as matched:
+            user = matched
+            while True:
+                if user is None:
                     raise Unauthenticated("The username or the password is wrong.", code="invalid_credentials")
-                await unit.tries.forget(account_key(username))
-                if held.is_active:
-                    if renewed is not None:
-                        held = replace(held, password_hash=renewed)
-                        await unit.users.update(held)
-                    await unit.sessions.add(session)
-                await unit.commit()
+                renewed = await self.hasher.hash(normalized) if self.hasher.outdated(user.password_hash) else None
+                now = self.clock()
+                session = Session(
+                    id=self.new_id("sess"), user_id=user.id, created_at=now, expires_at=now + self.session_for
+                )
+                async with self.new_unit() as unit:
+                    # What was read before the hash may have changed meanwhile: an account disabled or a
+                    # password changed while it was computed must stay so, and open no session.
+                    held = await unit.users.hold(user.id)
+                    if held is not None and held.password_hash == user.password_hash:
+                        await unit.tries.forget(account_key(username))
+                        if held.is_active:
+                            if renewed is not None:
+                                held = replace(held, password_hash=renewed)
+                                await unit.users.update(held)
+                            await unit.sessions.add(session)
+                        await unit.commit()
+                        break
+                user = await self.still(held, normalized)
             if not held.is_active:
                 raise Forbidden("This account is disabled.", code="account_disabled")
         claims = TokenClaims(user_id=held.id, session_id=session.id, issued_at=now, expires_at=session.expires_at)
@@ -263,19 +266,23 @@ class ChangePassword(ChecksPasswords):
             raise InvalidInput(fault)
         present = normalized_password(current_password)
         trying = self.tried(username=user.username, password=present, peer=peer, logged_in=user.id)
-        async with trying as matched:
-            if matched is None:
+        async with trying as found:
+            if found is None:
                 raise _wrong_password()
+            matched: User | None = found
             changed = await self.hasher.hash(normalized_password(new_password))
-            async with self.new_unit() as unit:
-                held = await unit.users.hold(user.id)
-                if held is None or held.password_hash != matched.password_hash:
-                    raise _wrong_password()  # changed by somebody else since it was read
-                for account in (account_key(user.username), session_key(user.id)):
-                    await unit.tries.forget(account)
-                await unit.users.update(replace(held, password_hash=changed))
-                await unit.sessions.revoke_all_of(user.id, self.clock(), but=session_id)
-                await unit.commit()
+            while matched is not None:
+                async with self.new_unit() as unit:
+                    held = await unit.users.hold(user.id)
+                    if held is not None and held.password_hash == matched.password_hash:
+                        for account in (account_key(user.username), session_key(user.id)):
+                            await unit.tries.forget(account)
+                        await unit.users.update(replace(held, password_hash=changed))
+                        await unit.sessions.revoke_all_of(user.id, self.clock(), but=session_id)
+                        await unit.commit()
+                        return
+                matched = await self.still(held, present)
+            raise _wrong_password()
 
 
 def _wrong_password() -> Unauthenticated:

@@ -87,6 +87,11 @@ class ChecksPasswords:
             matches = await self.hasher.verify(password, user.password_hash if user else None)
             yield user if matches else None
 
+    async def still(self, user: User | None, password: str) -> User | None:
+        """Try it at an account whose hash has changed since `tried` gave it: another login may only have renewed it."""
+        matches = user is not None and await self.hasher.verify(password, user.password_hash)
+        return user if matches else None
+
     async def _begin(self, unit: UnitOfWork, account: str, peer: str, now: datetime) -> datetime | None:
         return await unit.tries.begin(
             PasswordTry(id=self.new_id("try"), account=account, peer=peer, at=now),

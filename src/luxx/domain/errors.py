@@ -20,13 +20,14 @@
     │   └── ModelRejected       the provider refuses the request as it is
     ├── Interrupted             the process that wrote an answer ended before the answer did
     └── InternalError           a fault of ours
-        └── Damaged             a stored message that cannot be read
+        ├── Damaged             a stored message that cannot be read
+        └── DamagedUser         a stored account that cannot be read
 
 `code` is for programs and never changes; the text is for people.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -202,13 +203,30 @@ class InternalError(LuxxError):
 class Damaged(InternalError):
     """A stored message cannot be read: its row was changed by somebody else. Only the operator is told which."""
 
-    def __init__(self, message_id: str, conversation_id: str) -> None:
+    def __init__(self, message_id: str, conversation_id: str, *, columns: Sequence[str] = ()) -> None:
         super().__init__("A message of this conversation cannot be read: the log of the service names it.")
         self.message_id = message_id
         self.conversation_id = conversation_id
+        self.columns = tuple(columns)
 
     def to_operator(self) -> str:
-        return f"The stored message {self.message_id!r} cannot be read: mend its row, or let its owner delete it."
+        where = f" ({', '.join(self.columns)})" if self.columns else ""
+        return (
+            f"The stored message {self.message_id!r} cannot be read{where}: mend its row, or let its owner delete it."
+        )
+
+
+class DamagedUser(InternalError):
+    """A stored account cannot be read: its role was changed by hand. Only the operator is told whose."""
+
+    def __init__(self, user_id: int, *, roles: Sequence[str]) -> None:
+        super().__init__("An account cannot be read: the log of the service names it.")
+        self.user_id = user_id
+        self.roles = tuple(roles)
+
+    def to_operator(self) -> str:
+        known = " or ".join(f"'{role}'" for role in self.roles)
+        return f"The role of the stored user {self.user_id} cannot be read: make it {known} in its row."
 
 
 class StorageUnavailable(LuxxError):

@@ -214,6 +214,19 @@ async def test_a_login_does_not_renew_a_hash_that_is_current(accounts: Accounts)
     assert await accounts.user(ada.id) == ada
 
 
+async def test_of_logins_at_once_one_renews_the_hash_and_none_is_refused(accounts: Accounts) -> None:
+    ada = await accounts.ada()
+    accounts.hasher.version = 2
+    accounts.hasher.may_hash.clear()
+    logins = [asyncio.create_task(accounts.ada_in()) for _ in range(3)]
+    await until(lambda: len(accounts.hasher.hashed) == 4)
+    accounts.hasher.may_hash.set()
+    assert {signed_in.user.id for signed_in in await asyncio.gather(*logins)} == {ada.id}
+    assert (await accounts.user(ada.id)).password_hash == f"2:{PASSWORD}"
+    async with accounts.storage.new_unit(read_only=True) as unit:
+        assert len(await unit.sessions.live_of(ada.id, accounts.clock())) == 3
+
+
 async def failure(accounts: Accounts, token: str) -> LuxxError:
     with pytest.raises(LuxxError) as refused:
         await accounts.authenticate(token=token)

@@ -1,8 +1,11 @@
 """Passwords changed, sessions ended, keys for programs, and what the operator does, all without HTTP."""
 
+import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from tests.support.until import until
 from tests.unit.application.test_accounts import PASSWORD, Accounts
 
 from luxx.adapters.system import SortableIds
@@ -70,6 +73,25 @@ async def test_a_password_is_changed_neither_with_a_wrong_one_nor_into_a_bad_one
         )
     assert [(fault.field, fault.rule) for fault in bad.value.faults] == [("new_password", "common")]
     assert (await accounts.log_in(username="ada", password=PASSWORD)).user.id == ada.id
+
+
+async def test_a_password_can_be_changed_while_a_login_renews_its_hash() -> None:
+    accounts = Credentials()
+    ada = await accounts.ada()
+    here = await accounts.ada_in()
+    accounts.hasher.may_hash.clear()
+    changing = asyncio.create_task(
+        accounts.change_password(
+            user=ada, session_id=here.session.id, current_password=PASSWORD, new_password=NEW_PASSWORD
+        )
+    )
+    await until(lambda: NEW_PASSWORD in accounts.hasher.hashed)
+    async with accounts.storage.new_unit() as unit:
+        await unit.users.update(replace(ada, password_hash=f"2:{PASSWORD}"))
+        await unit.commit()
+    accounts.hasher.may_hash.set()
+    await changing
+    assert (await accounts.log_in(username="ada", password=NEW_PASSWORD)).user.id == ada.id
 
 
 async def test_ten_wrong_passwords_slow_the_account_down_until_they_are_old() -> None:

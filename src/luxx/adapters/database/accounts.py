@@ -12,7 +12,7 @@ from luxx.adapters.database.rows import columns_of, insert_of, named, names_of, 
 from luxx.adapters.database.schema import api_keys, sessions, users
 from luxx.adapters.database.statements import Row, Statement, insert_if_new
 from luxx.domain.api_key import ApiKey
-from luxx.domain.errors import NotFound
+from luxx.domain.errors import DamagedUser, NotFound
 from luxx.domain.user import NewUser, Role, Session, User, comparison_key, email_taken, username_taken
 
 _USER: Final = columns_of(users, User)
@@ -26,7 +26,10 @@ _API_KEY_NAMES: Final = names_of(ApiKey)
 
 def _user(row: Row) -> User:
     values = named(_USER_NAMES, row)
-    values["role"] = Role(values["role"])
+    try:
+        values["role"] = Role(values["role"])
+    except ValueError:
+        raise DamagedUser(values["id"], roles=list(Role)) from None
     return User(**values)
 
 

@@ -15,10 +15,13 @@ def copy_sqlite(url: str, target: Path) -> None:
     source = Path(url.removeprefix("sqlite:///"))
     if not source.is_file():
         raise FileNotFoundError(f"there is no database at {source}: nothing to back up")
-    if target.exists():
+    if os.path.lexists(target):
         raise FileExistsError(f"{target} is there already: name another file, or move it away")
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    draft.touch(mode=0o600, exist_ok=False)
+    try:
+        draft.touch(mode=0o600, exist_ok=False)
+    except OSError as error:  # it would tell the draft's name, which nobody has given
+        raise OSError(f"{target} cannot be written: {error.strerror}") from error
     try:
         with closing(sqlite3.connect(source, timeout=10)) as reading, closing(sqlite3.connect(draft)) as writing:
             # All pages in one step: a reader of the write-ahead log sees one state and blocks nobody.

@@ -1,6 +1,6 @@
 """The messages of a unit of work."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -32,6 +32,14 @@ _NAMES: Final = names_of(Message)
 
 _ROLES: Final = {role.value: role for role in Role}
 _STATUSES: Final = {status.value: status for status in Status}
+_UNREADABLE: Final = (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError)
+_READ: Final[Mapping[str, Callable[[Any], object]]] = {
+    "role": _ROLES.__getitem__,
+    "parts": decode_parts,
+    "status": _STATUSES.__getitem__,
+    "usage": decode_usage,
+    "error": decode_problem,
+}
 
 
 def message_of(row: Row) -> Message:
@@ -49,8 +57,18 @@ def message_of(row: Row) -> Message:
             error=decode_problem(error),
             created_at=created_at,
         )
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError) as reason:
-        raise Damaged(identity, conversation_id) from reason
+    except _UNREADABLE as reason:
+        given = {"role": role, "parts": parts, "status": status, "usage": usage, "error": error}
+        damaged = [column for column, value in given.items() if not _readable(column, value)]
+        raise Damaged(identity, conversation_id, columns=damaged) from reason
+
+
+def _readable(column: str, value: Any) -> bool:
+    try:
+        _READ[column](value)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 def answer_values(message: Message) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 async def _run(settings: Settings, action: str) -> int:
     if settings.database_url is None:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.make_data_dir()
     database = Database(settings.storage_url, pool_size=1)
     try:
         if action == "upgrade":

@@ -41,7 +41,7 @@ def embedded(settings: Settings, *, local: Path | bool = False) -> Iterator[str]
     for another reason.
     """
     weights = weights_for(local)
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.make_data_dir()
     path = settings.data_dir / "chat.log"
     with open(path, "w", encoding="utf-8", opener=_private) as log:
 

@@ -382,7 +382,7 @@ def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status
     if isinstance(failure, Damaged):
         _log.error("a turn failed: %s", failure.to_operator())
     if isinstance(failure, LuxxError):
-        return Status.FAILED, clean_problem(Problem(code=failure.code, message=str(failure)))
+        return Status.FAILED, Problem(code=failure.code, message=clean(str(failure)))
     _log.error("a turn failed unexpectedly", exc_info=failure)
     return Status.FAILED, Problem(code=InternalError.code, message="The answer failed by a fault of the service.")
 

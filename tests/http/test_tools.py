@@ -7,7 +7,7 @@ import pytest
 from litestar import Request
 from tests.support.live import Account
 
-from luxx.application.tools import Toolbox
+from luxx.application.tools import Toolbox, acting_for
 from luxx.container import Container
 from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
 from luxx.domain.message import Json
@@ -25,6 +25,28 @@ class FailingTool:
 
     async def run(self, _arguments: object) -> Json:
         raise self._error
+
+
+class WhoseTool:
+    """A tool that tells for whom it runs."""
+
+    spec = ToolSpec(name="whose", description="Tells.", category="data", parameters={"type": "object"})
+
+    async def run(self, _arguments: object) -> Json:
+        return acting_for.get()
+
+
+@pytest.fixture
+def whose(container: Container) -> WhoseTool:
+    """Before the first request: handlers take what they use once."""
+    tool = WhoseTool()
+    container.toolbox.override(Toolbox([tool]))
+    return tool
+
+
+async def test_a_tool_runs_for_whoever_called_it(whose: WhoseTool, user: Account) -> None:
+    answer = await user.post(f"/api/tools/{whose.spec.name}/execute", json={})
+    assert answer.json()["data"]["result"] == user.user_id
 
 
 async def test_the_list_shows_every_tool_twice_and_counts_it_once(user: Account) -> None:

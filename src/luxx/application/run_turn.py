@@ -294,7 +294,7 @@ class RunTurn:
     ) -> list[ToolEntry]:
         """Run calls together; the outcomes are logged as they come, and told to the model in the order asked."""
         outcomes: dict[str, ToolReturned] = {}
-        async with aclosing(self._as_they_come(calls, offered)) as returned:
+        async with aclosing(self._as_they_come(running.lease.owner, calls, offered)) as returned:
             async for outcome in returned:
                 outcomes[outcome.id] = outcome
                 await running.add(outcome)
@@ -305,9 +305,9 @@ class RunTurn:
         ]
 
     async def _as_they_come(
-        self, calls: Sequence[ToolCall], offered: frozenset[str]
+        self, owner: int, calls: Sequence[ToolCall], offered: frozenset[str]
     ) -> AsyncGenerator[ToolReturned, None]:
-        tasks = [asyncio.ensure_future(self._run_tool(call, offered)) for call in calls[:MAX_CALLS]]
+        tasks = [asyncio.ensure_future(self._run_tool(owner, call, offered)) for call in calls[:MAX_CALLS]]
         try:
             for call in calls[MAX_CALLS:]:
                 problem = Problem(code="tool_failed", message=f"Not run: more than {MAX_CALLS} calls at once.")
@@ -319,7 +319,7 @@ class RunTurn:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run_tool(self, call: ToolCall, offered: frozenset[str]) -> ToolReturned:
+    async def _run_tool(self, owner: int, call: ToolCall, offered: frozenset[str]) -> ToolReturned:
         """Run one call of a model; its failure is an outcome, not an exception. Only what was offered is run."""
         started = time.monotonic()
         try:
@@ -329,7 +329,7 @@ class RunTurn:
                 problem = Problem(code="validation_failed", message="The arguments were no JSON object.")
             else:
                 # A copy: what was asked is told and stored as it was, whatever the tool takes out of it.
-                done = await self.toolbox.run(call.name, deepcopy(call.arguments), call_id=call.id)
+                done = await self.toolbox.run(call.name, deepcopy(call.arguments), user_id=owner, call_id=call.id)
                 return ToolReturned(
                     id=call.id, name=call.name, success=True, result=done.result, duration_ms=done.duration_ms
                 )

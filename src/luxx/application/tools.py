@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,9 @@ RESULT_LIMIT: Final = 1024 * 1024
 
 LET_GO_S: Final = 0.5
 """Seconds that a stopped tool has to clean up, before nobody waits for it any more."""
+
+acting_for: Final[ContextVar[int | None]] = ContextVar("luxx_acting_for", default=None)
+"""The user for whom the running tool runs; None where nobody has said so. What is scarce is shared out by it."""
 
 _log = logging.getLogger(__name__)
 
@@ -78,11 +82,14 @@ class Toolbox:
         except KeyError:
             raise NotFound(f"There is no tool named {name!r}.", code="tool_not_found") from None
 
-    async def run(self, name: str, arguments: Mapping[str, Json], *, call_id: str | None = None) -> ToolResult:
-        """Run one; raises `NotFound`, `InvalidInput` and the `ToolError`s."""
+    async def run(
+        self, name: str, arguments: Mapping[str, Json], *, user_id: int | None = None, call_id: str | None = None
+    ) -> ToolResult:
+        """Run one for a user; raises `NotFound`, `InvalidInput` and the `ToolError`s."""
         tool = self.tool(name)
         record = ToolRecord(name=name, call_id=call_id)
         started = time.monotonic()
+        before = acting_for.set(user_id)
         with self._observer.tool(record):
             try:
                 result, text = await self._bounded(tool, name, arguments)
@@ -92,6 +99,7 @@ class Toolbox:
                 raise
             finally:
                 record.duration_s = time.monotonic() - started
+                acting_for.reset(before)
         return ToolResult(name=name, result=result, text=text, duration_ms=round(record.duration_s * 1000))
 
     async def _bounded(self, tool: Tool, name: str, arguments: Mapping[str, Json]) -> tuple[Json, str]:
@@ -162,9 +170,12 @@ class GetTool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecuteTool:
-    """Run a tool by hand; raises `NotFound`, `InvalidInput` and the `ToolError`s."""
+    """Run a tool by hand; raises `NotFound`, `InvalidInput` and the `ToolError`s.
+
+    `user_id` is whose call it is: the slow calls of one user hold up nobody else's.
+    """
 
     toolbox: Toolbox
 
-    async def __call__(self, *, name: str, arguments: Mapping[str, Json]) -> ToolResult:
-        return await self.toolbox.run(name, arguments)
+    async def __call__(self, *, name: str, arguments: Mapping[str, Json], user_id: int | None = None) -> ToolResult:
+        return await self.toolbox.run(name, arguments, user_id=user_id)

@@ -27,6 +27,7 @@ from luxx.application.ports import (
     UserEntry,
 )
 from luxx.application.run_turn import MAX_CALLS
+from luxx.application.tools import acting_for
 from luxx.domain.errors import (
     Fault,
     InvalidInput,
@@ -213,6 +214,19 @@ async def test_what_a_provider_wants_back_with_a_call_is_told_in_this_turn_alone
         _, second, third = house.model.requests
         assert second.entries[1] == AssistantEntry(calls=(call,))
         assert third.entries[1] == AssistantEntry(calls=(replace(call, seal=""),))
+
+
+async def test_a_tool_runs_for_the_owner_of_the_turn() -> None:
+    seen: list[int | None] = []
+
+    async def look(arguments: Mapping[str, Json]) -> Json:
+        seen.append(acting_for.get())
+        return arguments.get("unused")
+
+    async with opened(tools=[FunctionTool("look", look)]) as house:
+        house.model.then(calling(("look", {})), spoken("Done."))
+        await house.answer()
+    assert seen == [OWNER]
 
 
 async def test_a_tool_that_is_too_slow_is_stopped_and_told_to_the_model() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.application.house import FunctionTool, echo, failing
 
 from luxx.application import ExecuteTool, GetTool, ListTools, Toolbox
-from luxx.application.tools import RESULT_LIMIT
+from luxx.application.tools import RESULT_LIMIT, acting_for
 from luxx.domain.errors import Fault, InvalidInput, NotFound, ToolBroken, ToolRefused, ToolTimeout
 from luxx.domain.message import NESTING_LIMIT, Json
 
@@ -192,3 +192,17 @@ async def test_a_tool_that_would_end_the_process_fails_and_ends_nothing() -> Non
 
     with pytest.raises(ToolBroken):
         await Toolbox([FunctionTool("t", leave)]).run("t", {})
+
+
+async def test_a_tool_runs_for_the_user_who_called_it_and_nobody_else_does() -> None:
+    seen: list[int | None] = []
+
+    async def look(arguments: Mapping[str, Json]) -> Json:
+        seen.append(acting_for.get())
+        return arguments.get("unused")
+
+    execute = ExecuteTool(toolbox=Toolbox([FunctionTool("look", look)]))
+    await execute(name="look", arguments={}, user_id=7)
+    await execute(name="look", arguments={})
+    assert seen == [7, None]
+    assert acting_for.get() is None

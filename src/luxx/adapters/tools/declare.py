@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar, get_type_hints
 import msgspec
 from msgspec import Struct
 
+from luxx.adapters.tools.places import Places
 from luxx.adapters.tools.resources import ToolResources
 from luxx.adapters.validation import convert
 from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
@@ -146,7 +147,7 @@ class BoundTool:
         self._declared = declared
         self._spec = spec
         self._resources = resources
-        self._places = asyncio.Semaphore(declared.concurrency)
+        self._places = Places(declared.concurrency)
 
     @property
     def spec(self) -> ToolSpec:
@@ -162,7 +163,7 @@ class BoundTool:
         seconds = self._declared.seconds
         deadline = asyncio.timeout(seconds)
         try:
-            async with deadline, self._places:
+            async with deadline, self._places.one():
                 result = await self._declared.function(checked, self._resources)
         except TimeoutError as error:
             if not deadline.expired():

@@ -52,7 +52,7 @@ async def execute(
     arguments = await read_json(request)
     if not isinstance(arguments, dict):
         raise InvalidInput(Fault(field="", rule="type", parameters={"expected": "an object"}))
-    done = await uses(request).execute_tool(name=name, arguments=arguments)
+    done = await uses(request).execute_tool(name=name, arguments=arguments, user_id=caller.user.id)
     return ok(request, ExecutedData(done.name, done.result, done.duration_ms))
 
 

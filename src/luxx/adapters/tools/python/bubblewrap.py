@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from luxx.adapters.tools.places import Places, places_here
 from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, PythonOutcome
 from luxx.domain.errors import ToolBroken
 
@@ -56,7 +57,7 @@ class BubblewrapSandbox:
     def __init__(self, *, program: str | None = None, python: str | None = None, at_once: int | None = None) -> None:
         self._program = program or _found_program()
         self._python = python or _found_python()
-        self._places = asyncio.Semaphore(at_once or max(2, min(4, os.cpu_count() or 2)))
+        self._places = Places(at_once or places_here())
         self._processes: set[Process] = set()
         self._runner = files("luxx.adapters.tools.python").joinpath("runner.py").read_text(encoding="utf-8")
 
@@ -78,7 +79,7 @@ class BubblewrapSandbox:
                 "value_characters": VALUE_CHARACTERS,
             }
         )
-        async with self._places:
+        async with self._places.one():
             answer, status = await self._asked(order, seconds)
         if answer is None:
             return PythonOutcome(

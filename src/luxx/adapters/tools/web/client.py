@@ -20,6 +20,7 @@ import httpcore
 import httpx
 
 from luxx import __version__
+from luxx.adapters.tools.places import Places
 from luxx.adapters.tools.web.addresses import Address, AddressRules
 from luxx.adapters.tools.web.names import LookUp, Names, system_look_up
 from luxx.domain.errors import ToolBroken, ToolError, ToolRefused, ToolTimeout
@@ -87,7 +88,7 @@ class WebClient:
         self._names = Names(look_up or system_look_up)
         self._loose: set[asyncio.Future[None]] = set()
         self._ssl_context = ssl_context or _authorities()
-        self._places = asyncio.Semaphore(CONNECTIONS)
+        self._places = Places(CONNECTIONS)
 
     async def get(
         self,
@@ -157,7 +158,7 @@ class WebClient:
             target.origin, ssl_context=self._ssl_context, network_backend=_Network(addresses, self._loose)
         )
         try:
-            async with self._places:
+            async with self._places.one():
                 try:
                     yield await connection.handle_async_request(request)
                 finally:

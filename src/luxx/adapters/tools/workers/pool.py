@@ -12,6 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 
+from luxx.adapters.tools.places import Places, places_here
 from luxx.adapters.tools.workers.child import LENGTH
 from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
 
@@ -119,7 +120,7 @@ class WorkerPool:
     ) -> None:
         self._memory_bytes = memory_bytes
         self._result_bytes = result_bytes
-        self._places = asyncio.Semaphore(size or max(2, min(4, os.cpu_count() or 2)))
+        self._places = Places(size or places_here())
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
         self._closed = False
@@ -139,7 +140,7 @@ class WorkerPool:
             raise ToolRefused("the arguments are nested too deeply; try something flatter") from error
         if len(order) > ORDER_BYTES:
             raise ToolRefused(f"the arguments are too large ({len(order)} bytes, at most {ORDER_BYTES})")
-        async with self._places:
+        async with self._places.one():
             outcome = await self._asked(order, seconds)
         match outcome:
             case {"result": result}:

@@ -1,6 +1,7 @@
 """Places for calls of tools: a user with many slow calls holds up the own ones."""
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -73,6 +74,15 @@ async def test_a_place_goes_to_who_has_the_fewest_and_then_to_who_came_first() -
     assert await calls.end("a3") == {"b2"}
 
 
+async def test_among_equals_a_place_goes_to_who_came_first_whoever_has_waited_before() -> None:
+    calls = Calls(3)
+    await calls.begin(ADA, "a1", "a2", "a3")
+    await calls.begin(BOB, "b1", "b2")
+    await calls.begin(ADA, "a4")
+    assert await calls.end("a1") == {"a3"}
+    assert await calls.end("a2") == {"b2"}
+
+
 @pytest.mark.parametrize("user", [None, ADA])
 async def test_where_there_is_one_place_everybody_has_it_in_turn(user: int | None) -> None:
     calls = Calls(1)
@@ -106,3 +116,21 @@ async def test_a_place_that_comes_as_its_call_is_cancelled_goes_on_to_the_next()
         await until(lambda: "a3" in calls.running)
         await running.__aexit__(None, None, None)
     assert calls.tasks["a2"].cancelled()
+
+
+async def test_what_it_costs_to_give_a_place_does_not_grow_with_the_calls_that_wait() -> None:
+    calls = Calls(3)
+    await calls.begin(ADA, *map(str, range(1000)))
+    worked = 0
+
+    def count(*_: object) -> None:
+        nonlocal worked
+        worked += 1
+
+    sys.setprofile(count)
+    try:
+        began = await calls.end("0")
+    finally:
+        sys.setprofile(None)
+    assert began == {"2"}
+    assert worked < 300, worked

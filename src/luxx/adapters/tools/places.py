@@ -2,9 +2,10 @@
 
 import asyncio
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 
 from luxx.application.tools import acting_for
 
@@ -24,14 +25,17 @@ class Places:
     def __init__(self, total: int) -> None:
         self._total = total
         self._taken: Counter[int | None] = Counter()
-        self._waiting: list[tuple[int | None, asyncio.Future[None]]] = []
+        self._free = total
+        self._came = count()
+        self._waiting: dict[int | None, deque[tuple[int, asyncio.Future[None]]]] = {}
+        """For each user the calls that wait, in the order in which all came: thousands cost no more than one."""
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
         """Wait for a place, and hold it."""
         user = acting_for.get()
-        if self._free_for(user):
-            self._taken[user] += 1
+        if self._free and self._may_have_more(user):
+            self._take(user)
         else:
             await self._wait(user)
         try:
@@ -39,28 +43,33 @@ class Places:
         finally:
             self._give(user)
 
-    def _free_for(self, user: int | None) -> bool:
-        own = self._total if user is None else max(1, self._total - 1)
-        return self._taken.total() < self._total and self._taken[user] < own
+    def _may_have_more(self, user: int | None) -> bool:
+        return self._taken[user] < (self._total if user is None else max(1, self._total - 1))
 
     async def _wait(self, user: int | None) -> None:
         place = asyncio.get_running_loop().create_future()
-        self._waiting.append((user, place))
+        self._waiting.setdefault(user, deque()).append((next(self._came), place))
         try:
             await place
         except asyncio.CancelledError:
-            if place.cancelled():
-                self._waiting.remove((user, place))
-            else:
+            if not place.cancelled():
                 self._give(user)  # it came at the same moment
             raise
+
+    def _take(self, user: int | None) -> None:
+        self._taken[user] += 1
+        self._free -= 1
 
     def _give(self, user: int | None) -> None:
         self._taken[user] -= 1
         if not self._taken[user]:
             del self._taken[user]
-        while able := [one for one in self._waiting if not one[1].done() and self._free_for(one[0])]:
-            first = min(able, key=lambda one: self._taken[one[0]])
-            self._waiting.remove(first)
-            self._taken[first[0]] += 1
-            first[1].set_result(None)
+        self._free += 1
+        while self._free and (able := [one for one in self._waiting if self._may_have_more(one)]):
+            first = min(able, key=lambda one: (self._taken[one], self._waiting[one][0][0]))
+            _, place = self._waiting[first].popleft()
+            if not self._waiting[first]:
+                del self._waiting[first]
+            if not place.cancelled():
+                self._take(first)
+                place.set_result(None)

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -64,6 +65,23 @@ async def test_threads_that_hash_let_the_others_go_first() -> None:
         for native_id in hashing:
             assert native_id is not None
             assert os.getpriority(os.PRIO_PROCESS, native_id) > own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+def test_threads_that_hash_go_behind_a_process_that_itself_lets_others_go_first() -> None:
+    """Told by the system itself, in a process of its own: a priority that was lowered cannot always be raised again."""
+    script = """
+import asyncio, os
+from luxx.adapters.security.argon2 import Argon2Hasher
+
+os.nice(15)
+hasher = Argon2Hasher()
+asyncio.run(hasher.hash("correct horse"))
+hashing = [thread.native_id for thread in hasher._threads._threads]
+print({os.getpriority(os.PRIO_PROCESS, native_id) > os.getpriority(os.PRIO_PROCESS, 0) for native_id in hashing})
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "{True}\n"
 
 
 async def test_verifying_against_nobody_computes_a_real_hash_and_says_no() -> None:

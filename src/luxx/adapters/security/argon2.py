@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,11 +19,11 @@ _NICE: Final = 10
 def _let_others_go_first() -> None:
     """Lower the priority of this thread: a login may take a little longer, an event of a stream may not.
 
-    Linux alone has a priority for each thread (setpriority(2)); elsewhere the whole process would get it.
+    Linux alone has a priority for each thread (nice(2)); elsewhere the whole process would get it.
     """
     if sys.platform == "linux":
         with suppress(OSError):  # forbidden here: then it hashes as it is
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            os.nice(_NICE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

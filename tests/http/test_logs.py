@@ -5,8 +5,8 @@ import json
 import logging
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -197,9 +197,9 @@ def test_the_level_is_that_of_the_setting() -> None:
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["worth a line"]
 
 
-async def test_a_reader_too_slow_for_the_end_of_the_process_is_no_fault_in_the_log(
-    lines: Lines, served: Live, user: Account, model: ScriptedChatModel
-) -> None:
+@asynccontextmanager
+async def stalled(served: Live, user: Account, model: ScriptedChatModel) -> AsyncIterator[None]:
+    """Hold a request whose client reads nothing of a long answer."""
     model.then(spoken("x" * 16_000_000))  # more than sockets and buffers hold
     conversation = await user.new_conversation()
     answer = (await user.send(conversation, "Write a book.")).json()["data"]["assistant_message"]
@@ -209,9 +209,28 @@ async def test_a_reader_too_slow_for_the_end_of_the_process_is_no_fault_in_the_l
         )
         reader.sendall(f"{asked}X-Request-ID: slow\r\n\r\n".encode())
         await until(lambda: served.server.server_state.tasks)
-        await served.container.supervisor().drain(grace=0)
-        for task in served.server.server_state.tasks:
-            task.cancel()  # as uvicorn does once its time is over
+        yield
+
+
+async def test_a_reader_too_slow_for_the_end_of_the_process_costs_no_traceback(
+    lines: Lines, served: Live, user: Account, model: ScriptedChatModel
+) -> None:
+    served.server.config.timeout_graceful_shutdown = 0
+    async with stalled(served, user, model):
+        served.server.should_exit = True
         await until(lambda: lines(event="request", request_id="slow"))
         await until(lambda: not served.server.server_state.tasks)
-    assert lines(level="error") == []
+    (told,) = lines(level="error")
+    assert told["event"] == "Cancel 1 running task(s), timeout graceful shutdown exceeded"
+
+
+async def test_a_request_that_is_cancelled_while_the_process_serves_is_a_fault_in_the_log(
+    lines: Lines, served: Live, user: Account, model: ScriptedChatModel
+) -> None:
+    async with stalled(served, user, model):
+        for task in served.server.server_state.tasks:
+            task.cancel()
+        await until(lambda: lines(event="request", request_id="slow"))
+        await until(lambda: not served.server.server_state.tasks)
+    (told,) = lines(level="error")
+    assert "CancelledError" in json.dumps(told)

@@ -60,6 +60,20 @@ class DrainingServer(uvicorn.Server):
         self._draining: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        told = logging.getLogger("uvicorn.error")
+        told.addFilter(self._is_news)
+        try:
+            await super().serve(sockets)
+        finally:
+            if not self.server_state.tasks:  # else they are cut off when the loop is closed
+                told.removeFilter(self._is_news)
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line of uvicorn's is for the log: at the end no traceback for each reader that is cut off."""
+        cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+        return not (cut_off and self.should_exit)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         # What is there by now stays: looking through all of it again and again cost a tenth of a stream.
@@ -114,11 +128,6 @@ def _hang_up_on_who_reads_nothing(listening: int, seconds: float) -> None:
         with socket.socket(fileno=os.dup(listening)) as ours:
             if ours.family in {socket.AF_INET, socket.AF_INET6}:
                 ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether a line of uvicorn's is for the log: not a traceback for each reader too slow for the end."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -188,7 +197,6 @@ def server_of(
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
     config.load()
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config.lifespan_class = _ToldLifespan
     settings = container.settings()
     return DrainingServer(

@@ -4,11 +4,13 @@ import asyncio
 import gc
 import random
 import sqlite3
+import time
 import weakref
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -519,3 +521,17 @@ async def test_who_waits_behind_others_for_a_locked_file_waits_no_longer_than_th
         waiting = [asyncio.create_task(on_sqlite.driver.run(_nothing())) for _ in many]
         other.execute("ROLLBACK")
         await asyncio.gather(*waiting)
+
+
+async def test_after_who_has_waited_the_next_waits_for_a_locked_file_as_long_as_any(
+    on_sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("luxx.adapters.database.sqlite.time", SimpleNamespace(monotonic=lambda: now))
+    async with on_sqlite.new_unit() as unit:
+        await unit.sessions.revoke("sess_none", moment())
+        behind = asyncio.create_task(ask(on_sqlite, "PRAGMA busy_timeout", writes=True))
+        await asyncio.sleep(0)
+        now += 4
+    assert await behind == [(6000,)]
+    assert await ask(on_sqlite, "PRAGMA busy_timeout", writes=True) == [(10_000,)]

@@ -13,7 +13,7 @@ from luxx.adapters.system import SortableIds
 from luxx.application import Authenticate, LogIn, LogOut, RegisterUser, SignedIn
 from luxx.application.passwords import HASHED_AT_ONCE, HASHES_WAITING
 from luxx.application.ports import TokenClaims
-from luxx.domain.errors import Conflict, Forbidden, InvalidInput, LuxxError, Overloaded, Unauthenticated
+from luxx.domain.errors import Conflict, Forbidden, InvalidInput, LuxxError, Overloaded, RateLimited, Unauthenticated
 from luxx.domain.user import Role, User
 from luxx.testing import FixedClock
 
@@ -225,6 +225,27 @@ async def test_of_logins_at_once_one_renews_the_hash_and_none_is_refused(account
     assert (await accounts.user(ada.id)).password_hash == f"2:{PASSWORD}"
     async with accounts.storage.new_unit(read_only=True) as unit:
         assert len(await unit.sessions.live_of(ada.id, accounts.clock())) == 3
+
+
+async def test_a_password_changed_while_a_login_renews_its_hash_opens_no_session_and_counts_as_wrong(
+    accounts: Accounts,
+) -> None:
+    ada = await accounts.ada()
+    accounts.hasher.version = 2
+    accounts.hasher.may_hash.clear()
+    login = asyncio.create_task(accounts.ada_in())
+    await until(lambda: len(accounts.hasher.hashed) == 2)
+    await accounts.change(replace(ada, password_hash="2:another password"))
+    accounts.hasher.may_hash.set()
+    with pytest.raises(Unauthenticated):
+        await login
+    async with accounts.storage.new_unit(read_only=True) as unit:
+        assert await unit.sessions.live_of(ada.id, accounts.clock()) == []
+    for _ in range(accounts.log_in.limits.account - 1):
+        with pytest.raises(Unauthenticated):
+            await accounts.ada_in()
+    with pytest.raises(RateLimited):
+        await accounts.ada_in()
 
 
 async def failure(accounts: Accounts, token: str) -> LuxxError:

@@ -94,6 +94,24 @@ async def test_a_password_can_be_changed_while_a_login_renews_its_hash() -> None
     assert (await accounts.log_in(username="ada", password=NEW_PASSWORD)).user.id == ada.id
 
 
+async def test_a_password_is_not_changed_with_one_that_was_changed_meanwhile() -> None:
+    accounts = Credentials()
+    ada = await accounts.ada()
+    here = await accounts.ada_in()
+    accounts.hasher.may_hash.clear()
+    changing = asyncio.create_task(
+        accounts.change_password(
+            user=ada, session_id=here.session.id, current_password=PASSWORD, new_password=NEW_PASSWORD
+        )
+    )
+    await until(lambda: NEW_PASSWORD in accounts.hasher.hashed)
+    await accounts.change(replace(ada, password_hash="1:another password"))
+    accounts.hasher.may_hash.set()
+    with pytest.raises(Unauthenticated):
+        await changing
+    assert (await accounts.user(ada.id)).password_hash == "1:another password"
+
+
 async def test_ten_wrong_passwords_slow_the_account_down_until_they_are_old() -> None:
     accounts = Credentials()
     await accounts.ada()

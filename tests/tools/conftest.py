@@ -1,10 +1,12 @@
 """Tools with real servers on loopback."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+import h11
 import pytest
 from tests.support.web import WebServer, web_server
 
@@ -38,3 +40,26 @@ async def tools() -> AsyncIterator[Callable[..., Run]]:
             return run
 
         yield opened
+
+
+@asynccontextmanager
+async def at_a_stretch(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[int]]:
+    """Count how many pieces of an answer are worked through each time, before others may run."""
+    steps = [0]
+    next_event = h11.Connection.next_event
+
+    def counted(connection: h11.Connection) -> object:
+        steps[-1] += 1
+        return next_event(connection)
+
+    async def others() -> None:
+        while True:
+            steps.append(0)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(h11.Connection, "next_event", counted)
+    running = asyncio.create_task(others())
+    try:
+        yield steps
+    finally:
+        running.cancel()

@@ -405,6 +405,13 @@ async def test_what_a_model_says_of_its_failure_is_cleaned_before_it_is_stored()
         assert (await house.answer()).error == Problem(code="model_unavailable", message="a\ufffdb \ufffd")
 
 
+async def test_what_a_tool_says_of_its_failure_is_cleaned_before_it_is_stored() -> None:
+    async with opened(tools=[FunctionTool("odd", failing(ToolRefused("a\0b \ud800")))]) as house:
+        house.model.then(calling(("odd", {})), spoken("ok"))
+        (call,) = calls_of((await house.answer()).parts)
+        assert call.error == Problem(code="tool_failed", message="a\ufffdb \ufffd")
+
+
 @pytest.mark.parametrize(
     ("cues", "code", "text"),
     [

@@ -68,7 +68,8 @@ def tool(
     The function's name is the tool's; its docstring is the description, unless one is given (as text, or
     as a function of the resources). The Struct forbids unknown fields and describes every field.
     A call ends with `ToolTimeout` after `seconds`, waiting included; at most `concurrency` run at once in
-    this process. `untrusted` says that strangers write the results. Raises `TypeError` for anything else.
+    this process, one user's all but one of them. `untrusted` says that strangers write the results. Raises
+    `TypeError` for anything else.
     """
 
     def declared(function: ToolFunction[Any]) -> DeclaredTool:

@@ -97,7 +97,7 @@ async def test_what_the_engine_s_address_asks_for_is_asked_for_each_time(
 
 @pytest.mark.parametrize("host", ["bücher.example", "[::1]", "127.0.0.1:81"])
 async def test_an_engine_may_have_a_name_of_any_script(tools: Callable[..., Run], host: str) -> None:
-    assert tools(search_engine="searxng", search_url=f"http://{host}")
+    tools(search_engine="searxng", search_url=f"http://{host}")  # is not refused
 
 
 async def test_an_engine_that_is_not_there_is_a_failure_in_words(tools: Callable[..., Run]) -> None:

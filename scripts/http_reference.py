@@ -50,7 +50,7 @@ see the [guide](http-guide.md), for the events of a stream [the stream](streamin
 - A failure is `{{"success": false, "message": …, "error": {{"code", "request_id", "details"}}}}`; `details` names
   every bad field, where there are any.
 - Every answer carries `X-Request-ID`, the client's own if it sent a sane one. 401 carries `WWW-Authenticate`, 429 and
-  503 carry `Retry-After` in seconds.
+  503 carry `Retry-After` in seconds, but for that of `/health/ready`, which is asked at times of its own.
 - Collections answer with and without a trailing slash. Times are RFC 3339 in UTC.
 - `HEAD` is answered wherever `GET` is, without the body; `OPTIONS` names the methods in `Allow`.
 

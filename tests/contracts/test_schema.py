@@ -64,6 +64,25 @@ async def test_a_database_of_a_newer_version_is_said_to_be_so_and_left_alone(dat
             await look()
 
 
+async def test_a_file_that_is_taken_away_is_not_made_again_but_by_an_upgrade(sqlite_url: str) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    database = Database(sqlite_url)
+    await database.check()
+    await database.close()
+    for left in path.parent.glob(f"{path.name}*"):
+        left.unlink()
+    assert await database.schema_state() is SchemaState.MISSING
+    for read_only in (True, False):
+        with pytest.raises(StorageUnavailable) as caught:
+            async with database.new_unit(read_only=read_only) as unit:
+                await unit.users.page()
+        assert caught.value.reason == "OperationalError: unable to open database file"
+    assert list(path.parent.glob(f"{path.name}*")) == []
+    await database.upgrade()
+    await database.check()
+    await database.close()
+
+
 def overwrite(path: Path, where: slice) -> None:
     content = bytearray(path.read_bytes())
     content[where] = b"\xff" * (where.stop - where.start)

@@ -390,6 +390,18 @@ def test_a_database_of_a_newer_version_is_no_state_to_start_in(alone: Operator) 
     assert findings(alone.luxx("doctor", "--port", free_port()))["schema"][0] == "FAIL"
 
 
+def test_the_doctor_tells_of_a_damaged_database_what_is_wrong_with_it_once(alone: Operator) -> None:
+    data = alone.directory / ".luxx"
+    data.mkdir(mode=0o700)
+    (data / "luxx.db").write_bytes(b"no database" * 1000)
+    found = findings(alone.luxx("doctor", "--port", free_port()))
+    assert found["database"] == (
+        "FAIL",
+        "it cannot be read (DatabaseError: file is not a database): is it the right file?",
+    )
+    assert found["schema"] == ("FAIL", "nobody can tell while the database cannot be read")
+
+
 async def test_the_doctor_tells_all_that_is_wrong_and_what_to_do(alone: Operator) -> None:
     data = alone.directory / ".luxx"
     data.mkdir(mode=0o755)

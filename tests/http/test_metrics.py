@@ -133,3 +133,11 @@ async def test_the_format_is_the_one_that_the_reader_prefers(served: Live, accep
     openmetrics = "openmetrics" in accept
     assert answer.headers["content-type"].startswith("application/openmetrics-text" if openmetrics else "text/plain")
     assert answer.text.rstrip().endswith("# EOF") == openmetrics
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text;version=1.x", "text/plain;version=new", "text/plain;version=²"]
+)
+async def test_a_reader_whose_version_is_none_has_the_plain_format(served: Live, accept: str) -> None:
+    answer = await served.http.get("/metrics", headers={b"Accept": accept.encode()})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")

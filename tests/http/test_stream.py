@@ -150,11 +150,13 @@ async def test_going_on_from_any_event_gives_the_rest_and_nothing_else(stored: L
                 events = [event async for event in events_of(response)]
             assert events == whole.events[after:]
     for after in (len(whole.events), 10**9, 2**53 - 1):
-        answer = await user.get(f"/api/messages/{message_id}/stream", params={"after": after})
-        assert answer.status_code == 200
-        # Every stream has its end: who has seen it is given it again.
-        assert f"id: {after}\nevent: done\n" in answer.text
-        assert answer.text.count("event: ") == 1
+        for headers, params in (({}, {"after": str(after)}), ({"Last-Event-ID": str(after)}, {})):
+            path = f"/api/messages/{message_id}/stream"
+            answer = await user.http.get(path, headers=user.headers | headers, params=params)
+            assert answer.status_code == 200
+            # Every stream has its end: who has seen it is given it again.
+            assert f"id: {after}\nevent: done\n" in answer.text
+            assert answer.text.count("event: ") == 1
 
 
 BAD_PLACES: list[tuple[str, list[tuple[str, str]], str]] = [
@@ -165,6 +167,7 @@ BAD_PLACES: list[tuple[str, list[tuple[str, str]], str]] = [
     ("", [("Last-Event-ID", "x")], "Last-Event-ID"),
     ("", [("Last-Event-ID", "-1")], "Last-Event-ID"),
     ("", [("Last-Event-ID", "9" * 50)], "Last-Event-ID"),
+    ("", [("Last-Event-ID", str(2**53))], "Last-Event-ID"),
     ("", [("Last-Event-ID", "1"), ("Last-Event-ID", "2")], "Last-Event-ID"),
 ]
 """Queries and headers, and the one that is wrong."""

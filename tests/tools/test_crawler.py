@@ -130,6 +130,15 @@ async def test_only_gzip_is_asked_for_and_it_is_unpacked(run: Run, site: WebServ
     assert site.asked[-1].headers["user-agent"].startswith("Luxx/")
 
 
+async def test_a_packed_page_that_stops_early_is_not_told_as_whole(run: Run, site: WebServer) -> None:
+    packed = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
+    site.pages["/"] = Answer(gzip.compress(b"hello " * 1000)[:-20], headers=packed)
+    with pytest.raises(ToolBroken, match="its packed content ends too early"):
+        await run("fetch_page", url=site.url())
+    site.pages["/"] = Answer(b"", headers=packed)
+    assert (await run("fetch_page", url=site.url()))["content"] == ""
+
+
 async def test_a_bomb_is_not_unpacked(run: Run, site: WebServer) -> None:
     bomb = zlib.compressobj(9, wbits=31)
     data = b"".join(bomb.compress(b"\0" * 2**20) for _ in range(200)) + bomb.flush()

@@ -4,9 +4,10 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from tests.support.until import until
@@ -122,6 +123,23 @@ async def test_a_value_that_is_too_large_is_shown_in_part(sandbox: PythonSandbox
     outcome = await sandbox.run("['x' * 1000] * 1000", seconds=10)
     assert isinstance(outcome.value, str)
     assert len(outcome.value) <= 500_001
+
+
+@pytest.fixture
+def forger() -> Iterator[str]:
+    """A program in the place of bubblewrap, whose answer is nested deeper than anything is read."""
+    with TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)  # as root, the sandbox is started as nobody
+        program = Path(directory, "bwrap")
+        forged = 'started\\n{"stdout": "", "error": null, "value": ' + "[" * 5_000
+        program.write_text(f"#!/bin/sh\ncat >/dev/null\nprintf '%b' '{forged}'\n")
+        program.chmod(0o755)
+        yield str(program)
+
+
+async def test_an_answer_nested_too_deep_to_be_read_is_the_code_s_doing(forger: str) -> None:
+    outcome = await BubblewrapSandbox(program=forger).run("1", seconds=10)
+    assert outcome == PythonOutcome(stdout="", value=None, error="the Python process ended early (status 0)")
 
 
 async def test_cancelling_ends_the_code(sandbox: PythonSandbox) -> None:

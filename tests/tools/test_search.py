@@ -87,6 +87,19 @@ async def test_an_engine_that_fails_is_a_failure_in_words(
         await searxng(tools, site)("web_search", query="x")
 
 
+async def test_what_the_engine_s_address_asks_for_is_asked_for_each_time(
+    tools: Callable[..., Run], site: WebServer
+) -> None:
+    site.pages["/searx/search"] = Answer('{"results": []}', headers=JSON)
+    await tools(search_engine="searxng", search_url=site.url("/searx/?language=de"))("web_search", query="x")
+    assert site.asked[-1].query == {"language": "de", "q": "x", "format": "json"}
+
+
+@pytest.mark.parametrize("host", ["bücher.example", "[::1]", "127.0.0.1:81"])
+async def test_an_engine_may_have_a_name_of_any_script(tools: Callable[..., Run], host: str) -> None:
+    tools(search_engine="searxng", search_url=f"http://{host}")  # is not refused
+
+
 async def test_an_engine_that_is_not_there_is_a_failure_in_words(tools: Callable[..., Run]) -> None:
     run = tools(search_engine="searxng", search_url="http://127.0.0.1:1")
     with pytest.raises(ToolBroken, match=r"SearXNG failed: .*no connection"):

@@ -78,6 +78,7 @@ class TurnSupervisor:
         self._beaten = 0.0
         self._upkeep: tuple[asyncio.Task[None], ...] = ()
         self._forgetting: asyncio.Task[bool] | None = None
+        self._failing: Final[dict[str, type[Exception]]] = {}
         log.on_cancel(self._cancel_announced)
 
     @contextmanager
@@ -239,9 +240,15 @@ class TurnSupervisor:
         except StorageUnavailable as error:
             _log.warning("no luck with %s: %s", what, error.to_operator())
             return False
-        except Exception:  # noqa: BLE001  # a task that stops here would lose every turn of this process
-            _log.exception("%s failed", what)
+        except Exception as error:  # noqa: BLE001  # a task that stops here would lose every turn of this process
+            # What stays damaged until somebody mends it would fill the log, a traceback each second.
+            if self._failing.get(what) is type(error):
+                _log.error("%s failed again: %s", what, type(error).__name__)
+            else:
+                _log.exception("%s failed", what)
+            self._failing[what] = type(error)
             return False
+        self._failing.pop(what, None)
         return True
 
     async def _renew(self) -> None:

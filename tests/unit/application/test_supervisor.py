@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.support.until import until
@@ -9,6 +10,7 @@ from tests.unit.application.house import OWNER, PATIENCE, Gate, House, opened
 from tests.unit.application.logs import OverLog, UnendingLog
 
 from luxx.adapters.models.scripted import spoken
+from luxx.application.ports import Renewal
 from luxx.domain.errors import StorageUnavailable
 from luxx.domain.message import Problem, Status
 from luxx.domain.turn import Failed, fold
@@ -63,6 +65,25 @@ async def test_the_heartbeat_keeps_a_living_turn() -> None:
             assert await house.another_supervisor().reap() == 0
         gate.opened.set()
         assert (await house.ended(message_id)).content == "alive"
+
+
+async def test_a_heartbeat_that_fails_each_time_is_told_at_length_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As it does where SQLite's file is damaged, until somebody mends it."""
+    failures = [*[ValueError("damaged")] * 3, KeyError("other"), None, KeyError("anew")]
+
+    class Failing(OverLog):
+        async def renew(self, *of: Any) -> Renewal:
+            failure = failures.pop(0) if failures else None
+            if failure is not None:
+                raise failure
+            renewal: Renewal = await self.log.renew(*of)
+            return renewal
+
+    async with opened(log=Failing, lease_for=timedelta(seconds=0.06)):
+        await until(lambda: not failures)
+    told = [(record.getMessage(), bool(record.exc_info)) for record in caplog.records if "heartbeat" in record.message]
+    failed, again = ("a heartbeat failed", True), ("a heartbeat failed again: ValueError", False)
+    assert told == [failed, again, again, failed, failed]
 
 
 async def test_the_dead_are_found_without_being_asked_for() -> None:

@@ -91,6 +91,11 @@ def test_every_type_of_a_result_has_a_json_form() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("end", ["", ";", "; -- a note", " ; /* a; note */ ;", " -- a; note", " /* a; note */"])
+def test_what_stands_behind_a_query_does_not_matter(end: str) -> None:
+    assert rows("a\n1", f"SELECT 'é;', INTERVAL 3 DAYS{end}") == [["é;", "3 days"]]
+
+
 def test_an_interval_is_told_as_it_is_however_long() -> None:
     sql = "SELECT INTERVAL 1 YEAR, INTERVAL 100000000 YEAR, TIMESTAMP '2024-01-02 03:00' - TIMESTAMP '2024-01-01'"
     assert rows("a\n1", sql) == [["1 year", "100000000 years", "1 day 03:00:00"]]

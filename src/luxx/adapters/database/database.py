@@ -106,12 +106,19 @@ class Database:
 
     async def schema_state(self) -> SchemaState:
         """Compare the schema with the one this version needs; raises `StorageUnavailable`."""
+        if self._to_be_made():
+            return SchemaState.MISSING
         try:
             ((there,),) = await self.driver.fetch(migrate.HAS_VERSION, {})
             rows = await self.driver.fetch(migrate.VERSIONS, {}) if there else ()
         except sqlite3.DatabaseError as error:
             raise unavailable(error) from error  # the file is none of SQLite's, or is damaged
         return migrate.schema_state(version for (version,) in rows)
+
+    def _to_be_made(self) -> bool:
+        """Tell whether there is no file of SQLite's where one can be made."""
+        place = Path(self._place)
+        return not self.postgres and place.parent.is_dir() and not place.exists()
 
     async def missing(self) -> str | None:
         """See `Storage.missing`."""
@@ -168,7 +175,7 @@ class Database:
             await engine.dispose()
 
     async def _on_sqlite(self, work: Callable[[sa.Connection], _Result]) -> _Result:
-        engine = sa.create_engine("sqlite://", creator=lambda: connect(self._place), poolclass=sa.NullPool)
+        engine = sa.create_engine("sqlite://", creator=lambda: connect(self._place, make=True), poolclass=sa.NullPool)
 
         def start(connection: sa.Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")

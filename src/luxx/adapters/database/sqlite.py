@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -37,17 +38,21 @@ _NOT_UNIQUE: Final = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAIN
 _making: Final = threading.Lock()
 
 
-def connect(path: str, *, pragmas: Sequence[str] = (), busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
+def connect(
+    path: str, *, pragmas: Sequence[str] = (), busy: float = _BUSY_SECONDS, make: bool = False
+) -> sqlite3.Connection:
     """Open the database file, in which nothing is begun but by saying so; raises `sqlite3.Error`.
 
-    A file that is not there yet is made for its owner alone; one that is there keeps its mode. For what another
-    process has locked, it waits `busy` seconds.
+    A file that is not there is an error, or with `make` made for its owner alone; one that is there keeps its mode.
+    For what another process has locked, it waits `busy` seconds.
     """
-    # SQLite would heed the umask alone, and gives -wal and -shm the mode of the database. What is there must not
-    # even be opened: to close it again would take the locks from the other connections of this process.
-    with _making, suppress(OSError):
-        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None, timeout=busy, check_same_thread=False)
+    if make:
+        # SQLite would heed the umask alone, and gives -wal and -shm the mode of the database. What is there must not
+        # even be opened: to close it again would take the locks from the other connections of this process.
+        with _making, suppress(OSError):
+            os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    place = f"{Path(path).absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(place, isolation_level=None, timeout=busy, check_same_thread=False, uri=True)
     try:
         for pragma in (*_PRAGMAS, *pragmas):
             connection.execute(f"PRAGMA {pragma}")

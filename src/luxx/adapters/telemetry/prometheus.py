@@ -108,7 +108,10 @@ class PrometheusMetrics:
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """Give all metrics in the format that `accept` prefers, and its content type."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # what it names as a version is none
+            encode, content_type = choose_encoder("")
         if self._shared is None:
             return encode(self.registry), content_type
         together = CollectorRegistry()

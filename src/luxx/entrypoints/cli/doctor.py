@@ -86,7 +86,6 @@ async def _data_directory(settings: Settings) -> str:
 
 
 def _not_made_yet(settings: Settings) -> bool:
-    # To open a file of SQLite's makes it: to look must change nothing.
     return not settings.on_postgres and not Path(settings.storage_url.removeprefix("sqlite:///")).exists()
 
 
@@ -107,19 +106,21 @@ async def _database(settings: Settings) -> str:
     try:
         await _state(settings)
     except StorageUnavailable as error:
-        what = (
-            "is Postgres running, and does LUXX_DATABASE_URL name it"
-            if settings.on_postgres
-            else "is it the right file"
-        )
-        raise Wrong(f"it cannot be reached ({error.reason}): {what}?") from None
+        if settings.on_postgres:
+            what = "is Postgres running, and does LUXX_DATABASE_URL name it?"
+            raise Wrong(f"it cannot be reached ({error.reason}): {what}") from None
+        raise Wrong(f"it cannot be read ({error.reason}): is it the right file?") from None
     return "Postgres answers" if settings.on_postgres else "the file can be opened"
 
 
 async def _schema(settings: Settings) -> str:
     if _not_made_yet(settings):
         return "it is made at the first start"
-    match await _state(settings):
+    try:
+        state = await _state(settings)
+    except StorageUnavailable:
+        raise Wrong("nobody can tell while the database cannot be read") from None
+    match state:
         case SchemaState.CURRENT:
             return "it is current"
         case SchemaState.MISSING if settings.on_postgres:

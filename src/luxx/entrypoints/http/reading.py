@@ -14,6 +14,7 @@ from luxx.adapters.validation import NO_CHECKS, FaultCheck, convert
 from luxx.application.send_message import KEY_LIMIT
 from luxx.domain.errors import Fault, InvalidInput, NotFound, Unauthenticated
 from luxx.entrypoints.http.answers import BadRequest
+from luxx.entrypoints.http.forms import WHOLE_MAX
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -123,7 +124,8 @@ def last_seen(request: Request[Any, Any, Any], after: int | None) -> int:
     given = only_header(request, "Last-Event-ID")
     if not given:  # an empty one is as good as none (HTML, 9.2.4)
         return after or 0
-    if not re.fullmatch(r"[0-9]{1,15}", given):
+    # As far as `?after=` goes: a stream that is gone on with behind its end gives the same id back.
+    if not re.fullmatch(r"[0-9]{1,16}", given) or int(given) > WHOLE_MAX:
         reason = "it must be the id of an event"
         raise InvalidInput(Fault(field="Last-Event-ID", rule="invalid", parameters={"reason": reason}))
     return int(given)

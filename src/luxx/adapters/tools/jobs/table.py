@@ -82,8 +82,16 @@ def _as_text(sql: str, kinds: Sequence[str]) -> str:
     """Let DuckDB write what it cannot hand over as it is."""
     names = [f"column{place}" for place in range(len(kinds))]
     cells = (f"{name}::VARCHAR" if _has_no_python_form(kind) else name for name, kind in zip(names, kinds, strict=True))
-    query = sql.strip().rstrip(";")
+    query = sql.encode()[: _end_of(sql)].decode()
     return f"SELECT {', '.join(cells)} FROM (\n{query}\n) AS result({', '.join(names)})"  # noqa: S608 - names are ours
+
+
+def _end_of(sql: str) -> int | None:
+    """Give the place, in bytes, of the semicolon that ends a statement; comments may follow it."""
+    import duckdb  # noqa: PLC0415 - as above
+
+    signs = (place for place, kind in duckdb.tokenize(sql) if kind == duckdb.token_type.operator)
+    return next((place for place in signs if sql.encode()[place : place + 1] == b";"), None)
 
 
 def _readable(text: str) -> str:

@@ -89,7 +89,7 @@ class BubblewrapSandbox:
             raise ToolBroken("the Python sandbox did not start; the operator should look at the setup of bubblewrap")
         try:
             found = msgspec.json.decode(answer.removeprefix(_MARKER), type=_Answer)
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             # The code has ended its own process, by a limit or on purpose, or written what it should not.
             return PythonOutcome(stdout="", value=None, error=f"the Python process ended early (status {status})")
         return PythonOutcome(stdout=found.stdout, value=found.value, error=found.error)

@@ -24,15 +24,18 @@ class JsonApi:
             url = parsed(base_url)
         except ToolError as error:
             raise ValueError(f"the address of {label}: {error}") from error
-        self._base = str(url).rstrip("/")
+        base, _, self._query = str(url).partition("?")
+        self._base = base.rstrip("/")
         port = url.port or {"http": 80, "https": 443}[url.scheme]
-        host = f"[{url.host}]" if ":" in url.host else url.host
+        name = url.raw_host.decode("ascii")
+        host = f"[{name}]" if ":" in name else name
         self._client = WebClient(AddressRules.allowing([f"{host}:{port}"]), seconds=seconds)
 
     async def get(self, path: str, parameters: Mapping[str, str], *, headers: Mapping[str, str] | None = None) -> Any:
         """Ask for JSON; raises `ToolBroken` for any other status than 200 and for what is no JSON."""
+        query = "&".join(filter(None, (self._query, urlencode(parameters))))
         try:
-            answer = await self._client.get(f"{self._base}{path}?{urlencode(parameters)}", headers=headers, redirects=0)
+            answer = await self._client.get(f"{self._base}{path}?{query}", headers=headers, redirects=0)
         except ToolTimeout:
             raise
         except AddressRefused as error:

@@ -328,6 +328,8 @@ async def _read(url: httpx.URL, response: httpcore.Response, most: int) -> WebRe
         size += sum(map(len, pieces))
         if max(size, received) > most:
             raise ToolRefused(_too_large(url, most))
+    if unpacker is not None and received and not unpacker.eof:
+        raise ToolBroken(f"{_shown(url)} cannot be read: its packed content ends too early")
     return WebResponse(url=str(url), status=response.status, headers=headers, body=b"".join(parts))
 
 

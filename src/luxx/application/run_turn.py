@@ -251,7 +251,7 @@ class RunTurn:
         thinking: list[str] = []
         calls: list[ToolCall] = []
         ended = False
-        async with aclosing(_answer_of(self.model, request)) as events:
+        async with aclosing(_heard(self.model, request)) as events:
             async for event in events:
                 running.heard(event)
                 match event:
@@ -342,6 +342,19 @@ class RunTurn:
         duration_ms = round((time.monotonic() - started) * 1000)
         problem = replace(problem, message=clean(problem.message))
         return ToolReturned(id=call.id, name=call.name, success=False, error=problem, duration_ms=duration_ms)
+
+
+async def _heard(model: ChatModel, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+    """Hear a model out. What would end the process, or the turn without a word, is as any other fault of a model."""
+    name = f"{type(model).__name__}.stream"
+    try:
+        async with aclosing(_answer_of(model, request)) as events:
+            async for event in events:
+                yield event
+    except SystemExit as error:
+        raise RuntimeError(f"{name} would end the process") from error
+    except LeaseLost as error:
+        raise RuntimeError(f"{name} raised a LeaseLost of its own") from error
 
 
 def _answer_of(model: ChatModel, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:

@@ -16,6 +16,7 @@ from tests.unit.application.logs import BusyLog
 from luxx.adapters.models.scripted import Cue, calling, spoken
 from luxx.application.ports import (
     AssistantEntry,
+    LeaseLost,
     ModelEnd,
     ModelEvent,
     ModelRequest,
@@ -545,6 +546,39 @@ async def test_what_is_no_event_of_a_model_fails_the_answer_and_is_told_to_who_w
     assert answer.error.code == "internal_error"
     (error,) = [one.exc_info[1] for one in caplog.records if one.exc_info]
     assert str(error).startswith(f"Giving.stream gave a {kind} ")
+
+
+class Raising:
+    """A model of somebody's that raises what no model should."""
+
+    def __init__(self, error: BaseException, *events: ModelEvent) -> None:
+        self._error = error
+        self._events = events
+
+    async def stream(self, request: Any) -> Any:  # noqa: ARG002 - its shape
+        for event in self._events:
+            yield event
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (SystemExit(2), "Raising.stream would end the process"),
+        (LeaseLost("msg_1"), "Raising.stream raised a LeaseLost of its own"),
+    ],
+)
+async def test_a_model_that_would_end_the_process_or_speaks_for_the_log_fails_its_answer_alone(
+    error: BaseException, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What reads a command line inside it calls `sys.exit`; a lease is told to be lost by the log."""
+    async with opened(chat_model=Raising(error, ModelText("half"))) as house:
+        answer = await house.answer()
+    assert (answer.status, answer.content) == (Status.FAILED, "half")
+    assert answer.error is not None
+    assert answer.error.code == "internal_error"
+    (logged,) = [one.exc_info[1] for one in caplog.records if one.exc_info]
+    assert str(logged) == told
 
 
 @pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}, {"a": 10**5000}])

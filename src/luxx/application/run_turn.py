@@ -269,7 +269,7 @@ class RunTurn:
                         )
                     case ModelToolCall(call=ToolCall(id=str(), name=str())):
                         _log.info("the model asked for a tool where it was offered none")
-                    case ModelEnd(reason=reason, usage=usage) if _counts(usage):
+                    case ModelEnd(reason=str(reason), usage=usage) if _counts(usage):
                         ended = True
                         record.reason, record.usage = reason, usage
                         if usage is not None:
@@ -373,7 +373,7 @@ def _counts(usage: object) -> bool:
         return usage is None
     counts = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
     # Stored, a bool is true or false, and no number when it is read again.
-    return all(type(count) is int and -(2**63) <= count < 2**63 for count in counts)
+    return all(type(count) is int and 0 <= count < 2**63 for count in counts)
 
 
 def _cleaned(call: ToolCall) -> ToolCall:

@@ -533,6 +533,8 @@ class Giving:
         (ModelEnd("stop", Usage(total_tokens=None)), "ModelEnd"),  # type: ignore[arg-type]  # the fault
         (ModelEnd("stop", Usage(total_tokens=True)), "ModelEnd"),
         (ModelEnd("stop", Usage(prompt_tokens=2**63)), "ModelEnd"),
+        (ModelEnd("stop", Usage(completion_tokens=-1)), "ModelEnd"),
+        (ModelEnd(7), "ModelEnd"),  # type: ignore[arg-type]  # the fault
     ],
 )
 async def test_what_is_no_event_of_a_model_fails_the_answer_and_is_told_to_who_wrote_the_model(

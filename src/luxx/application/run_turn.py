@@ -48,6 +48,9 @@ from luxx.domain.turn import Answer, Done, Failed, Step, Text, Thinking, ToolCal
 MAX_CALLS: Final = 32
 """Tool calls run in one round, at most; further ones are refused to the model."""
 
+PROBLEM_LIMIT: Final = 8192
+"""Characters of what a failure says of itself, at most: the rest is stored and told nowhere."""
+
 LET_GO_S: Final = 2.0
 """Seconds that a stopped model has to clean up, before it is stopped once more; then nobody waits for it."""
 
@@ -340,7 +343,7 @@ class RunTurn:
             problem = Problem(code=error.code, message=str(error))
             forget_frames(error)
         duration_ms = round((time.monotonic() - started) * 1000)
-        problem = replace(problem, message=clean(problem.message))
+        problem = replace(problem, message=_told(problem.message))
         return ToolReturned(id=call.id, name=call.name, success=False, error=problem, duration_ms=duration_ms)
 
 
@@ -385,6 +388,12 @@ def _cleaned(call: ToolCall) -> ToolCall:
     return replace(call, id=clean(call.id), name=clean(call.name), arguments=arguments, malformed=clean(call.malformed))
 
 
+def _told(text: str) -> str:
+    """Make what a failure says of itself fit to store."""
+    told: str = clean(text)
+    return told if len(told) <= PROBLEM_LIMIT else f"{told[:PROBLEM_LIMIT]}…"
+
+
 def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status, Problem | None]:
     if reason is Stop.CANCELLED:
         return Status.CANCELLED, None
@@ -395,7 +404,7 @@ def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status
     if isinstance(failure, Damaged):
         _log.error("a turn failed: %s", failure.to_operator())
     if isinstance(failure, LuxxError):
-        return Status.FAILED, Problem(code=failure.code, message=clean(str(failure)))
+        return Status.FAILED, Problem(code=failure.code, message=_told(str(failure)))
     _log.error("a turn failed unexpectedly", exc_info=failure)
     return Status.FAILED, Problem(code=InternalError.code, message="The answer failed by a fault of the service.")
 

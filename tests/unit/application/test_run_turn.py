@@ -27,7 +27,7 @@ from luxx.application.ports import (
     ToolEntry,
     UserEntry,
 )
-from luxx.application.run_turn import MAX_CALLS
+from luxx.application.run_turn import MAX_CALLS, PROBLEM_LIMIT
 from luxx.application.tools import acting_for
 from luxx.domain.errors import (
     Fault,
@@ -581,6 +581,24 @@ async def test_a_model_that_would_end_the_process_or_speaks_for_the_log_fails_it
     assert answer.error.code == "internal_error"
     (logged,) = [one.exc_info[1] for one in caplog.records if one.exc_info]
     assert str(logged) == told
+
+
+@pytest.mark.parametrize(
+    "error", [ToolRefused("x" * 3_000_000), InvalidInput(Fault(field="a" * 3_000_000, rule="required"))]
+)
+async def test_what_a_tool_says_of_its_failure_is_stored_up_to_a_limit(error: LuxxError) -> None:
+    async with opened(tools=[FunctionTool("t", failing(error))]) as house:
+        house.model.then(calling(("t", {})), spoken("sorry"))
+        (call,) = calls_of((await house.answer()).parts)
+    assert call.error is not None
+    assert len(call.error.message) == PROBLEM_LIMIT + 1
+    assert call.error.message.endswith("…")
+
+
+async def test_what_a_model_says_of_its_failure_is_stored_up_to_a_limit(house: House) -> None:
+    house.model.then([ModelRejected("x" * 3_000_000)])
+    answer = await house.answer()
+    assert answer.error == Problem(code="model_rejected", message="x" * PROBLEM_LIMIT + "…")
 
 
 @pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}, {"a": 10**5000}])

@@ -49,6 +49,11 @@ def test_tools_are_listed_by_category_in_the_order_of_the_contract() -> None:
     assert list(ListTools(toolbox=toolbox)(category="none")) == []
 
 
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="Two tools are named 'twice'"):
+        Toolbox([FunctionTool("twice", echo), FunctionTool("once", echo), FunctionTool("twice", echo, "weather")])
+
+
 async def test_a_disabled_tool_is_absent() -> None:
     toolbox = Toolbox([FunctionTool("on", echo), FunctionTool("off", echo)], disabled=frozenset({"off", "nothing"}))
     assert [spec.name for spec in toolbox.specs] == ["on"]

@@ -203,7 +203,7 @@ class MemoryConversations:
             places = {other: one for other, one in places.items() if other < place}
         wanted = sorted(places, reverse=True)[offset : offset + limit + 1]
         rest = None
-        if len(wanted) > limit:
+        if len(wanted) > limit > 0:
             stood, identity = wanted[limit - 1]
             began = max(one.updated_at for one in found) if behind is None else behind.began
             rest = ConversationPlace(updated_at=stood, id=identity, began=began)

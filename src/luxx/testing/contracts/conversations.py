@@ -117,6 +117,14 @@ class ConversationsContract:
             with pytest.raises(NotFound):
                 await unit.conversations.get(nobody.id, theirs.id)
 
+    async def test_a_page_of_none_tells_the_total(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        for _ in range(2):
+            await stored_conversation(storage, ada)
+        first = await _page(storage, ada, limit=1)
+        for how in ({}, {"offset": 1}, {"behind": first.rest}):
+            assert await _page(storage, ada, limit=0, **how) == FoundConversations([], 2, None)
+
     async def test_update_stores_all_fields_but_owner_id_and_creation(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         stored = await stored_conversation(storage, ada, project_id="p")

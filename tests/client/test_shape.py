@@ -5,12 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
 import pytest
 
 import luxx
-from luxx.client import AsyncClient, AsyncStream, Client, Stream
+from luxx.client import AsyncClient, AsyncStream, Client, Conversation, Stream
 
 NAMED: Final = {"close": "aclose"}
 
@@ -78,3 +78,10 @@ def test_it_needs_httpx_and_msgspec_and_of_luxx_only_the_domain_and_the_json_for
         name for name in loaded if not name.startswith(("luxx.client", "luxx.domain")) and name != "luxx.adapters"
     }
     assert strangers == {"luxx.adapters.wire", "luxx.extras"}
+
+
+@pytest.mark.parametrize("method", [Client.create_conversation, Client.update_conversation])
+def test_tools_are_taken_as_a_conversation_has_them(method: Callable[..., Any]) -> None:
+    """Else a type checker refuses to whoever makes one conversation like another."""
+    has = get_args(get_type_hints(Conversation)["tools"])
+    assert set(has) <= set(get_args(get_type_hints(method)["tools"]))

@@ -1,6 +1,7 @@
 """`luxx.application.Chat`: the use cases assembled, without a container."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from luxx.application import Storage
 from luxx.domain.errors import Conflict, InvalidInput, NotFound, StorageUnavailable
 from luxx.domain.turn import Done, ToolReturned
 from tests.support.chats import Doubling, chat_on
+from tests.unit.application.house import PATIENCE
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -37,6 +39,23 @@ async def test_a_chat_answers_and_calls_tools_on_every_storage(any_closed_storag
     assert isinstance(events[-1], Done)
     assert [message.content for message in page.items] == ["Twice 21?", "It is 42."]
     assert (conversation.model, by_hand.result) == ("any", 2)
+
+
+async def test_of_two_chats_on_one_storage_each_goes_on_when_the_other_leaves(any_closed_storage: Storage) -> None:
+    if isinstance(any_closed_storage, Database):
+        await any_closed_storage.upgrade()
+    first, second = (chat_on(any_closed_storage, ScriptedChatModel.saying("Still here.")) for _ in range(2))
+    async with AsyncExitStack() as left_last, asyncio.timeout(PATIENCE):
+        async with first:
+            ada = await first.admit_user(username="ada")
+            conversation = await first.create_conversation(user_id=ada.id)
+            await left_last.enter_async_context(second)
+        answer = await second.send_message(user_id=ada.id, conversation_id=conversation.id, content="Hello?")
+        _, end = await second.follow_turn.to_end(user_id=ada.id, message_id=answer)
+    assert isinstance(end, Done)
+    assert end.message.content == "Still here."
+    if isinstance(any_closed_storage, Database):
+        assert not any_closed_storage.log._tasks, "the last to leave closes it"
 
 
 async def test_a_storage_without_its_schema_is_said_to_be_so(tmp_path: Path) -> None:

@@ -69,6 +69,19 @@ MISSING = {
     "import luxx.adapters.models.openai": (
         "luxx.adapters.models.openai needs certifi: install luxx with the extra `openai`"
     ),
+    "import luxx.entrypoints.http.app": ("luxx.entrypoints.http.app needs {}: install luxx with the extra `server`"),
+    "import luxx.entrypoints.http.event_stream": (
+        "luxx.entrypoints.http.event_stream needs msgspec: install luxx with the extra `client`"
+    ),
+    "import luxx.entrypoints.http.text": (
+        "luxx.entrypoints.http.text needs msgspec: install luxx with the extra `client`"
+    ),
+    "import luxx.adapters.tools.declare": (
+        "luxx.adapters.tools.declare needs msgspec: install luxx with the extra `tools`"
+    ),
+    "import luxx.adapters.tools.resources": (
+        "luxx.adapters.tools.resources needs {}: install luxx with the extra `tools`"
+    ),
     "from luxx.testing import serving": "luxx.testing.serving needs uvicorn: install luxx with the extra `server`",
     "import luxx.testing.contracts": "luxx.testing.contracts needs {}: install luxx with the extra `testing`",
 }

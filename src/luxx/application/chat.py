@@ -1,8 +1,10 @@
 """Conversations and answers, assembled: what an embedding program holds on to."""
 
+import asyncio
 import secrets
-from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
@@ -27,13 +29,48 @@ from luxx.application.tools import ExecuteTool, Toolbox
 from luxx.domain.errors import StorageUnavailable
 
 
+@dataclass(slots=True)
+class _Shared:
+    """A storage that is open for some chats."""
+
+    storage: Storage
+    chats: int = 0
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+_open: Final[dict[int, _Shared]] = {}
+"""What is open, by its identity: a storage need not be hashable."""
+
+
+@asynccontextmanager
+async def _opened(storage: Storage) -> AsyncIterator[None]:
+    """Open a storage, and close it unless another chat has it open as well."""
+    shared = _open.setdefault(id(storage), _Shared(storage))
+    shared.chats += 1
+    try:
+        async with shared.changing:
+            if (missing := await storage.missing()) is not None:
+                raise StorageUnavailable(missing)
+            await storage.open()
+        yield
+    finally:
+        shared.chats -= 1
+        async with shared.changing:
+            if not shared.chats and _open.get(id(storage)) is shared:
+                try:
+                    await storage.close()
+                finally:
+                    if not shared.chats:  # else somebody came meanwhile, and is about to open it again
+                        del _open[id(storage)]
+
+
 class Chat:
     """The use cases over the parts that you have, without a container and without HTTP.
 
     Use it as an async context manager around all sending, once; to send before that is a RuntimeError. Entering
     opens `storage` and raises `StorageUnavailable` where it is away or lacks its schema. Leaving ends the
     turns that still run as interrupted and closes `storage`; `await chat.supervisor.drain(grace=30)` before
-    that gives them 30 seconds.
+    that gives them 30 seconds. Several chats may have one storage: the last to leave closes it.
 
     `default_model` is the model's name in conversations that name none. `holder` names this process among
     all that share the storage, and is made up where it is left out. `lease_for` is the time after which a
@@ -95,17 +132,11 @@ class Chat:
 
     async def __aenter__(self) -> Self:
         with self.supervisor.entering():
-            await self._opened()
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(_opened(self._storage))
+                await stack.enter_async_context(self.supervisor)
+                self._open.push_async_exit(stack.pop_all())
         return self
-
-    async def _opened(self) -> None:
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._storage.close)
-            if (missing := await self._storage.missing()) is not None:
-                raise StorageUnavailable(missing)
-            await self._storage.open()
-            await stack.enter_async_context(self.supervisor)
-            self._open.push_async_exit(stack.pop_all())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

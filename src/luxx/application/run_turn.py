@@ -48,6 +48,9 @@ from luxx.domain.turn import Answer, Done, Failed, Step, Text, Thinking, ToolCal
 MAX_CALLS: Final = 32
 """Tool calls run in one round, at most; further ones are refused to the model."""
 
+PROBLEM_LIMIT: Final = 8192
+"""Characters of what a failure says of itself, at most: the rest is stored and told nowhere."""
+
 LET_GO_S: Final = 2.0
 """Seconds that a stopped model has to clean up, before it is stopped once more; then nobody waits for it."""
 
@@ -239,6 +242,9 @@ class RunTurn:
             except LuxxError as error:
                 record.outcome, record.error = "failed", error.code
                 raise
+            except SystemExit as error:
+                record.outcome, record.error = "failed", InternalError.code
+                raise RuntimeError(f"{type(self.model).__name__}.stream would end the process") from error
             except Exception:
                 record.outcome, record.error = "failed", InternalError.code
                 raise
@@ -269,7 +275,7 @@ class RunTurn:
                         )
                     case ModelToolCall(call=ToolCall(id=str(), name=str())):
                         _log.info("the model asked for a tool where it was offered none")
-                    case ModelEnd(reason=reason, usage=usage) if _counts(usage):
+                    case ModelEnd(reason=str(reason), usage=usage) if _counts(usage):
                         ended = True
                         record.reason, record.usage = reason, usage
                         if usage is not None:
@@ -340,7 +346,7 @@ class RunTurn:
             problem = Problem(code=error.code, message=str(error))
             forget_frames(error)
         duration_ms = round((time.monotonic() - started) * 1000)
-        problem = replace(problem, message=clean(problem.message))
+        problem = replace(problem, message=_told(problem.message))
         return ToolReturned(id=call.id, name=call.name, success=False, error=problem, duration_ms=duration_ms)
 
 
@@ -360,7 +366,7 @@ def _counts(usage: object) -> bool:
         return usage is None
     counts = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
     # Stored, a bool is true or false, and no number when it is read again.
-    return all(type(count) is int and -(2**63) <= count < 2**63 for count in counts)
+    return all(type(count) is int and 0 <= count < 2**63 for count in counts)
 
 
 def _cleaned(call: ToolCall) -> ToolCall:
@@ -370,6 +376,12 @@ def _cleaned(call: ToolCall) -> ToolCall:
         with suppress(TypeError, ValueError):
             arguments = clean(call.arguments)
     return replace(call, id=clean(call.id), name=clean(call.name), arguments=arguments, malformed=clean(call.malformed))
+
+
+def _told(text: str) -> str:
+    """Make what a failure says of itself fit to store."""
+    told: str = clean(text)
+    return told if len(told) <= PROBLEM_LIMIT else f"{told[:PROBLEM_LIMIT]}…"
 
 
 def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status, Problem | None]:
@@ -382,7 +394,7 @@ def _outcome(reason: Stop | None, failure: BaseException | None) -> tuple[Status
     if isinstance(failure, Damaged):
         _log.error("a turn failed: %s", failure.to_operator())
     if isinstance(failure, LuxxError):
-        return Status.FAILED, Problem(code=failure.code, message=clean(str(failure)))
+        return Status.FAILED, Problem(code=failure.code, message=_told(str(failure)))
     _log.error("a turn failed unexpectedly", exc_info=failure)
     return Status.FAILED, Problem(code=InternalError.code, message="The answer failed by a fault of the service.")
 

@@ -42,7 +42,8 @@ class Toolbox:
     """All tools of a deployment, by name.
 
     Holds every run to `timeout` seconds and every result to `RESULT_LIMIT`, whatever the tool does
-    by itself. Names in `disabled` are absent: not listed, not shown to a model, not run.
+    by itself. Names in `disabled` are absent: not listed, not shown to a model, not run. Two tools of one
+    name are a ValueError.
     """
 
     def __init__(
@@ -57,7 +58,10 @@ class Toolbox:
         kept = [tool for tool in given if tool.spec.name not in disabled]
         order = {category: place for place, category in enumerate(CATEGORIES)}
         kept.sort(key=lambda tool: (order.get(tool.spec.category, len(order)), tool.spec.category))
-        self._tools: Final = {tool.spec.name: tool for tool in kept}
+        self._tools: Final[dict[str, Tool]] = {}
+        for tool in kept:
+            if self._tools.setdefault(tool.spec.name, tool) is not tool:
+                raise ValueError(f"Two tools are named {tool.spec.name!r}: give each a name of its own.")
         self._untrusted: Final = frozenset(tool.spec.name for tool in given if tool.spec.untrusted)
         self._timeout: Final = timeout
         self._observer: Final = observer
@@ -89,7 +93,7 @@ class Toolbox:
         tool = self.tool(name)
         record = ToolRecord(name=name, call_id=call_id)
         started = time.monotonic()
-        before = acting_for.set(user_id)
+        before = acting_for.set(acting_for.get() if user_id is None else user_id)  # a tool may call another
         with self._observer.tool(record):
             try:
                 result, text = await self._bounded(tool, name, arguments)

@@ -141,7 +141,7 @@ class AsyncClient(ClientParts):
         temperature: float | Maybe = UNSET,
         max_tokens: int | Maybe = UNSET,
         thinking_enabled: bool | Maybe = UNSET,
-        tools: list[str] | None = None,
+        tools: list[str] | tuple[str, ...] | None = None,
     ) -> Conversation:
         return await self._made(
             calls.create_conversation(
@@ -170,7 +170,7 @@ class AsyncClient(ClientParts):
         temperature: float | Maybe = UNSET,
         max_tokens: int | Maybe = UNSET,
         thinking_enabled: bool | Maybe = UNSET,
-        tools: list[str] | Maybe | None = UNSET,
+        tools: list[str] | tuple[str, ...] | Maybe | None = UNSET,
     ) -> Conversation:
         return await self._made(
             calls.update_conversation(

@@ -168,7 +168,7 @@ class Client(ClientParts):
         temperature: float | Maybe = UNSET,
         max_tokens: int | Maybe = UNSET,
         thinking_enabled: bool | Maybe = UNSET,
-        tools: list[str] | None = None,
+        tools: list[str] | tuple[str, ...] | None = None,
     ) -> Conversation:
         """Make a conversation; the service has a default for what is not given. `tools` None allows all."""
         return self._made(
@@ -199,7 +199,7 @@ class Client(ClientParts):
         temperature: float | Maybe = UNSET,
         max_tokens: int | Maybe = UNSET,
         thinking_enabled: bool | Maybe = UNSET,
-        tools: list[str] | Maybe | None = UNSET,
+        tools: list[str] | tuple[str, ...] | Maybe | None = UNSET,
     ) -> Conversation:
         """Change the fields that are given. None clears `project_id` and `system_prompt`; in `tools` it allows all."""
         return self._made(

@@ -1,5 +1,6 @@
 """Messages, and the parts an answer is made of."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -59,9 +60,16 @@ def clean(value: Json, *, level: int = 0) -> Json:
         case list() | tuple():
             return [clean(item, level=level + 1) for item in value]
         case Mapping():
-            return {clean(str(key)): clean(item, level=level + 1) for key, item in value.items()}
+            return {_key(key): clean(item, level=level + 1) for key, item in value.items()}
         case _:
             raise TypeError(f"a {type(value).__name__} is no JSON value")
+
+
+def _key(key: object) -> str:
+    if isinstance(key, bool | int | float | None):
+        key = json.dumps(key)  # true, null: as whoever writes it as JSON has it
+    text: str = clean(key if isinstance(key, str) else str(key))
+    return text
 
 
 class Role(StrEnum):

@@ -104,6 +104,50 @@ async def test_a_storage_that_lacks_something_is_closed_and_says_what() -> None:
     assert storage.closed
 
 
+class Slow(MemoryStorage):
+    """A storage that takes a moment to close, and tells what was done to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[str] = []
+        self.closing, self.closed = asyncio.Event(), asyncio.Event()
+
+    async def open(self) -> None:
+        self.done.append("open")
+
+    async def close(self) -> None:
+        self.done.append("closing")
+        self.closing.set()
+        await self.closed.wait()
+        self.done.append("closed")
+
+
+async def test_a_chat_that_comes_while_the_last_one_closes_the_storage_opens_it_again() -> None:
+    storage = Slow()
+    first, second = (chat_on(storage, ScriptedChatModel()) for _ in range(2))
+    async with asyncio.timeout(PATIENCE):
+        await first.__aenter__()
+        leaving = asyncio.create_task(first.__aexit__(None, None, None))
+        await storage.closing.wait()
+        entering = asyncio.create_task(second.__aenter__())
+        await asyncio.sleep(0)
+        storage.closed.set()
+        await asyncio.gather(leaving, entering)
+        assert storage.done == ["open", "closing", "closed", "open"]
+        await second.__aexit__(None, None, None)
+    assert storage.done[4:] == ["closing", "closed"]
+
+
+async def test_of_two_chats_that_leave_at_once_one_closes_the_storage() -> None:
+    storage = Slow()
+    storage.closed.set()
+    chats = [chat_on(storage, ScriptedChatModel()) for _ in range(2)]
+    for chat in chats:
+        await chat.__aenter__()
+    await asyncio.gather(*(chat.__aexit__(None, None, None) for chat in chats))
+    assert storage.done == ["open", "open", "closing", "closed"]
+
+
 async def test_two_chats_have_names_of_their_own() -> None:
     first, second = (chat_on(MemoryStorage(), ScriptedChatModel()) for _ in range(2))
     assert first.supervisor.holder != second.supervisor.holder

@@ -26,7 +26,7 @@ from luxx.application.ports import (
     ToolEntry,
     UserEntry,
 )
-from luxx.application.run_turn import MAX_CALLS
+from luxx.application.run_turn import MAX_CALLS, PROBLEM_LIMIT
 from luxx.application.tools import acting_for
 from luxx.domain.errors import (
     Fault,
@@ -539,6 +539,8 @@ class Giving:
         (ModelEnd("stop", Usage(total_tokens=None)), "ModelEnd"),  # type: ignore[arg-type]  # the fault
         (ModelEnd("stop", Usage(total_tokens=True)), "ModelEnd"),
         (ModelEnd("stop", Usage(prompt_tokens=2**63)), "ModelEnd"),
+        (ModelEnd("stop", Usage(completion_tokens=-1)), "ModelEnd"),
+        (ModelEnd(7), "ModelEnd"),  # type: ignore[arg-type]  # the fault
     ],
 )
 async def test_what_is_no_event_of_a_model_fails_the_answer_and_is_told_to_who_wrote_the_model(
@@ -552,6 +554,48 @@ async def test_what_is_no_event_of_a_model_fails_the_answer_and_is_told_to_who_w
     assert answer.error.code == "internal_error"
     (error,) = [one.exc_info[1] for one in caplog.records if one.exc_info]
     assert str(error).startswith(f"Giving.stream gave a {kind} ")
+
+
+class Raising:
+    """A model of somebody's that raises what no model should."""
+
+    def __init__(self, error: BaseException, *events: ModelEvent) -> None:
+        self._error = error
+        self._events = events
+
+    async def stream(self, request: Any) -> Any:  # noqa: ARG002 - its shape
+        for event in self._events:
+            yield event
+        raise self._error
+
+
+async def test_a_model_that_would_end_the_process_fails_its_answer_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """What reads a command line inside it calls `sys.exit`."""
+    async with opened(chat_model=Raising(SystemExit(2), ModelText("half"))) as house:
+        answer = await house.answer()
+    assert (answer.status, answer.content) == (Status.FAILED, "half")
+    assert answer.error is not None
+    assert answer.error.code == "internal_error"
+    (logged,) = [one.exc_info[1] for one in caplog.records if one.exc_info]
+    assert str(logged) == "Raising.stream would end the process"
+
+
+@pytest.mark.parametrize(
+    "error", [ToolRefused("x" * 3_000_000), InvalidInput(Fault(field="a" * 3_000_000, rule="required"))]
+)
+async def test_what_a_tool_says_of_its_failure_is_stored_up_to_a_limit(error: LuxxError) -> None:
+    async with opened(tools=[FunctionTool("t", failing(error))]) as house:
+        house.model.then(calling(("t", {})), spoken("sorry"))
+        (call,) = calls_of((await house.answer()).parts)
+    assert call.error is not None
+    assert len(call.error.message) == PROBLEM_LIMIT + 1
+    assert call.error.message.endswith("…")
+
+
+async def test_what_a_model_says_of_its_failure_is_stored_up_to_a_limit(house: House) -> None:
+    house.model.then([ModelRejected("x" * 3_000_000)])
+    answer = await house.answer()
+    assert answer.error == Problem(code="model_rejected", message="x" * PROBLEM_LIMIT + "…")
 
 
 @pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}, {"a": 10**5000}])

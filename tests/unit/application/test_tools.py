@@ -49,6 +49,11 @@ def test_tools_are_listed_by_category_in_the_order_of_the_contract() -> None:
     assert list(ListTools(toolbox=toolbox)(category="none")) == []
 
 
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="Two tools are named 'twice'"):
+        Toolbox([FunctionTool("twice", echo), FunctionTool("once", echo), FunctionTool("twice", echo, "weather")])
+
+
 async def test_a_disabled_tool_is_absent() -> None:
     toolbox = Toolbox([FunctionTool("on", echo), FunctionTool("off", echo)], disabled=frozenset({"off", "nothing"}))
     assert [spec.name for spec in toolbox.specs] == ["on"]
@@ -206,3 +211,18 @@ async def test_a_tool_runs_for_the_user_who_called_it_and_nobody_else_does() -> 
     await execute(name="look", arguments={})
     assert seen == [7, None]
     assert acting_for.get() is None
+
+
+async def test_a_tool_that_calls_another_calls_it_for_the_same_user() -> None:
+    seen: list[int | None] = []
+
+    async def inner(_: Mapping[str, Json]) -> Json:
+        seen.append(acting_for.get())
+        return None
+
+    async def outer(_: Mapping[str, Json]) -> Json:
+        return (await toolbox.run("inner", {})).result
+
+    toolbox = Toolbox([FunctionTool("inner", inner), FunctionTool("outer", outer)])
+    await ExecuteTool(toolbox=toolbox)(name="outer", arguments={}, user_id=7)
+    assert seen == [7]

@@ -2,6 +2,8 @@
 
 import json
 import math
+from datetime import date
+from enum import Enum, IntEnum
 from typing import Any
 
 import pytest
@@ -19,6 +21,15 @@ from luxx.domain.message import (
     content_faults,
     text_of,
 )
+
+
+class Colour(str, Enum):  # noqa: UP042 - as it is often written
+    RED = "red"
+
+
+class Size(IntEnum):
+    SMALL = 7
+
 
 # All that Python's own JSON reader may give, and more: any string, any number.
 wild = st.recursive(
@@ -62,6 +73,9 @@ def test_what_is_clean_already_is_left_as_it_is(value: Any) -> None:
         (True, True),
         ({"\0": {"\ud800": [math.nan]}}, {"\ufffd": {"\ufffd": [None]}}),
         ({1: "x"}, {"1": "x"}),
+        ({True: 1, None: 2, 1.5: 3}, {"true": 1, "null": 2, "1.5": 3}),
+        ({Colour.RED: 1, Size.SMALL: 2}, {"red": 1, "7": 2}),
+        ({date(2026, 1, 31): 1}, {"2026-01-31": 1}),
         (((1,), "\0"), [[1], "\ufffd"]),
     ],
 )

@@ -147,4 +147,5 @@ class OneRead:
         raise RuntimeError("There is nothing to commit.")
 
     async def close(self) -> None:
-        """Do nothing: nothing is held."""
+        """Let nobody read any more; nothing is held."""
+        self._used = True

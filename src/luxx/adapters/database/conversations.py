@@ -289,6 +289,8 @@ class DatabaseConversations:
         rows = await self.connection.fetch(statement, parameters)
         items = [conversation_of(row[1:_LAST]) for row in rows if row[1] is not None]
         total, rest = rows[0][0], None
+        if limit == 0:
+            items.clear()
         if len(items) > limit:
             items.pop()
             last = items[-1]

@@ -96,19 +96,27 @@ async def open_connection(dsn: str, *, command_timeout: float | None) -> Any:
 class _Session:
     """A connection in the pool."""
 
-    __slots__ = ("inner", "opened_at")
+    __slots__ = ("_loop", "inner", "opened_at")
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.opened_at = time.monotonic()
+        self._loop = asyncio.get_running_loop()
 
     def usable(self) -> bool:
-        return not (self.inner.is_closed() or self.inner.is_in_transaction())
+        return self._is_here() and not (self.inner.is_closed() or self.inner.is_in_transaction())
+
+    def _is_here(self) -> bool:
+        return self._loop is asyncio.get_running_loop()
 
     def discard(self) -> None:
-        self.inner.terminate()
+        with suppress(RuntimeError):  # of a loop that is closed: the socket goes with what is left of it
+            self.inner.terminate()
 
     async def close(self) -> None:
+        if not self._is_here():
+            self.discard()
+            return
         with suppress(*_RAISED, asyncio.TimeoutError):
             await self.inner.close(timeout=_CLOSE_SECONDS)
 

@@ -1,6 +1,6 @@
 """The repositories of a unit of work, over its `Tables`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -28,8 +28,27 @@ from luxx.domain.user import NewUser, Session, User, comparison_key, email_taken
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryUsers:
-    tables: Tables
+class _Repository:
+    reach: Callable[[], Tables]
+    """Gives the tables of the unit; raises RuntimeError when it is over."""
+
+    @property
+    def tables(self) -> Tables:
+        return self.reach()
+
+    def known(self, user_id: int) -> None:
+        """Raise `NotFound` where there is no such user."""
+        if user_id not in self.tables.users:
+            raise NotFound(f"There is no user with the number {user_id!r}: make an account first.")
+
+
+def _new(identity: str, stored: Collection[str]) -> None:
+    if identity in stored:
+        raise ValueError(f"The id {identity!r} is taken.")
+
+
+class MemoryUsers(_Repository):
+    __slots__ = ()
 
     async def add(self, user: NewUser) -> User:
         username, email = comparison_key(user.username), comparison_key(user.email)
@@ -76,11 +95,12 @@ class MemoryUsers:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class MemorySessions:
-    tables: Tables
+class MemorySessions(_Repository):
+    __slots__ = ()
 
     async def add(self, session: Session) -> None:
+        self.known(session.user_id)
+        _new(session.id, self.tables.sessions)
         self.tables.sessions[session.id] = session
 
     async def with_user(self, session_id: str) -> tuple[Session, User] | None:
@@ -112,11 +132,14 @@ class MemorySessions:
                 await self.revoke(session.id, at)
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryApiKeys:
-    tables: Tables
+class MemoryApiKeys(_Repository):
+    __slots__ = ()
 
     async def add(self, key: ApiKey, digest: str) -> None:
+        self.known(key.user_id)
+        _new(key.id, self.tables.api_keys)
+        if digest in self.tables.digests:
+            raise ValueError("There is a key with this digest.")
         self.tables.api_keys[key.id] = key
         self.tables.digests[digest] = key.id
 
@@ -137,11 +160,12 @@ class MemoryApiKeys:
         if key is None or key.user_id != owner:
             raise NotFound(f"There is no key {key_id!r}.")
         del self.tables.api_keys[key_id]
+        for digest in [one for one, of in self.tables.digests.items() if of == key_id]:
+            del self.tables.digests[digest]
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryPasswordTries:
-    tables: Tables
+class MemoryPasswordTries(_Repository):
+    __slots__ = ()
 
     async def begin(self, one: PasswordTry, *, since: datetime, account_limit: int, peer_limit: int) -> datetime | None:
         tries = self.tables.tries
@@ -167,13 +191,12 @@ def _owned(tables: Tables, owner: int, conversation_id: str) -> Conversation:
     return conversation
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryConversations:
-    tables: Tables
+class MemoryConversations(_Repository):
+    __slots__ = ()
 
     async def add(self, conversation: Conversation) -> None:
-        if conversation.user_id not in self.tables.users:
-            raise NotFound(f"There is no user with the number {conversation.user_id!r}: make an account first.")
+        self.known(conversation.user_id)
+        _new(conversation.id, self.tables.conversations)
         self.tables.conversations[conversation.id] = conversation
         self.tables.history[conversation.id] = ()
 
@@ -203,7 +226,7 @@ class MemoryConversations:
             places = {other: one for other, one in places.items() if other < place}
         wanted = sorted(places, reverse=True)[offset : offset + limit + 1]
         rest = None
-        if len(wanted) > limit:
+        if len(wanted) > limit > 0:
             stood, identity = wanted[limit - 1]
             began = max(one.updated_at for one in found) if behind is None else behind.began
             rest = ConversationPlace(updated_at=stood, id=identity, began=began)
@@ -230,9 +253,8 @@ class MemoryConversations:
         del self.tables.conversations[conversation_id]
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryMessages:
-    tables: Tables
+class MemoryMessages(_Repository):
+    __slots__ = ()
 
     async def get(self, owner: int, message_id: str) -> Message:
         message = self.tables.messages.get(message_id)
@@ -264,8 +286,7 @@ class MemoryMessages:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryTurns:
-    tables: Tables
+class MemoryTurns(_Repository):
     clock: Clock
     publish: Callable[[Tables], None]
     """Commits the unit."""
@@ -273,8 +294,8 @@ class MemoryTurns:
     """Called when a turn is begun or asked to end, with which the unit ends."""
 
     async def begin(self, turn: NewTurn) -> Begun:
-        self.ending()
         tables = self.tables
+        self.ending()
         conversation = _owned(tables, turn.owner, turn.conversation_id)
         if turn.key is not None and (turn.owner, turn.key.key) in tables.keys:
             raise KeyTaken(turn.key.key)
@@ -283,9 +304,11 @@ class MemoryTurns:
                 f"An answer is already being written in the conversation {turn.conversation_id!r}.",
                 code="generation_in_progress",
             )
-        if turn.at_most and self._running_of(turn.owner) >= turn.at_most:
+        if turn.at_most and _running_of(tables, turn.owner) >= turn.at_most:
             raise TooManyTurns(turn.owner)
         question, answer = turn.user_message, turn.answer
+        for message in (question, answer):
+            _new(message.id, tables.messages)
         conversation = replace(conversation, updated_at=question.created_at)
         tables.conversations[conversation.id] = conversation
         tables.messages[question.id] = question
@@ -325,15 +348,17 @@ class MemoryTurns:
         message_id = self.tables.running.get(conversation_id)
         return None if message_id is None else await self.get(owner, message_id)
 
-    def _running_of(self, owner: int) -> int:
-        return sum(row.owner == owner and row.running for row in self.tables.turns.values())
-
     async def recall(self, owner: int, key: str) -> Remembered | None:
         return self.tables.keys.get((owner, key))
 
     async def request_cancel(self, owner: int, message_id: str) -> None:
+        tables = self.tables
         self.ending()
-        row = self.tables.turns.get(message_id)
+        row = tables.turns.get(message_id)
         if row is not None and row.owner == owner and row.running:
-            self.tables.turns[message_id] = replace(row, cancel_requested=True)
-        self.publish(self.tables)
+            tables.turns[message_id] = replace(row, cancel_requested=True)
+        self.publish(tables)
+
+
+def _running_of(tables: Tables, owner: int) -> int:
+    return sum(row.owner == owner and row.running for row in tables.turns.values())

@@ -1,6 +1,7 @@
 """The committed state, and units of work upon it."""
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -77,7 +78,7 @@ class MemoryUnit:
     async def commit(self) -> None:
         if self._read_only:
             raise RuntimeError("A read-only unit of work cannot commit; open it with read_only=False.")
-        self._publish(self._tables)
+        self._publish(self._tables())
         self._end()
 
     def _publish(self, tables: Tables) -> None:
@@ -94,40 +95,44 @@ class MemoryUnit:
             raise RuntimeError("This unit of work is for reading: open one without read_only and once to begin a turn.")
         self._open = None
 
-    @property
     def _tables(self) -> Tables:
         if self._open is None:
             raise RuntimeError("This unit of work is not open: use it inside `async with`, before its commit.")
+        return self._open
+
+    @property
+    def _reach(self) -> Callable[[], Tables]:
+        self._tables()
         if self._reads_left is not None:
             self._reads_left -= 1
             if self._reads_left < 0:
                 raise RuntimeError("This unit of work is for one read: open one with read_only=True for more.")
-        return self._open
+        return self._tables
 
     @property
     def users(self) -> MemoryUsers:
-        return MemoryUsers(self._tables)
+        return MemoryUsers(self._reach)
 
     @property
     def sessions(self) -> MemorySessions:
-        return MemorySessions(self._tables)
+        return MemorySessions(self._reach)
 
     @property
     def api_keys(self) -> MemoryApiKeys:
-        return MemoryApiKeys(self._tables)
+        return MemoryApiKeys(self._reach)
 
     @property
     def tries(self) -> MemoryPasswordTries:
-        return MemoryPasswordTries(self._tables)
+        return MemoryPasswordTries(self._reach)
 
     @property
     def conversations(self) -> MemoryConversations:
-        return MemoryConversations(self._tables)
+        return MemoryConversations(self._reach)
 
     @property
     def messages(self) -> MemoryMessages:
-        return MemoryMessages(self._tables)
+        return MemoryMessages(self._reach)
 
     @property
     def turns(self) -> MemoryTurns:
-        return MemoryTurns(self._tables, self._storage.clock, self._publish, self._end)
+        return MemoryTurns(self._reach, self._storage.clock, self._publish, self._end)

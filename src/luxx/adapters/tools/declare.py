@@ -9,15 +9,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar, get_type_hints
 
-import msgspec
-from msgspec import Struct
+from luxx.extras import needs
 
-from luxx.adapters.tools.places import Places
-from luxx.adapters.tools.resources import ToolResources
-from luxx.adapters.validation import convert
-from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
-from luxx.domain.message import Json
-from luxx.domain.tool import ToolSpec
+with needs("luxx.adapters.tools.declare", "the extra `tools`"):
+    import msgspec
+    from msgspec import Struct
+
+    from luxx.adapters.tools.places import Places
+    from luxx.adapters.tools.resources import ToolResources
+    from luxx.adapters.validation import convert
+    from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
+    from luxx.domain.message import Json
+    from luxx.domain.tool import ToolSpec
 
 RESULT_BYTES: Final = 2**20
 """The largest result of any tool, as JSON."""

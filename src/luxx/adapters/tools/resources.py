@@ -5,20 +5,23 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from luxx.adapters.tools.open_meteo import FORECAST_URL, GEOCODING_URL, OpenMeteo
-from luxx.adapters.tools.python.bubblewrap import BubblewrapSandbox
-from luxx.adapters.tools.python.monty import MontySandbox
-from luxx.adapters.tools.python.sandbox import PythonSandbox
-from luxx.adapters.tools.search.brave import BASE_URL as BRAVE_URL
-from luxx.adapters.tools.search.brave import BraveSearch
-from luxx.adapters.tools.search.duckduckgo import DuckDuckGoSearch
-from luxx.adapters.tools.search.engine import SearchEngine
-from luxx.adapters.tools.search.searxng import SearxngSearch
-from luxx.adapters.tools.web.addresses import AddressRules
-from luxx.adapters.tools.web.api import JsonApi
-from luxx.adapters.tools.web.client import WebClient
-from luxx.adapters.tools.web.crawler import PAUSE_SECONDS, Crawler
-from luxx.adapters.tools.workers.pool import MEMORY_BYTES, WorkerPool
+from luxx.extras import needs
+
+with needs("luxx.adapters.tools.resources", "the extra `tools`"):
+    from luxx.adapters.tools.open_meteo import FORECAST_URL, GEOCODING_URL, OpenMeteo
+    from luxx.adapters.tools.python.bubblewrap import BubblewrapSandbox
+    from luxx.adapters.tools.python.monty import MontySandbox
+    from luxx.adapters.tools.python.sandbox import PythonSandbox
+    from luxx.adapters.tools.search.brave import BASE_URL as BRAVE_URL
+    from luxx.adapters.tools.search.brave import BraveSearch
+    from luxx.adapters.tools.search.duckduckgo import DuckDuckGoSearch
+    from luxx.adapters.tools.search.engine import SearchEngine
+    from luxx.adapters.tools.search.searxng import SearxngSearch
+    from luxx.adapters.tools.web.addresses import AddressRules
+    from luxx.adapters.tools.web.api import JsonApi
+    from luxx.adapters.tools.web.client import WebClient
+    from luxx.adapters.tools.web.crawler import PAUSE_SECONDS, Crawler
+    from luxx.adapters.tools.workers.pool import MEMORY_BYTES, WorkerPool
 from luxx.application.ports import Clock
 
 

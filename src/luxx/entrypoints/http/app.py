@@ -4,21 +4,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar, Request
-from litestar.datastructures import State
-from litestar.di import Provide
-from litestar.exceptions import HTTPException
+from luxx.extras import needs
 
-from luxx.application.accounts import Caller
-from luxx.container import Container, running
-from luxx.domain.errors import LuxxError
-from luxx.entrypoints.http import auth, conversations, credentials, health, messages, metrics, tools
-from luxx.entrypoints.http.answers import broken, failed, refused
-from luxx.entrypoints.http.methods import options_of
-from luxx.entrypoints.http.observed import ObservedLitestar, note_user
-from luxx.entrypoints.http.reading import BODY_LIMIT, bearer_token
-from luxx.entrypoints.http.schema_page import schema_handlers
-from luxx.entrypoints.http.uses import state_of, uses, uses_of
+with needs("luxx.entrypoints.http.app", "the extra `server`"):
+    from litestar import Litestar, Request
+    from litestar.datastructures import State
+    from litestar.di import Provide
+    from litestar.exceptions import HTTPException
+
+    from luxx.application.accounts import Caller
+    from luxx.container import Container, running
+    from luxx.domain.errors import LuxxError
+    from luxx.entrypoints.http import auth, conversations, credentials, health, messages, metrics, tools
+    from luxx.entrypoints.http.answers import broken, failed, refused
+    from luxx.entrypoints.http.methods import options_of
+    from luxx.entrypoints.http.observed import ObservedLitestar, note_user
+    from luxx.entrypoints.http.reading import BODY_LIMIT, bearer_token
+    from luxx.entrypoints.http.schema_page import schema_handlers
+    from luxx.entrypoints.http.uses import state_of, uses, uses_of
 
 HANDLERS = (
     *auth.HANDLERS,

@@ -7,12 +7,15 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
-from luxx.adapters.wire import encode_event
-from luxx.application.ports import LoggedEvent
-from luxx.domain.errors import LuxxError
-from luxx.domain.turn import Failed
-from luxx.entrypoints.http.asgi import Receive, Scope, Send
-from luxx.entrypoints.http.text import Language, error_text, problem_text
+from luxx.extras import needs
+
+with needs("luxx.entrypoints.http.event_stream", "the extra `client`"):
+    from luxx.adapters.wire import encode_event
+    from luxx.application.ports import LoggedEvent
+    from luxx.domain.errors import LuxxError
+    from luxx.domain.turn import Failed
+    from luxx.entrypoints.http.asgi import Receive, Scope, Send
+    from luxx.entrypoints.http.text import Language, error_text, problem_text
 
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -9,7 +9,10 @@ from typing import Final
 from luxx.application import api_keys, conversations
 from luxx.domain import fields
 from luxx.domain.errors import RULES, Fault, LuxxError, ToolError
-from luxx.entrypoints.http import account_forms
+from luxx.extras import needs
+
+with needs("luxx.entrypoints.http.text", "the extra `client`"):
+    from luxx.entrypoints.http import account_forms
 
 
 class Language(StrEnum):

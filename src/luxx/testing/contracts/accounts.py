@@ -206,6 +206,32 @@ class AccountsContract:
             assert await unit.sessions.live_of(ada.id, moment(1)) == [sessions[1], sessions[0], sessions[2]]
             assert await unit.api_keys.of(ada.id) == [keys[1], keys[0], keys[2]]
 
+    async def test_sessions_and_keys_that_are_taken_or_of_nobody_are_refused(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        session, key = _session(ada, "sess_1"), ApiKey(id="key_1", user_id=ada.id, name="k", created_at=moment())
+        async with storage.new_unit() as unit:
+            await unit.sessions.add(session)
+            await unit.api_keys.add(key, "digest")
+            await unit.commit()
+        sessions = replace(session, expires_at=moment(7)), replace(session, id="sess_2", user_id=ada.id + 1)
+        for refused in sessions:
+            async with storage.new_unit() as unit:
+                with pytest.raises(Exception):  # noqa: B017, PT011 - each storage has words of its own
+                    await unit.sessions.add(refused)
+        another = replace(key, id="key_2")
+        keys = (replace(key, name="x"), "other"), (another, "digest"), (replace(another, user_id=ada.id + 1), "other")
+        for refused_key, digest in keys:
+            async with storage.new_unit() as unit:
+                with pytest.raises(Exception):  # noqa: B017, PT011 - as above
+                    await unit.api_keys.add(refused_key, digest)
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.sessions.live_of(ada.id, moment(1)) == [session]
+            assert await unit.api_keys.of(ada.id) == [key]
+        async with storage.new_unit() as unit:
+            await unit.api_keys.delete(ada.id, key.id)
+            await unit.api_keys.add(key, "digest")
+            assert await unit.api_keys.with_user("digest") == (key, ada)
+
     async def test_of_very_many_live_sessions_the_newest_thousand_are_listed(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         async with storage.new_unit() as unit:

@@ -127,6 +127,7 @@ class ChatModelContract:
         events = await heard(talking, QUESTION)
         assert isinstance(events[-1], ModelEnd)
         assert events[-1].reason
+        assert isinstance(events[-1].reason, str)
         assert sum(isinstance(event, ModelEnd) for event in events) == 1
 
     async def test_deltas_are_never_empty_nor_parts_of_a_character(self, talking: ChatModel) -> None:
@@ -140,6 +141,7 @@ class ChatModelContract:
         assert isinstance(end, ModelEnd)
         if end.usage is not None:
             assert type(end.usage.total_tokens) is int
+            assert min(end.usage.prompt_tokens, end.usage.completion_tokens) >= 0
             assert end.usage.total_tokens == end.usage.prompt_tokens + end.usage.completion_tokens > 0
 
     async def test_an_answer_is_given_as_it_arrives(self, lingering: ChatModel) -> None:

@@ -117,6 +117,34 @@ class ConversationsContract:
             with pytest.raises(NotFound):
                 await unit.conversations.get(nobody.id, theirs.id)
 
+    async def test_an_id_that_is_taken_is_refused(self, storage: Storage) -> None:
+        """Whoever makes ids that repeat is to hear of it, and not to lose what is stored."""
+        ada = await stored_user(storage)
+        stored, other = [await stored_conversation(storage, ada) for _ in range(2)]
+        await ended_turn(storage, stored)
+        history, turn = await history_of(storage, stored), new_turn(other)
+        question, answer = (replace(message, conversation_id=other.id) for message in history)
+        async with storage.new_unit() as unit:
+            with pytest.raises(Exception):  # noqa: B017, PT011 - each storage has words of its own
+                await unit.conversations.add(replace(stored, title="another"))
+        for repeated in (replace(turn, user_message=question), replace(turn, answer=answer)):
+            async with storage.new_unit() as unit:
+                with pytest.raises(Exception):  # noqa: B017, PT011 - as above
+                    await unit.turns.begin(repeated)
+        assert await history_of(storage, stored) == history
+        assert await history_of(storage, other) == []
+        async with storage.new_unit(read_only=True) as unit:
+            assert (await unit.conversations.get(ada.id, stored.id)).title == stored.title
+            assert await unit.turns.running_in(ada.id, other.id) is None
+
+    async def test_a_page_of_none_tells_the_total(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        for _ in range(2):
+            await stored_conversation(storage, ada)
+        first = await _page(storage, ada, limit=1)
+        for how in ({}, {"offset": 1}, {"behind": first.rest}):
+            assert await _page(storage, ada, limit=0, **how) == FoundConversations([], 2, None)
+
     async def test_update_stores_all_fields_but_owner_id_and_creation(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         stored = await stored_conversation(storage, ada, project_id="p")

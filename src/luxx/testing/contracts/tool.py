@@ -59,6 +59,7 @@ class ToolContract:
         assert spec.category
         assert len(spec.description) >= 20
         assert "\0" not in spec.description
+        assert case.tool.spec == spec, "it is asked for more than once"
 
     async def test_the_parameters_are_one_closed_object_in_json_schema_2020_12(self, case: ToolCase) -> None:
         parameters = dict(case.tool.spec.parameters)
@@ -69,7 +70,7 @@ class ToolContract:
         for name, form in parameters["properties"].items():
             assert form.get("description"), f"{name} is not described"
             if "default" in form:
-                assert name not in parameters["required"]
+                assert name not in parameters.get("required", ())
 
     async def test_good_arguments_give_a_json_value(self, case: ToolCase) -> None:
         arguments = deepcopy(dict(case.good))
@@ -92,7 +93,7 @@ class ToolContract:
             assert path in {fault.field for fault in caught.value.faults}, f"{arguments} gave {caught.value}"
 
     async def test_unknown_arguments_are_refused_together_with_all_other_faults(self, case: ToolCase) -> None:
-        required = set(case.tool.spec.parameters["required"])
+        required = set(case.tool.spec.parameters.get("required", ()))
         with pytest.raises(InvalidInput) as caught:
             await case.tool.run({"misspelt": 1, "also_misspelt": 2})
         assert {fault.field for fault in caught.value.faults} == {"misspelt", "also_misspelt"} | required
@@ -116,6 +117,12 @@ class ToolContract:
     async def test_calls_at_the_same_time_do_not_mix(self, case: ToolCase) -> None:
         results = await asyncio.gather(*(case.tool.run(case.good) for _ in range(4)))
         assert all(type(result) is type(results[0]) for result in results)
+        for arguments, path in case.bad:
+            calls = (case.good, arguments, case.good)
+            first, fault, last = await asyncio.gather(*map(case.tool.run, calls), return_exceptions=True)
+            assert isinstance(fault, InvalidInput)
+            assert path in {one.field for one in fault.faults}
+            assert type(first) is type(last) is type(results[0])
 
     async def test_the_event_loop_goes_on_while_it_works(self, case: ToolCase) -> None:
         await case.tool.run(case.good)
@@ -150,7 +157,9 @@ class ToolContract:
         call = asyncio.create_task(_run(case.tool, case.slow))
         async with asyncio.timeout(PATIENCE):
             await case.under_way()
-            assert not call.done()
+            for _ in range(3):  # it has begun, also where nothing tells that it has
+                await asyncio.sleep(0)
+            assert not call.done(), "it is not slow, or blocks the event loop"
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call

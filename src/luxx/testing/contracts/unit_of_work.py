@@ -103,6 +103,26 @@ class UnitOfWorkContract(AccountsContract, ConversationsContract, MessagesContra
         async with storage.new_unit(read_only=True) as reader:
             assert [user.username for user in await reader.users.page()] == ["ada", "bob"]
 
+    async def test_what_is_kept_of_a_unit_is_over_with_it(self, storage: Storage) -> None:
+        ada = await stored_user(storage)
+        async with storage.new_unit() as unit:
+            committed = unit.users
+            await unit.commit()
+        async with storage.new_unit() as left_alone:
+            abandoned = left_alone.users
+        async with storage.new_unit(read_only=True) as reading:
+            read = reading.users
+        async with storage.new_unit(once=True) as once:
+            read_once = once.users
+        for kept in (committed, abandoned, read, read_once):
+            with pytest.raises(RuntimeError):
+                await kept.get(ada.id)
+        for kept in (committed, abandoned):
+            with pytest.raises(RuntimeError):
+                await kept.add(new_user("bob"))
+        async with storage.new_unit(read_only=True) as unit:
+            assert await unit.users.page() == [ada]
+
     async def test_times_come_back_in_utc(self, storage: Storage) -> None:
         """An aware time of another zone is equal, and told to clients in another way."""
         ada = await stored_user(storage)

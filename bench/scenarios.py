@@ -334,10 +334,10 @@ async def _stall(held: contextlib.ExitStack, address: Address, sent: bytes, numb
 
 
 async def _settled_pss(served: Luxx) -> int:
-    """Wait until the memory no longer grows; KiB."""
+    """Wait until the memory neither grows nor is given back, which is done every two seconds; KiB."""
     last, now = 0, pss_of(served.processes[0].pid)
-    while now > last + 256:
-        await asyncio.sleep(1)
+    while abs(now - last) > 256:
+        await asyncio.sleep(3)
         last, now = now, pss_of(served.processes[0].pid)
     return now
 

@@ -11,7 +11,7 @@ from luxx.domain.errors import NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Message, Part, Role, Status, TextPart, ThinkingPart, ToolCallPart
 from luxx.domain.turn import Done, End, Failed, Started, Text, Thinking, ToolCalled, ToolReturned, TurnEvent, fold
 
-BATCH: Final = 16 * 1024
+BATCH: Final = 4 * 1024
 """Characters that are read at once, about: many readers may hold a batch each that nobody takes from them."""
 
 BATCH_EVENTS: Final = 256
@@ -100,7 +100,7 @@ class FollowTurn:
     async def _follow(self, owner: int, message_id: str, after: int) -> AsyncGenerator[Sequence[LoggedEvent], None]:
         with self.log.watch(message_id) as wakeup:
             asked, woken, afresh = float("-inf"), False, False
-            limit = 8
+            limit = 1
             while True:
                 events = await self._read(message_id, after, limit, afresh)
                 if events:

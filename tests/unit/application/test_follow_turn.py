@@ -12,7 +12,7 @@ from tests.unit.application.house import OWNER, PATIENCE, FunctionTool, Gate, Ho
 from tests.unit.application.logs import LateLog, OverLog
 
 from luxx.adapters.models.scripted import calling, spoken
-from luxx.application.follow_turn import FollowTurn, events_of
+from luxx.application.follow_turn import BATCH, FollowTurn, events_of
 from luxx.application.ports import LoggedEvent, ModelEnd, ModelText, ModelThinking, UnitOfWork
 from luxx.domain.errors import NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Status
@@ -86,11 +86,21 @@ async def test_a_reader_that_leaves_does_not_touch_the_turn(house: House) -> Non
     assert (await house.ended(message_id)).content == "ab"
 
 
-async def test_what_is_there_at_once_comes_in_one_batch(house: House) -> None:
-    house.model.then(spoken("a b c"))
+async def test_what_is_there_at_once_comes_in_batches_that_double(house: House) -> None:
+    house.model.then(spoken("a b c d e f g h"))
     answer = await house.answer()
     batches = [list(batch) async for batch in await house.follow_turn.batches(user_id=OWNER, message_id=answer.id)]
-    assert batches == [await house.read(answer.id)]
+    assert [logged for batch in batches for logged in batch] == await house.read(answer.id)
+    assert [len(batch) for batch in batches][:3] == [1, 2, 4]
+
+
+async def test_of_what_is_long_little_is_read_ahead_for_a_reader_who_may_never_take_it(house: House) -> None:
+    house.model.then(spoken("x" * 100_000))
+    answer = await house.answer()
+    batches = [list(batch) async for batch in await house.follow_turn.batches(user_id=OWNER, message_id=answer.id)]
+    deltas = [[len(one.event.delta) for one in batch if isinstance(one.event, Text)] for batch in batches]
+    assert sum(map(sum, deltas)) == 100_000
+    assert max(map(sum, deltas)) <= 2 * BATCH
 
 
 async def test_once_the_log_is_forgotten_the_stored_answer_is_told_as_events() -> None:

@@ -31,6 +31,10 @@ class _TooMany(Exception):
     """More requests wait on the connection than may."""
 
 
+_UNSENT_BYTES: Final = 4 * 1024
+"""Held of an answer of which the system takes no more: beyond that who writes it waits."""
+
+
 class EnvelopedHttp(HttpToolsProtocol):
     """HTTP/1.1 that waits for nobody for ever, and whose own refusals have the envelope and a request id.
 
@@ -56,6 +60,7 @@ class EnvelopedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:

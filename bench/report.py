@@ -200,7 +200,7 @@ _METHOD: Final = """\
   nobody who follows or cancels: it is about the least that storing before sending costs in this server.
 - **Rows**: 1 000 users, of whom one has a tenth of all conversations, and a conversation of 10 000 messages.
 - **A stalled reader** asks for an answer of 4 MB and never reads. What is told is the memory of the service that
-  each of them adds (PSS).
+  each of them adds (PSS), to that from which all that is free was given back.
 - Configurations take turns, round after round. Tables show the median and, in brackets, the lowest and the highest
   round. Ratios are taken within a round, then their median.
 - The measured process has one core for itself; all else runs on the others, where there are others.

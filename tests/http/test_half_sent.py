@@ -282,6 +282,16 @@ async def test_who_asks_ahead_and_no_further_than_that_is_answered_everything(se
         assert [(await connection.answer()).status for _ in range(2 * PIPELINE_LIMIT)] == [200] * 2 * PIPELINE_LIMIT
 
 
+async def test_little_of_an_answer_is_held_for_who_does_not_take_it(served: Live) -> None:
+    """Thousands may have fallen asleep over their streams."""
+    async with wire(served.url) as connection:
+        await connection.send(request_bytes("GET", "/health/live"))
+        assert (await connection.answer()).status == 200
+        (held,) = served.server.server_state.connections
+        _, high = held.transport.get_write_buffer_limits()
+    assert high <= 4096
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such deadline")
 async def test_who_takes_nothing_of_an_answer_is_hung_up_on(hasty: Live) -> None:
     request = request_bytes("GET", "/schema/openapi.json")

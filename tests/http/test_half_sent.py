@@ -254,6 +254,58 @@ async def test_a_trailer_is_no_header(served: Live) -> None:
     assert json.loads(trailed.body)["message"] == json.loads(plain.body)["message"]
 
 
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [HEAD + UPGRADE + b"Content-Length: 2\r\n\r\n{}"],
+        [HEAD + UPGRADE + b"Content-Length: 2\r\n\r\n", b"{}"],
+        [HEAD, UPGRADE + b"Content-Length: 2\r\n", b"\r\n{", b"}"],
+        [HEAD + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", b"0\r\n\r\n"],
+        [(HEAD + UPGRADE + b"Content-Length: 2\r\n\r\n{}") * 2],
+    ],
+    ids=["at once", "its body later", "in pieces", "in chunks", "and once more"],
+)
+async def test_who_asks_for_another_protocol_is_answered_in_this_one(served: Live, pieces: list[bytes]) -> None:
+    """Java's HttpClient and `curl --http2` ask for HTTP/2 with their first request, whatever it carries."""
+    async with wire(served.url) as connection:
+        for piece in pieces:
+            await connection.send(piece)
+            await asyncio.sleep(0.01)  # each in a read of its own
+        for _ in range(b"".join(pieces).count(HEAD)):
+            assert (await connection.answer()).status == 422
+        assert (await connection.ask("GET", "/health/live", headers=[("X-Request-ID", "behind")])).status == 200
+
+
+async def test_the_body_of_who_asks_for_another_protocol_is_no_request(served: Live) -> None:
+    """Of what a proxy in front lets pass as one request, nobody makes two."""
+    hidden = request_bytes("GET", "/health/live")
+    async with wire(served.url) as connection:
+        await connection.send(HEAD + UPGRADE + b"Content-Length: %d\r\n\r\n" % len(hidden))
+        await asyncio.sleep(0.01)  # in a read of its own
+        await connection.send(hidden + request_bytes("GET", "/api/nothing"))
+        assert [(await connection.answer()).status for _ in range(2)] == [400, 404]
+
+
+async def test_who_asks_for_another_protocol_is_held_to_the_same_bounds(served: Live) -> None:
+    for sent, status in (
+        (b"GET /" + b"x" * URL_LIMIT + b" HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n", 414),
+        (HEAD + UPGRADE + b"X: x\r\n" * FIELDS_LIMIT + b"\r\n", 431),
+        (HEAD + UPGRADE + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    ):
+        async with wire(served.url) as connection:
+            await connection.send(sent)
+            assert (await connection.answer()).status == status
+    async with wire(served.url) as connection:
+        answers = b""
+        with suppress(ConnectionError):
+            await connection.send((b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n") * 1000)
+            answers = await rest(connection)
+    assert answers.count(b"HTTP/1.1 ") <= PIPELINE_LIMIT
+
+
 async def test_requests_are_answered_in_order_and_no_more_may_wait_than_so_many(served: Live) -> None:
     targets = ["/health/live", "/api/nothing"] * PIPELINE_LIMIT
     async with wire(served.url) as connection:

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from luxx.adapters import wire
@@ -55,6 +56,7 @@ class EnvelopedHttp(HttpToolsProtocol):
         """Whether this read held the end of a head, or something of a body."""
         self._head_bytes = 0
         self._framing_bytes = 0
+        self._asks_another_protocol = False
 
     # --- deadlines ----------------------------------------------------------------------------------
 
@@ -93,7 +95,12 @@ class EnvelopedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._just_begun = self._progressed = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
         if self.transport.is_closing():
             return
         if self._in_head and not self._just_begun:
@@ -110,6 +117,27 @@ class EnvelopedHttp(HttpToolsProtocol):
         if idle and self._deadline is None and self.timeout_keep_alive_task is None:
             self._arm()  # empty lines before a request ended uvicorn's own deadline
 
+    def _parse(self, data: bytes) -> None:
+        """Parse, and take nothing but HTTP/1.1: who asks for another protocol is answered in this one (RFC 9110, 7.8).
+
+        Behind a head with Upgrade the parser reads the other protocol; the body would be lost, or be taken for the
+        next request. So it gets that head once more, without the field.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as paused:
+                if not self._asks_another_protocol:  # CONNECT: its path is refused, and it has no body
+                    return
+                data = self._head_without_upgrade() + data[paused.args[0] :]
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, b"".join(fields))
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = self._just_begun = True
@@ -125,6 +153,9 @@ class EnvelopedHttp(HttpToolsProtocol):
         size = sum(len(name) + len(value) for name, value in self.headers)
         if size > HEADERS_LIMIT or len(self.headers) > FIELDS_LIMIT:
             raise _TooLarge
+        self._asks_another_protocol = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._asks_another_protocol:
+            return
         if len(self.pipeline) >= PIPELINE_LIMIT:
             raise _TooMany
         super().on_headers_complete()
@@ -142,6 +173,8 @@ class EnvelopedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._asks_another_protocol:
+            return
         self._in_body = False
         super().on_message_complete()
         self._disarm()

@@ -254,6 +254,60 @@ async def test_a_trailer_is_no_header(served: Live) -> None:
     assert json.loads(trailed.body)["message"] == json.loads(plain.body)["message"]
 
 
+async def test_who_has_closed_its_side_behind_a_request_is_answered(served: Live, model: ScriptedChatModel) -> None:
+    """So do `nc -N` and whatever else sends all it has and then reads to the end."""
+    user = await served.account()
+    for path, status in (("/api/messages", 201), ("/api/messages/stream", 200)):
+        asked, gate = asyncio.Event(), asyncio.Event()
+
+        async def ask(asked: asyncio.Event = asked, gate: asyncio.Event = gate) -> None:
+            asked.set()
+            await gate.wait()
+
+        model.then([ask, *spoken("late")])
+        body = json.dumps({"conversation_id": await user.new_conversation(), "content": "Hi"}).encode()
+        headers = [("Content-Type", "application/json"), *user.headers.items()]
+        async with wire(served.url) as connection:
+            await connection.send(
+                request_bytes("GET", "/health/live") + request_bytes("POST", path, headers=headers, body=body)
+            )
+            connection._writer.write_eof()
+            await asked.wait()
+            gate.set()
+            assert (await connection.answer()).status == 200
+            answer = await connection.answer()
+            assert (answer.status, answer.headers["connection"]) == (status, "close")
+            assert b"late" in answer.body
+            assert await rest(connection) == b""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /health/li", HEAD + b"Content-Length: 2\r\n\r\n{"],
+    ids=["nothing", "half a head", "half a body"],
+)
+async def test_who_has_closed_its_side_within_a_request_is_hung_up_on(served: Live, sent: bytes) -> None:
+    async with wire(served.url) as connection:
+        await connection.send(sent)
+        connection._writer.write_eof()
+        assert await rest(connection) == b""
+
+
+async def test_a_reader_who_closes_the_connection_is_let_go_of_at_once(served: Live, model: ScriptedChatModel) -> None:
+    gate = asyncio.Event()
+    model.then([ModelText("half"), gate.wait, ModelEnd("stop")])
+    user = await served.account()
+    body = json.dumps({"conversation_id": await user.new_conversation(), "content": "Hi"}).encode()
+    headers = [("Content-Type", "application/json"), *user.headers.items()]
+    connections = served.server.server_state.connections
+    async with wire(served.url) as connection:
+        before = len(connections)
+        await connection.send(request_bytes("POST", "/api/messages/stream", headers=headers, body=body))
+        assert (await connection.head())[0] == 200
+    await until(lambda: len(connections) < before)
+    gate.set()
+
+
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 
 

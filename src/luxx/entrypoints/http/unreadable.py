@@ -70,6 +70,17 @@ class EnvelopedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
         self.pipeline.clear()  # nobody is left to answer; each holds this connection
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        """Answer who has closed its side behind a whole request, as `nc -N` does, and hang up then.
+
+        Where the answer has begun its reader is taken to have gone: a stream would be written on for nobody.
+        """
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_started:
+            return False
+        cycle.keep_alive = False
+        return True
+
     def _arm(self) -> None:
         self._disarm()
         self._deadline = self.loop.call_later(self._seconds, self._too_slow)

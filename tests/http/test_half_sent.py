@@ -308,6 +308,31 @@ async def test_a_reader_who_closes_the_connection_is_let_go_of_at_once(served: L
     gate.set()
 
 
+async def test_http_1_0_gets_no_chunks_and_no_interim_answers(served: Live, model: ScriptedChatModel) -> None:
+    """What does not say its length ends with the connection (RFC 9112, 6.3)."""
+    model.then(spoken("plain"))
+    user = await served.account()
+    body = json.dumps({"conversation_id": await user.new_conversation(), "content": "Hi"}).encode()
+    headers = [("Content-Type", "application/json"), ("Expect", "100-continue"), *user.headers.items()]
+    request = request_bytes("POST", "/api/messages/stream", headers=headers, body=body)
+    async with wire(served.url) as connection:
+        await connection.send(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        status, told = await connection.head()
+        assert (status, told["connection"]) == (200, "close")
+        assert "transfer-encoding" not in told
+        assert "content-length" not in told
+        events = await rest(connection)
+    assert events.startswith(b"id: 1\nevent: start\n")
+    assert events.endswith(b"\n\n")
+    assert b"event: done\n" in events
+    for method, target in (("GET", "/health/live"), ("HEAD", "/health/live"), ("OPTIONS", "/api/tools")):
+        async with wire(served.url) as connection:
+            await connection.send(request_bytes(method, target).replace(b"HTTP/1.1", b"HTTP/1.0"))
+            answer = await connection.answer(head=method == "HEAD")
+            assert (answer.status, answer.headers["connection"]) == (204 if method == "OPTIONS" else 200, "close")
+            assert await rest(connection) == b""
+
+
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 
 

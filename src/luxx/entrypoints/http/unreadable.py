@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from luxx.adapters import wire
 from luxx.entrypoints.http.answers import ErrorObject, Failure
+from luxx.entrypoints.http.asgi import Receive, Scope, Send
 from luxx.entrypoints.http.text import ERRORS
 
 URL_LIMIT: Final = 65_535
@@ -197,6 +198,9 @@ class EnvelopedHttp(HttpToolsProtocol):
         if self.cycle.more_body and not self.cycle.response_complete:
             self._arm()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, app if cycle.scope["http_version"] == "1.1" else _as_of_1_0(cycle, app))
+
     # --- refusals -----------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:  # the client gets our words
@@ -234,3 +238,28 @@ class EnvelopedHttp(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _as_of_1_0(cycle: RequestResponseCycle, app: Any) -> Any:
+    """Answer as HTTP/1.0 has it: what does not say its length ends with the connection (RFC 9112, 6.1 and 6.3).
+
+    uvicorn has chunks for it, and would ask to go on with a body (RFC 9110, 10.1.1), which only HTTP/1.1 knows.
+    """
+    cycle.waiting_for_100_continue = False
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        unmeasured = False
+
+        async def sending(message: Any) -> None:
+            nonlocal unmeasured
+            if message["type"] == "http.response.start":
+                unmeasured = all(name.lower() != b"content-length" for name, _ in message["headers"])
+                if unmeasured:
+                    cycle.chunked_encoding = False
+            elif unmeasured:
+                cycle.expected_content_length = len(message["body"])  # of what uvicorn is about to count off
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    return answering

@@ -333,6 +333,25 @@ async def test_http_1_0_gets_no_chunks_and_no_interim_answers(served: Live, mode
             assert await rest(connection) == b""
 
 
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_an_early_answer_reaches_who_is_still_sending(served: Live, version: bytes) -> None:
+    """Python's urllib asks to close behind each request, and reads nothing before it has sent all."""
+    sent = HEAD.replace(b"1.1", version) + b"Connection: close\r\nContent-Length: 5000000\r\n\r\n"
+    async with wire(served.url) as connection:
+        await connection.send(sent)
+        status, _ = await connection.head()
+        assert status == 413
+        await connection.send(b"x" * 5_000_000)
+        assert json.loads(await rest(connection))["error"]["code"] == "payload_too_large"
+
+
+async def test_who_was_answered_early_has_no_longer_for_the_rest(hasty: Live) -> None:
+    async with wire(hasty.url) as connection:
+        await connection.send(HEAD + b"Connection: close\r\nContent-Length: 5000000\r\n\r\n")
+        assert (await connection.answer()).status == 413
+        assert await rest(connection) == b""
+
+
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 
 

@@ -58,6 +58,8 @@ class EnvelopedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._framing_bytes = 0
         self._asks_another_protocol = False
+        self._is_last = False
+        """Whether the request that is read asks for the connection to be closed behind it."""
 
     # --- deadlines ----------------------------------------------------------------------------------
 
@@ -171,6 +173,10 @@ class EnvelopedHttp(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINE_LIMIT:
             raise _TooMany
         super().on_headers_complete()
+        # An answer may come before its request is whole. To hang up then resets the connection: who is still sending
+        # would never read it (RFC 9112, 9.6). So the request is read to its end first.
+        self._is_last = not self.cycle.keep_alive
+        self.cycle.keep_alive = True
         self._in_body = self._progressed = True
         self._framing_bytes = 0
         if self.pipeline:
@@ -190,6 +196,10 @@ class EnvelopedHttp(HttpToolsProtocol):
         self._in_body = False
         super().on_message_complete()
         self._disarm()
+        if self._is_last:
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -116,6 +116,42 @@ async def test_half_sent_requests_fail_no_other_and_leave_no_trace_in_the_log(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
+TOLD = b"X-Request-ID: mine\r\nAccept-Language: en\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "message"),
+    [
+        (HEAD + TOLD + b"X-Half: ", 408, "The request was not sent in time."),
+        (HEAD + TOLD + b"Content-Length: 40\r\n\r\n{", 408, "The request was not sent in time."),
+        (HEAD + TOLD + b"X: x\r\nno header\r\n\r\n", 400, "This is no valid HTTP request."),
+        (HEAD + TOLD + b"X: x\r\n" * FIELDS_LIMIT + b"\r\n", 431, "The request headers are too large."),
+    ],
+    ids=["half a header", "half a body", "no header", "many headers"],
+)
+async def test_what_the_server_refuses_speaks_the_clients_language_under_its_id(
+    hasty: Live, sent: bytes, status: int, message: str
+) -> None:
+    async with wire(hasty.url) as connection:
+        before = await connection.ask("GET", "/health/live", headers=[("X-Request-ID", "earlier")])
+        assert before.headers["x-request-id"] == "earlier"
+        await connection.send(sent)
+        answer = await connection.answer()
+    told = json.loads(answer.body)
+    assert (answer.status, told["message"]) == (status, message)
+    assert answer.headers["x-request-id"] == told["error"]["request_id"] == "mine"
+
+
+async def test_a_refusal_has_nothing_of_the_request_before(hasty: Live) -> None:
+    async with wire(hasty.url) as connection:
+        headers = [("X-Request-ID", "earlier"), ("Accept-Language", "en")]
+        assert (await connection.ask("GET", "/health/live", headers=headers)).status == 200
+        await connection.send(b"\x16\x03\x01\x02\x00\r\n\r\n")
+        answer = await connection.answer()
+    assert (answer.status, json.loads(answer.body)["message"]) == (400, "不是有效的 HTTP 请求")
+    assert answer.headers["x-request-id"] != "earlier"
+
+
 async def test_an_answer_may_take_longer_than_the_request_did(hasty: Live, model: ScriptedChatModel) -> None:
     async def slowly() -> None:
         await asyncio.sleep(3 * SECONDS)

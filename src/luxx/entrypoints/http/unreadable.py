@@ -1,16 +1,16 @@
 """What the server itself refuses, before there is a request that the application could answer."""
 
 import asyncio
-import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from luxx.adapters import wire
-from luxx.entrypoints.http.answers import ErrorObject, Failure
+from luxx.entrypoints.http.answers import ErrorObject, Failure, request_id
 from luxx.entrypoints.http.asgi import Receive, Scope, Send
-from luxx.entrypoints.http.text import ERRORS
+from luxx.entrypoints.http.text import ERRORS, Language, language_of
 
 URL_LIMIT: Final = 65_535
 """Bytes of a request target that the parser takes, at most."""
@@ -23,6 +23,12 @@ FIELDS_LIMIT: Final = 256
 
 PIPELINE_LIMIT: Final = 16
 """Requests that may wait on one connection behind the one that is being answered."""
+
+
+_TOO_SLOW: Final = {Language.ZH: "请求未在规定时间内发送完毕", Language.EN: "The request was not sent in time."}
+_NO_HTTP: Final = {Language.ZH: "不是有效的 HTTP 请求", Language.EN: "This is no valid HTTP request."}
+_LONG_TARGET: Final = {Language.ZH: ERRORS["uri_too_long"], Language.EN: "The address is too long."}
+_LARGE_HEAD: Final = {Language.ZH: "请求头过大", Language.EN: "The request headers are too large."}
 
 
 class _TooLarge(Exception):
@@ -100,7 +106,7 @@ class EnvelopedHttp(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         unanswered = cycle is not None and not cycle.response_started
         if self._in_head or unanswered:
-            self._refuse("408 Request Timeout", "invalid_json", "请求未在规定时间内发送完毕")
+            self._refuse("408 Request Timeout", "invalid_json", _TOO_SLOW)
         else:
             # Nothing was asked, or all that was asked is answered: there is nobody to tell.
             self.transport.close()
@@ -163,10 +169,10 @@ class EnvelopedHttp(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         size = sum(len(name) + len(value) for name, value in self.headers)
         if size > HEADERS_LIMIT or len(self.headers) > FIELDS_LIMIT:
             raise _TooLarge
+        self._in_head = False
         self._asks_another_protocol = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self._asks_another_protocol:
             return
@@ -221,13 +227,13 @@ class EnvelopedHttp(HttpToolsProtocol):
         if len(self.url or b"") > URL_LIMIT or too_large:
             self._refuse_head()
         else:
-            self._refuse("400 Bad Request", "invalid_json", "不是有效的 HTTP 请求")
+            self._refuse("400 Bad Request", "invalid_json", _NO_HTTP)
 
     def _refuse_head(self) -> None:
         if len(self.url or b"") > URL_LIMIT:
-            self._refuse("414 URI Too Long", "uri_too_long", ERRORS["uri_too_long"])
+            self._refuse("414 URI Too Long", "uri_too_long", _LONG_TARGET)
         else:
-            self._refuse("431 Request Header Fields Too Large", "payload_too_large", "请求头过大")
+            self._refuse("431 Request Header Fields Too Large", "payload_too_large", _LARGE_HEAD)
 
     def _is_its_turn(self) -> bool:
         """Tell whether what would be written now is the answer to the request at fault, and to no other before it."""
@@ -236,12 +242,15 @@ class EnvelopedHttp(HttpToolsProtocol):
             return False
         return cycle is None or cycle.response_complete or (self._in_body and not cycle.response_started)
 
-    def _refuse(self, line: str, code: str, message: str) -> None:
+    def _refuse(self, line: str, code: str, messages: Mapping[Language, str]) -> None:
         if not self._is_its_turn():
             self.transport.abort()
             return
-        identity = f"req_{uuid.uuid4().hex}"
-        body = wire.encode(Failure(success=False, message=message, error=ErrorObject(code, identity)))
+        # Of the request at fault; what came before its first line may be all there is, and then the scope is another's.
+        scope: Scope = self.scope if self._in_head or self._in_body else {"headers": []}
+        identity = request_id(scope)
+        speech = language_of(b",".join(v for n, v in scope["headers"] if n == b"accept-language").decode("latin-1"))
+        body = wire.encode(Failure(success=False, message=messages[speech], error=ErrorObject(code, identity)))
         head = (
             f"HTTP/1.1 {line}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             f"x-request-id: {identity}\r\nconnection: close\r\n\r\n"

@@ -95,7 +95,7 @@ CODES: Final[Mapping[str, tuple[str, str]]] = {
         "413: the body is larger than 4 MiB; 431: the headers are larger than 64 KiB, or more than 256",
     ),
     "uri_too_long": ("414", "the address is too long"),
-    "unsupported_media_type": ("415", "the body is not `application/json`"),
+    "unsupported_media_type": ("415", "the body is not `application/json`, or is compressed"),
     "generation_in_progress": (
         "409",
         "the conversation's last answer is still being written: its newest message; wait, or cancel it",

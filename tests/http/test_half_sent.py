@@ -116,6 +116,42 @@ async def test_half_sent_requests_fail_no_other_and_leave_no_trace_in_the_log(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
+TOLD = b"X-Request-ID: mine\r\nAccept-Language: en\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "message"),
+    [
+        (HEAD + TOLD + b"X-Half: ", 408, "The request was not sent in time."),
+        (HEAD + TOLD + b"Content-Length: 40\r\n\r\n{", 408, "The request was not sent in time."),
+        (HEAD + TOLD + b"X: x\r\nno header\r\n\r\n", 400, "This is no valid HTTP request."),
+        (HEAD + TOLD + b"X: x\r\n" * FIELDS_LIMIT + b"\r\n", 431, "The request headers are too large."),
+    ],
+    ids=["half a header", "half a body", "no header", "many headers"],
+)
+async def test_what_the_server_refuses_speaks_the_clients_language_under_its_id(
+    hasty: Live, sent: bytes, status: int, message: str
+) -> None:
+    async with wire(hasty.url) as connection:
+        before = await connection.ask("GET", "/health/live", headers=[("X-Request-ID", "earlier")])
+        assert before.headers["x-request-id"] == "earlier"
+        await connection.send(sent)
+        answer = await connection.answer()
+    told = json.loads(answer.body)
+    assert (answer.status, told["message"]) == (status, message)
+    assert answer.headers["x-request-id"] == told["error"]["request_id"] == "mine"
+
+
+async def test_a_refusal_has_nothing_of_the_request_before(hasty: Live) -> None:
+    async with wire(hasty.url) as connection:
+        headers = [("X-Request-ID", "earlier"), ("Accept-Language", "en")]
+        assert (await connection.ask("GET", "/health/live", headers=headers)).status == 200
+        await connection.send(b"\x16\x03\x01\x02\x00\r\n\r\n")
+        answer = await connection.answer()
+    assert (answer.status, json.loads(answer.body)["message"]) == (400, "不是有效的 HTTP 请求")
+    assert answer.headers["x-request-id"] != "earlier"
+
+
 async def test_an_answer_may_take_longer_than_the_request_did(hasty: Live, model: ScriptedChatModel) -> None:
     async def slowly() -> None:
         await asyncio.sleep(3 * SECONDS)
@@ -252,6 +288,156 @@ async def test_a_trailer_is_no_header(served: Live) -> None:
         )
     assert trailed.status == plain.status == 422
     assert json.loads(trailed.body)["message"] == json.loads(plain.body)["message"]
+
+
+async def test_who_has_closed_its_side_behind_a_request_is_answered(served: Live, model: ScriptedChatModel) -> None:
+    """So do `nc -N` and whatever else sends all it has and then reads to the end."""
+    user = await served.account()
+    for path, status in (("/api/messages", 201), ("/api/messages/stream", 200)):
+        asked, gate = asyncio.Event(), asyncio.Event()
+
+        async def ask(asked: asyncio.Event = asked, gate: asyncio.Event = gate) -> None:
+            asked.set()
+            await gate.wait()
+
+        model.then([ask, *spoken("late")])
+        body = json.dumps({"conversation_id": await user.new_conversation(), "content": "Hi"}).encode()
+        headers = [("Content-Type", "application/json"), *user.headers.items()]
+        async with wire(served.url) as connection:
+            await connection.send(
+                request_bytes("GET", "/health/live") + request_bytes("POST", path, headers=headers, body=body)
+            )
+            connection._writer.write_eof()
+            await asked.wait()
+            gate.set()
+            assert (await connection.answer()).status == 200
+            answer = await connection.answer()
+            assert (answer.status, answer.headers["connection"]) == (status, "close")
+            assert b"late" in answer.body
+            assert await rest(connection) == b""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /health/li", HEAD + b"Content-Length: 2\r\n\r\n{"],
+    ids=["nothing", "half a head", "half a body"],
+)
+async def test_who_has_closed_its_side_within_a_request_is_hung_up_on(served: Live, sent: bytes) -> None:
+    async with wire(served.url) as connection:
+        await connection.send(sent)
+        connection._writer.write_eof()
+        assert await rest(connection) == b""
+
+
+async def test_a_reader_who_closes_the_connection_is_let_go_of_at_once(served: Live, model: ScriptedChatModel) -> None:
+    gate = asyncio.Event()
+    model.then([ModelText("half"), gate.wait, ModelEnd("stop")])
+    user = await served.account()
+    body = json.dumps({"conversation_id": await user.new_conversation(), "content": "Hi"}).encode()
+    headers = [("Content-Type", "application/json"), *user.headers.items()]
+    connections = served.server.server_state.connections
+    async with wire(served.url) as connection:
+        before = len(connections)
+        await connection.send(request_bytes("POST", "/api/messages/stream", headers=headers, body=body))
+        assert (await connection.head())[0] == 200
+    await until(lambda: len(connections) < before)
+    gate.set()
+
+
+async def test_http_1_0_gets_no_chunks_and_no_interim_answers(served: Live, model: ScriptedChatModel) -> None:
+    """What does not say its length ends with the connection (RFC 9112, 6.3)."""
+    model.then(spoken("plain"))
+    user = await served.account()
+    body = json.dumps({"conversation_id": await user.new_conversation(), "content": "Hi"}).encode()
+    headers = [("Content-Type", "application/json"), ("Expect", "100-continue"), *user.headers.items()]
+    request = request_bytes("POST", "/api/messages/stream", headers=headers, body=body)
+    async with wire(served.url) as connection:
+        await connection.send(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        status, told = await connection.head()
+        assert (status, told["connection"]) == (200, "close")
+        assert "transfer-encoding" not in told
+        assert "content-length" not in told
+        events = await rest(connection)
+    assert events.startswith(b"id: 1\nevent: start\n")
+    assert events.endswith(b"\n\n")
+    assert b"event: done\n" in events
+    for method, target in (("GET", "/health/live"), ("HEAD", "/health/live"), ("OPTIONS", "/api/tools")):
+        async with wire(served.url) as connection:
+            await connection.send(request_bytes(method, target).replace(b"HTTP/1.1", b"HTTP/1.0"))
+            answer = await connection.answer(head=method == "HEAD")
+            assert (answer.status, answer.headers["connection"]) == (204 if method == "OPTIONS" else 200, "close")
+            assert await rest(connection) == b""
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_an_early_answer_reaches_who_is_still_sending(served: Live, version: bytes) -> None:
+    """Python's urllib asks to close behind each request, and reads nothing before it has sent all."""
+    sent = HEAD.replace(b"1.1", version) + b"Connection: close\r\nContent-Length: 5000000\r\n\r\n"
+    async with wire(served.url) as connection:
+        await connection.send(sent)
+        status, _ = await connection.head()
+        assert status == 413
+        await connection.send(b"x" * 5_000_000)
+        assert json.loads(await rest(connection))["error"]["code"] == "payload_too_large"
+
+
+async def test_who_was_answered_early_has_no_longer_for_the_rest(hasty: Live) -> None:
+    async with wire(hasty.url) as connection:
+        await connection.send(HEAD + b"Connection: close\r\nContent-Length: 5000000\r\n\r\n")
+        assert (await connection.answer()).status == 413
+        assert await rest(connection) == b""
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [HEAD + UPGRADE + b"Content-Length: 2\r\n\r\n{}"],
+        [HEAD + UPGRADE + b"Content-Length: 2\r\n\r\n", b"{}"],
+        [HEAD, UPGRADE + b"Content-Length: 2\r\n", b"\r\n{", b"}"],
+        [HEAD + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", b"0\r\n\r\n"],
+        [(HEAD + UPGRADE + b"Content-Length: 2\r\n\r\n{}") * 2],
+    ],
+    ids=["at once", "its body later", "in pieces", "in chunks", "and once more"],
+)
+async def test_who_asks_for_another_protocol_is_answered_in_this_one(served: Live, pieces: list[bytes]) -> None:
+    """Java's HttpClient and `curl --http2` ask for HTTP/2 with their first request, whatever it carries."""
+    async with wire(served.url) as connection:
+        for piece in pieces:
+            await connection.send(piece)
+            await asyncio.sleep(0.01)  # each in a read of its own
+        for _ in range(b"".join(pieces).count(HEAD)):
+            assert (await connection.answer()).status == 422
+        assert (await connection.ask("GET", "/health/live", headers=[("X-Request-ID", "behind")])).status == 200
+
+
+async def test_the_body_of_who_asks_for_another_protocol_is_no_request(served: Live) -> None:
+    """Of what a proxy in front lets pass as one request, nobody makes two."""
+    hidden = request_bytes("GET", "/health/live")
+    async with wire(served.url) as connection:
+        await connection.send(HEAD + UPGRADE + b"Content-Length: %d\r\n\r\n" % len(hidden))
+        await asyncio.sleep(0.01)  # in a read of its own
+        await connection.send(hidden + request_bytes("GET", "/api/nothing"))
+        assert [(await connection.answer()).status for _ in range(2)] == [400, 404]
+
+
+async def test_who_asks_for_another_protocol_is_held_to_the_same_bounds(served: Live) -> None:
+    for sent, status in (
+        (b"GET /" + b"x" * URL_LIMIT + b" HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n", 414),
+        (HEAD + UPGRADE + b"X: x\r\n" * FIELDS_LIMIT + b"\r\n", 431),
+        (HEAD + UPGRADE + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    ):
+        async with wire(served.url) as connection:
+            await connection.send(sent)
+            assert (await connection.answer()).status == status
+    async with wire(served.url) as connection:
+        answers = b""
+        with suppress(ConnectionError):
+            await connection.send((b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n") * 1000)
+            answers = await rest(connection)
+    assert answers.count(b"HTTP/1.1 ") <= PIPELINE_LIMIT
 
 
 async def test_requests_are_answered_in_order_and_no_more_may_wait_than_so_many(served: Live) -> None:

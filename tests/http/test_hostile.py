@@ -1,5 +1,6 @@
 """Hostile clients: odd bytes in every place, each with the status and code that it must get, and never a 5xx."""
 
+import gzip
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -218,6 +219,23 @@ async def test_only_json_is_read_whatever_else_it_says_it_is(served: Live, user:
             answer = await connection.ask(*CREATE, headers=headers, body=b"{}")
             assert outcome(answer) == expected, types
         assert outcome(await connection.ask(*CREATE, headers=authorized(user))) == MEDIA
+
+
+async def test_a_compressed_body_is_told_to_be_so(served: Live, user: Account) -> None:
+    table = [
+        ("gzip", gzip.compress(b"{}"), MEDIA),
+        ("GZIP", gzip.compress(b"{}"), MEDIA),
+        ("br", b"\x0b\x00\x80{}\x03", MEDIA),
+        ("identity", b"{}", (201, None)),
+        ("identity", b"{", INVALID),
+        ("", b"{", INVALID),
+    ]
+    async with wire(served.url) as connection:
+        for coding, body, expected in table:
+            headers = authorized(user, JSON, ("Content-Encoding", coding), ("Accept-Language", "en"))
+            answer = await connection.ask(*CREATE, headers=headers, body=body)
+            assert outcome(answer) == expected, coding
+            assert (b"Content-Encoding" in answer.body) is (expected == MEDIA)
 
 
 async def test_an_odd_address_is_absent_or_refused(served: Live, user: Account) -> None:

@@ -15,6 +15,7 @@ from luxx.application.send_message import KEY_LIMIT
 from luxx.domain.errors import Fault, InvalidInput, NotFound, Unauthenticated
 from luxx.entrypoints.http.answers import BadRequest
 from luxx.entrypoints.http.forms import WHOLE_MAX
+from luxx.entrypoints.http.text import COMPRESSED
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -43,6 +44,8 @@ async def read_json(request: Request[Any, Any, Any]) -> object:
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        if request.headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
+            raise BadRequest(COMPRESSED, code="unsupported_media_type", status=415) from None
         raise BadRequest("The request body is no valid JSON (RFC 8259).", code="invalid_json", status=400) from None
 
 

@@ -70,7 +70,10 @@ ERRORS: Final[Mapping[str, str]] = {
 
 ANSWER_DELETED: Final = "The answer to this message was deleted: to ask again, send it with a new Idempotency-Key."
 
+COMPRESSED: Final = "The request body must not be compressed: send it without Content-Encoding."
+
 TEXTS_ZH: Final[Mapping[str, str]] = {
+    COMPRESSED: "不支持压缩的请求体，请去掉 Content-Encoding 后重试",
     ANSWER_DELETED: "这条消息的回复已被删除，如需重新提问，请使用新的 Idempotency-Key",
 }
 """Errors that say more than their code, in Chinese too."""

@@ -130,6 +130,16 @@ async def test_content_in_typed_parts_is_read(answered: Answered) -> None:
     assert events == [ModelThinking("hm"), ModelText("a"), ModelEnd("stop")]
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_a_piece_that_looks_like_a_number_may_come_as_one(answered: Answered, field: str) -> None:
+    """Cloudflare's do; a piece that looks like a truth value as well."""
+    thought = delta(**{field: 7})
+    pieces = delta(content="$"), delta(content=0.5), delta(content=" ["), delta(content=0), delta(content="]")
+    events, error = await answered(thought, *pieces, delta(content=True), finish(), DONE)
+    assert joined(events) == [ModelThinking("7"), ModelText("$0.5 [0]true"), ModelEnd("stop", None)]
+    assert error is None
+
+
 async def test_other_choices_than_the_first_are_read_over(answered: Answered) -> None:
     other = event({"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "stop"}]})
     events, _ = await answered(delta(content="a"), other, finish(), DONE)
@@ -502,6 +512,12 @@ async def test_ids_given_twice_or_used_in_an_earlier_round_are_made_unique(
     upstream.play(Reply(steps=(*chunks, finish(), DONE)))
     ids = [call.id for call in calls_in(await heard(model, request))]
     assert len({"c", *ids}) == 4
+
+
+async def test_an_id_that_is_a_number_is_read_as_text(answered: Answered) -> None:
+    function = {"name": "get_weather", "arguments": "{}"}
+    events, error = await answered(delta(tool_calls=[{"index": 0, "id": 0, "function": function}]), finish(), DONE)
+    assert (calls_in(events), error) == ([ToolCall(id="0", name="get_weather", arguments={})], None)
 
 
 async def test_calls_of_an_answer_that_breaks_off_are_not_given(answered: Answered) -> None:

@@ -96,9 +96,29 @@ def chunk_of(data: bytes) -> Chunk:
     try:
         return _chunks.decode(data)
     except msgspec.ValidationError:
-        raise
+        return msgspec.convert(_with_texts(json.loads(data)), Chunk)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.convert(json.loads(data.decode(errors="replace")), Chunk)
+
+
+def _with_texts(chunk: Any) -> Any:
+    """Put text where a server has a number: Cloudflare for a piece that looks like one, NVIDIA for the id of a call."""
+    for choice in _objects(chunk.get("choices") if isinstance(chunk, dict) else None):
+        for said in _objects([choice.get("delta"), choice.get("message")]):
+            for name in ("content", "reasoning_content", "reasoning"):
+                _make_text(said, name)
+            for call in _objects(said.get("tool_calls")):
+                _make_text(call, "id")
+    return chunk
+
+
+def _objects(items: Any) -> list[dict[str, Any]]:
+    return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []
+
+
+def _make_text(holder: dict[str, Any], name: str) -> None:
+    if isinstance(holder.get(name), int | float):
+        holder[name] = json.dumps(holder[name])
 
 
 def mended(text: str) -> str:

@@ -289,6 +289,14 @@ async def test_a_surrogate_half_in_arguments_spoils_neither_the_call_nor_the_res
         ),
         pytest.param([fragment("get_weather", {"city": "Oslo"}, call_id="c")], id="arguments as an object"),
         pytest.param(
+            [fragment("get_weather", "{}", call_id="c"), fragment(None, '{"city": '), fragment(None, '"Oslo"}')],
+            id="an empty object before the arguments, as gateways to Claude",
+        ),
+        pytest.param(
+            [fragment("get_weather", {}, call_id="c"), fragment(None, '{"city": "Oslo"}')],
+            id="an empty object before the arguments, and no text",
+        ),
+        pytest.param(
             [
                 fragment("get_weather", '{"city"', call_id="c"),
                 fragment(None, ': "Oslo"', call_id="another"),

@@ -248,6 +248,8 @@ class CallAssembler:
             self._taken.add(call_id)
             ids.setdefault(call.id, call_id)
             text = mended("".join(call.arguments))
+            if text.startswith("{}{"):
+                text = text[2:]  # gateways to Claude begin with its empty input
             # Small models say null where a tool takes nothing.
             arguments = {} if text.strip() in {"", "null"} else _object(text)
             malformed = "" if arguments is not None else text.replace("\0", _REPLACEMENT)

@@ -544,7 +544,16 @@ async def test_an_end_without_a_finish_reason_is_a_failure(answered: Answered, e
     assert isinstance(error, ModelUnavailable)
 
 
-@pytest.mark.parametrize("reason", ["error", "network_error"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "error",
+        "network_error",
+        pytest.param("insufficient_system_resource", id="DeepSeek's"),
+        pytest.param("function_call_filter: MALFORMED_FUNCTION_CALL", id="Gemini's"),
+        pytest.param("malformed_function_call", id="Gemini's behind a gateway"),
+    ],
+)
 async def test_a_finish_reason_that_says_broken_is_a_failure(answered: Answered, reason: str) -> None:
     _, error = await answered(delta(content="a"), finish(reason), DONE)
     assert isinstance(error, ModelUnavailable)

@@ -54,8 +54,17 @@ _BEFORE: Final = b"\xef\xbb\xbf \t\r\n"
 _IN_WORDS: Final = frozenset({400, 422, 500})
 """Statuses that may come of the wording of a request; llama.cpp has 500 for what its template refuses."""
 
-_BROKEN_REASONS: Final = frozenset({"error", "network_error", "abort"})
-"""Reasons to finish that say that the answer is not whole."""
+_BROKEN_REASONS: Final = frozenset(
+    {
+        "abort",
+        "error",
+        "function_call_filter",
+        "insufficient_system_resource",
+        "malformed_function_call",
+        "network_error",
+    }
+)
+"""Reasons to finish that say that the answer is not whole; some say more behind a colon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -496,7 +505,7 @@ class _Answer:
         reason = self._fold.finish_reason
         if reason is None:
             raise ModelUnavailable("The model provider ended its answer before it was whole.")
-        if reason in _BROKEN_REASONS:
+        if reason.partition(":")[0].lower() in _BROKEN_REASONS:
             raise ModelUnavailable("The model provider gave up in the middle of its answer: try again.")
         return [*self._fold.finish(), ModelEnd(reason, self._fold.usage)]
 

@@ -33,6 +33,36 @@ UNDECLARED: Final = {
     ),
 }
 
+IDS: Final = {
+    "Mistral": (
+        400,
+        b'{"object":"error","message":"Tool call id was a but must be a-z, A-Z, 0-9, with a length of 9."}',
+    ),
+    "its template": (
+        500,
+        b'{"error":{"message":"Tool call IDs should be alphanumeric strings with length 9! at row 91"}}',
+    ),
+    "its template in MLX": (404, b'{"error": "Tool call IDs should be alphanumeric strings with length 9!"}'),
+    "Anthropic": (400, b"messages.4.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'"),
+    "Anthropic, of a result": (
+        400,
+        b"messages.4.content.0.tool_result.tool_use_id: String should match pattern '^[a-z",
+    ),
+    "Anthropic, of two alike": (400, b"messages.1.content.2: `tool_use` ids must be unique"),
+    "OpenAI": (
+        400,
+        b"Invalid 'messages[2].tool_calls[0].id': string too long. Expected a string with maximum length 40",
+    ),
+    "OpenAI, of a result": (
+        400,
+        b"Invalid 'messages[3].tool_call_id': string too long. Expected a string with maximum",
+    ),
+    "Bedrock": (
+        400,
+        b"Value 'functions.t:0' at 'messages.2.member.content.1.member.toolUse.toolUseId' failed to satisfy constraint",
+    ),
+}
+
 REFUSED_WORDINGS: Final = [
     pytest.param(
         400,
@@ -98,6 +128,21 @@ REFUSED_WORDINGS: Final = [
             id=f"calls without tools, as {whose}",
         )
         for whose, (status, said) in UNDECLARED.items()
+    ],
+    *[
+        pytest.param(
+            status,
+            said,
+            lambda sent: (
+                (
+                    [[call["id"] for call in one.get("tool_calls", ())] for one in sent["messages"]][3:],
+                    [one.get("tool_call_id") for one in sent["messages"]][4:],
+                )
+                == ([["000000001", "000000002"], [], []], ["000000001", "000000002"])
+            ),
+            id=f"ids, as {whose}",
+        )
+        for whose, (status, said) in IDS.items()
     ],
 ]
 

@@ -51,8 +51,8 @@ _INFLATED_SLICE: Final = 1 << 16
 _BEFORE: Final = b"\xef\xbb\xbf \t\r\n"
 """What may come before an answer: a byte order mark, and empty lines that show that somebody is there."""
 
-_IN_WORDS: Final = frozenset({400, 422, 500})
-"""Statuses that may come of the wording of a request; llama.cpp has 500 for what its template refuses."""
+_IN_WORDS: Final = frozenset({400, 404, 422, 500})
+"""Statuses that may come of the wording of a request; for what a template refuses, llama.cpp has 500 and MLX 404."""
 
 _BROKEN_REASONS: Final = frozenset(
     {

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import StrEnum
+from itertools import count
 from typing import Any, Final
 
 import msgspec
@@ -84,11 +85,28 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
 def _worded(entries: tuple[Entry, ...], wording: Wording) -> tuple[Entry, ...]:
     if not wording.system:
         entries = tuple(UserEntry(text=one.text) if isinstance(one, SystemEntry) else one for one in entries)
+    if wording.plain_ids:
+        entries = tuple(_with_plain_ids(entries))
     if wording.one_call:
         entries = tuple(_one_by_one(entries))
     if wording.in_turns:
         entries = tuple(_in_turns(entries))
     return entries
+
+
+def _with_plain_ids(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Number the calls: Mistral's ids have nine letters or digits, neither more nor less, and no other signs."""
+    numbers = count(1)
+    ids: dict[str, str] = {}
+    for entry in entries:
+        match entry:
+            case AssistantEntry(calls=calls):
+                ids.update((call.id, f"{next(numbers):09}") for call in calls)
+                yield replace(entry, calls=tuple(replace(call, id=ids[call.id]) for call in calls))
+            case ToolEntry(call_id=call_id):
+                yield replace(entry, call_id=ids.get(call_id, call_id))
+            case _:
+                yield entry
 
 
 def _past_tools(entries: Iterable[Entry]) -> Iterator[ToolSpec]:

@@ -9,6 +9,12 @@ _NO_SYSTEM: Final = re.compile(rb"system role (is )?not supported|not support .?
 _UNDECLARED: Final = re.compile(rb"`tools=`|toolconfig|must (define tools|include tool definition)")
 """How providers say that they take earlier calls only beside tools: LiteLLM, Bedrock, Anthropic, Databricks."""
 
+_BAD_IDS: Final = re.compile(
+    rb"tool.?call ids? .*length (of )?9|tool_use(\.id|_id|` ids).{0,40}(pattern|unique)"
+    rb"|tool_call(s\[[0-9]+\]\.|_)id'?: string too long|tooluseid. failed to satisfy constraint"
+)
+"""How they say that an id is none for them: Mistral and its templates, Anthropic, OpenAI, Bedrock."""
+
 _UNKNOWN: Final = re.compile(rb"unsupported|unrecognized|unknown|forbidden|not (support|permitted|allowed)")
 """How they say that they do not take a field at all; else they miss it."""
 
@@ -38,6 +44,8 @@ class Wording:
     """Neighbours of one role are one message."""
     one_call: bool = False
     """Calls of one round are told one after the other."""
+    plain_ids: bool = False
+    """Calls have ids that all take, and not those that some other provider, or this one, gave them."""
     declared: bool = False
     """Earlier calls are told only beside tools: where none is offered, those that were called are declared."""
     choice: bool = True
@@ -64,6 +72,7 @@ def _messages_after(asked: Wording, said: bytes) -> Wording:
         system=asked.system and not no_system,
         in_turns=asked.in_turns or no_system or (b"alternat" in said and b"assistant" in said),
         one_call=asked.one_call or b"single tool-call" in said,
+        plain_ids=asked.plain_ids or _BAD_IDS.search(said) is not None,
         declared=asked.declared or undeclared,
         # Some gateways leave the tools out where none is to be called, and are refused themselves.
         choice=asked.choice and not (asked.declared and (undeclared or b"tool_choice" in said)),

@@ -9,10 +9,11 @@ from tests.support.openai import REQUEST, error_from, open_model
 
 from luxx.application.ports import AssistantEntry, SystemEntry, ToolEntry, UserEntry
 from luxx.domain.errors import ModelRejected
-from luxx.domain.tool import ToolCall
+from luxx.domain.tool import ToolCall, ToolSpec
 from luxx.testing.contracts.chat_model import heard, heard_until_error, text_in
 from luxx.testing.upstream import ScriptedUpstream, failing, saying
 
+TOOL: Final = ToolSpec(name="t", description="", category="data", parameters={"type": "object"})
 NO_TOOLS_DEFINED: Final = (
     b'{"message":"The toolConfig field must be defined when using toolUse and toolResult content blocks."}'
 )
@@ -188,6 +189,35 @@ async def test_that_no_tool_is_to_be_called_is_not_said_where_that_is_refused(
         (True, False),
         (True, False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        pytest.param(400, b"registry.ollama.ai/library/gemma3:4b does not support tools", id="Ollama"),
+        pytest.param(400, b"Function calling is not enabled for models/gemma-3-12b-it", id="Gemini"),
+        pytest.param(400, b"`tools` is not supported with this model", id="Groq"),
+        pytest.param(400, b"deepseek-reasoner does not support Function Calling", id="DeepSeek"),
+        pytest.param(404, b"No endpoints found that support tool use. Try disabling ...", id="OpenRouter"),
+        pytest.param(500, b"tools param requires --jinja flag", id="llama.cpp without templates"),
+        pytest.param(500, b"Unsupported param: tools", id="llama.cpp of old"),
+        pytest.param(
+            400,
+            b'"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+            id="vLLM without a parser",
+        ),
+    ],
+)
+async def test_a_model_that_takes_no_tools_is_asked_without_them_and_the_log_tells_so(
+    upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture, status: int, said: bytes
+) -> None:
+    request = replace(REQUEST, tools=(TOOL,))
+    upstream.play(failing(status, body=said), saying("there"), saying("again"))
+    async with open_model(upstream.url) as model:
+        assert text_in(await heard(model, request)) == "there"
+        assert text_in(await heard(model, request)) == "again"
+    assert ["tools" in asked.json for asked in upstream.requests] == [True, False, False]
+    assert caplog.messages == ["the provider takes no tools for the model 'glm-5': it is asked without them"]
 
 
 async def test_a_provider_that_refuses_each_wording_is_told_as_refusing(upstream: ScriptedUpstream) -> None:

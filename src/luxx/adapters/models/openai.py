@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import random
 import ssl
 import zlib
@@ -65,6 +66,8 @@ _BROKEN_REASONS: Final = frozenset(
     }
 )
 """Reasons to finish that say that the answer is not whole; some say more behind a colon."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +200,8 @@ class OpenAIChatModel:
         if len(self._wordings) >= _WORDINGS_LIMIT:
             self._wordings.clear()  # whoever may choose a model may make names up
         self._wordings[model] = wording
+        if not wording.tools:
+            _log.warning("the provider takes no tools for the model %r: it is asked without them", model)
 
     def _pause(self, failure: "_Failure", tries: int) -> float | None:
         if not failure.again or tries >= self._settings.retries:

@@ -56,7 +56,7 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
     if wording.usage:
         body["stream_options"] = {"include_usage": True}
     tools = request.tools or (tuple(_past_tools(entries)) if wording.declared else ())
-    if tools:
+    if tools and wording.tools:
         body["tools"] = [
             {
                 "type": "function",
@@ -68,8 +68,8 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
             }
             for tool in tools
         ]
-    if tools and not request.tools and wording.choice:
-        body["tool_choice"] = "none"
+        if not request.tools and wording.choice:
+            body["tool_choice"] = "none"
     match style:
         case ThinkingStyle.GLM if request.thinking_enabled or wording.unthinking:
             body["thinking"] = {"type": "enabled" if request.thinking_enabled else "disabled"}

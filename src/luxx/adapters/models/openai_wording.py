@@ -9,6 +9,13 @@ _NO_SYSTEM: Final = re.compile(rb"system role (is )?not supported|not support .?
 _UNDECLARED: Final = re.compile(rb"`tools=`|toolconfig|must (define tools|include tool definition)")
 """How providers say that they take earlier calls only beside tools: LiteLLM, Bedrock, Anthropic, Databricks."""
 
+_NO_TOOLS: Final = re.compile(
+    rb"not support (tools|tool (use|calling)|function calling)(?! without)|no endpoints found that support tool use"
+    rb"|(tools|tool (use|calling)|function calling)[`'\"]? (is|are) not (supported|enabled)"
+    rb"|tools param requires|unsupported param: tools|tool choice requires --enable-auto"
+)
+"""How they say that there are no tools: Ollama, OpenRouter, Groq, Gemini, DeepSeek, llama.cpp, vLLM."""
+
 _BAD_IDS: Final = re.compile(
     rb"tool.?call ids? .*length (of )?9|tool_use(\.id|_id|` ids).{0,40}(pattern|unique)"
     rb"|tool_call(s\[[0-9]+\]\.|_)id'?: string too long|tooluseid. failed to satisfy constraint"
@@ -42,6 +49,8 @@ class Wording:
     """There are messages of that role; else the user says it first."""
     in_turns: bool = False
     """Neighbours of one role are one message."""
+    tools: bool = True
+    """Tools are offered: by default they are, and most small models can be asked without only."""
     one_call: bool = False
     """Calls of one round are told one after the other."""
     plain_ids: bool = False
@@ -71,6 +80,7 @@ def _messages_after(asked: Wording, said: bytes) -> Wording:
         asked,
         system=asked.system and not no_system,
         in_turns=asked.in_turns or no_system or (b"alternat" in said and b"assistant" in said),
+        tools=asked.tools and _NO_TOOLS.search(said) is None,
         one_call=asked.one_call or b"single tool-call" in said,
         plain_ids=asked.plain_ids or _BAD_IDS.search(said) is not None,
         declared=asked.declared or undeclared,

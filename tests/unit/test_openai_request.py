@@ -117,6 +117,20 @@ def test_calls_go_one_by_one_with_their_results_where_a_provider_takes_no_more_a
     ]
 
 
+def test_what_has_no_words_has_no_text_where_a_provider_wants_that() -> None:
+    call = ToolCall(id="c1", name="t", arguments={})
+    entries = (
+        UserEntry(text="Hi"),
+        AssistantEntry(text="\n"),
+        UserEntry(text="Hello?"),
+        AssistantEntry(text="\n\n", calls=(call,)),
+        ToolEntry(call_id="c1", name="t", text="42"),
+        AssistantEntry(text=" There."),
+    )
+    messages = body(replace(REQUEST, entries=entries), wording=Wording(blanks=False))["messages"]
+    assert [one["content"] for one in messages] == ["Hi", "Hello?", None, "42", " There."]
+
+
 def test_calls_are_numbered_where_a_provider_takes_no_ids_but_its_own() -> None:
     """Also those of two turns that were given the same id."""
     calls = tuple(ToolCall(id=one, name="t", arguments={}) for one in ("functions.t:0", "functions.t:1"))

@@ -34,6 +34,11 @@ UNDECLARED: Final = {
     ),
 }
 
+EMPTY: Final = {
+    "gateways to Claude": b"messages: text content blocks must be non-empty",
+    "Claude, of blanks": b"messages: text content blocks must contain non-whitespace text",
+    "Bedrock": b"The text field in the ContentBlock object at messages.1.content.0 is blank. Add text",
+}
 IDS: Final = {
     "Mistral": (
         400,
@@ -129,6 +134,10 @@ REFUSED_WORDINGS: Final = [
             id=f"calls without tools, as {whose}",
         )
         for whose, (status, said) in UNDECLARED.items()
+    ],
+    *[
+        pytest.param(400, said, lambda sent: sent["messages"][3]["content"] is None, id=f"no words, as {whose}")
+        for whose, said in EMPTY.items()
     ],
     *[
         pytest.param(

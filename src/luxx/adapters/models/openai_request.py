@@ -85,6 +85,8 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
 def _worded(entries: tuple[Entry, ...], wording: Wording) -> tuple[Entry, ...]:
     if not wording.system:
         entries = tuple(UserEntry(text=one.text) if isinstance(one, SystemEntry) else one for one in entries)
+    if not wording.blanks:
+        entries = tuple(one for one in entries if not isinstance(one, AssistantEntry) or one.calls or one.text.strip())
     if wording.plain_ids:
         entries = tuple(_with_plain_ids(entries))
     if wording.one_call:
@@ -175,6 +177,8 @@ def _message(entry: Entry, style: ThinkingStyle, wording: Wording, offered: froz
                 # DeepSeek takes an empty one for none.
                 message["reasoning_content"] = mended(thinking) or " "
             if calls:
+                if not (wording.blanks or text.strip()):
+                    message["content"] = None
                 message["tool_calls"] = [_call(call, offered) for call in calls]
                 if reasoning := _seal(calls[0]).reasoning_details:
                     message["reasoning_details"] = reasoning

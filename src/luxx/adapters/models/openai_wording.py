@@ -16,6 +16,11 @@ _NO_TOOLS: Final = re.compile(
 )
 """How they say that there are no tools: Ollama, OpenRouter, Groq, Gemini, DeepSeek, llama.cpp, vLLM."""
 
+_NO_BLANKS: Final = re.compile(
+    rb"text content blocks must (be non-empty|contain non-whitespace)|contentblock object at .{0,40} is blank"
+)
+"""How they say that what has no words is to have no text, as Claude does and Bedrock behind gateways."""
+
 _BAD_IDS: Final = re.compile(
     rb"tool.?call ids? .*length (of )?9|tool_use(\.id|_id|` ids).{0,40}(pattern|unique)"
     rb"|tool_call(s\[[0-9]+\]\.|_)id'?: string too long|tooluseid. failed to satisfy constraint"
@@ -53,6 +58,8 @@ class Wording:
     """Tools are offered: by default they are, and most small models can be asked without only."""
     one_call: bool = False
     """Calls of one round are told one after the other."""
+    blanks: bool = True
+    """Calls without a word have an empty text, which some need; else they have none (null), which others need."""
     plain_ids: bool = False
     """Calls have ids that all take, and not those that some other provider, or this one, gave them."""
     declared: bool = False
@@ -82,6 +89,7 @@ def _messages_after(asked: Wording, said: bytes) -> Wording:
         in_turns=asked.in_turns or no_system or (b"alternat" in said and b"assistant" in said),
         tools=asked.tools and _NO_TOOLS.search(said) is None,
         one_call=asked.one_call or b"single tool-call" in said,
+        blanks=asked.blanks and _NO_BLANKS.search(said) is None,
         plain_ids=asked.plain_ids or _BAD_IDS.search(said) is not None,
         declared=asked.declared or undeclared,
         # Some gateways leave the tools out where none is to be called, and are refused themselves.

@@ -582,6 +582,15 @@ async def test_an_error_object_in_the_stream_is_raised_after_what_came_before_it
     assert "SECRET" not in str(error)
 
 
+async def test_an_error_in_a_field_of_its_own_is_an_error(answered: Answered) -> None:
+    """So llama.cpp told one until late in 2025, with [DONE] behind it."""
+    told = b'error: {"code":400,"message":"SECRET","type":"invalid_request_error"}\n\n'
+    events, error = await answered(delta(content="a"), told, DONE)
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelRejected)
+    assert "SECRET" not in str(error)
+
+
 async def test_an_event_of_the_type_error_is_an_error_whatever_its_data(answered: Answered) -> None:
     _, error = await answered(b'event: error\ndata: {"code": "x", "message": "SECRET"}\n\n')
     assert isinstance(error, ModelUnavailable)

@@ -582,6 +582,21 @@ async def test_an_error_object_in_the_stream_is_raised_after_what_came_before_it
     assert "SECRET" not in str(error)
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param({"code": "data_inspection_failed", "type": "data_inspection_failed"}, id="Qwen"),
+        pytest.param({"code": "content_filter", "status": 400}, id="Azure"),
+        pytest.param({"code": "1301"}, id="GLM"),
+    ],
+)
+async def test_what_a_content_filter_stops_is_told_as_that(answered: Answered, told: dict[str, Any]) -> None:
+    events, error = await answered(delta(content="a"), event({"error": {"message": "SECRET", **told}}))
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelRejected)
+    assert "content filter" in str(error)
+
+
 async def test_an_error_in_a_field_of_its_own_is_an_error(answered: Answered) -> None:
     """So llama.cpp told one until late in 2025, with [DONE] behind it."""
     told = b'error: {"code":400,"message":"SECRET","type":"invalid_request_error"}\n\n'

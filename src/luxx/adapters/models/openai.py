@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from luxx.adapters.alarm import Alarm
-from luxx.adapters.models.openai_failures import error_for, error_in, retry_after_of
+from luxx.adapters.models.openai_failures import error_by_filter, error_for, error_in, retry_after_of
 from luxx.application.ports import ModelEnd, ModelEvent, ModelRequest
 from luxx.domain.errors import ModelError, ModelTimeout, ModelUnavailable
 from luxx.extras import needs
@@ -303,7 +303,7 @@ class _Failure:
 def _failed(response: Response, said: bytes) -> _Failure:
     status = response.status
     retry_after = retry_after_of(response.headers.get("retry-after"))
-    error = error_for(status, retry_after)
+    error = error_by_filter(said.decode(errors="replace")) or error_for(status, retry_after)
     return _Failure(error, again=status in {408, 429} or status >= 500, retry_after=retry_after, said=said)
 
 

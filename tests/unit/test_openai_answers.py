@@ -498,6 +498,21 @@ async def test_a_call_without_arguments_has_none(answered: Answered, arguments: 
     assert calls_in(events)[0].arguments == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        pytest.param('{"code": "a = 1\n\tb"}', {"code": "a = 1\n\tb"}, id="line breaks and tabs as they are"),
+        pytest.param(json.dumps('{"city": "Oslo"}'), {"city": "Oslo"}, id="an object in a string, as Granite"),
+        pytest.param(json.dumps('{"code": "a\n\ud83d"}'), {"code": "a\n\ufffd"}, id="all at once"),
+    ],
+)
+async def test_arguments_that_are_an_object_but_for_how_they_are_written_are_read(
+    answered: Answered, text: str, arguments: dict[str, Any]
+) -> None:
+    events, error = await answered(fragment("get_weather", text, call_id="c"), finish(), DONE)
+    assert (calls_in(events), error) == ([ToolCall(id="c", name="get_weather", arguments=arguments)], None)
+
+
 @pytest.mark.parametrize("text", ['{"city": ', "[1]", '"x"', "nullnull", "{} {}", '{"n": NaN}', "[" * 100_000])
 async def test_arguments_that_are_no_object_are_kept_as_the_text_they_were(answered: Answered, text: str) -> None:
     events, error = await answered(fragment("get_weather", text, call_id="c"), finish(), DONE)

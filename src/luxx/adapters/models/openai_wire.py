@@ -323,8 +323,12 @@ def _object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         pass
     try:
-        # The one thing that the strict reader refuses and a person would not: half a surrogate pair.
-        return _arguments.decode(mended(json.dumps(json.loads(text), ensure_ascii=False)))
+        # What the strict reader refuses and a person would not: line breaks as they are, half a surrogate pair, and
+        # an object packed in a string.
+        read = json.loads(text, strict=False)
+        if isinstance(read, str):
+            read = json.loads(read, strict=False)
+        return _arguments.decode(mended(json.dumps(read, ensure_ascii=False)))
     except (ValueError, RecursionError):
         return None
 

@@ -552,6 +552,38 @@ async def test_calls_of_an_answer_that_breaks_off_are_not_given(answered: Answer
 # --- failures inside an answer ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("end", [b"\n", b"", b"\r\n"])
+async def test_the_last_event_may_lack_the_empty_line_behind_it(answered: Answered, end: bytes) -> None:
+    """As gateways end a stream at once."""
+    events, error = await answered(delta(content="a"), finish().rstrip() + end)
+    assert (events, error) == ([ModelText("a"), ModelEnd("stop", None)], None)
+
+
+async def test_an_error_without_the_empty_line_behind_it_is_one(answered: Answered) -> None:
+    events, error = await answered(delta(content="a"), event({"error": {"code": 429}}).rstrip())
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelRateLimited)
+
+
+async def test_an_error_behind_the_end_costs_no_answer_though_it_lacks_the_empty_line(answered: Answered) -> None:
+    _, error = await answered(delta(content="a"), finish(), event({"error": {"code": 429}}).rstrip())
+    assert error is None
+
+
+async def test_half_an_event_at_the_end_is_none(answered: Answered) -> None:
+    _, error = await answered(delta(content="a"), finish()[:-20])
+    assert isinstance(error, ModelUnavailable)
+    assert "before it was whole" in str(error)
+
+
+async def test_events_without_empty_lines_between_them_are_told_apart(answered: Answered) -> None:
+    """As Baseten sends GLM and Kimi."""
+    lines = delta(content="a"), fragment("get_weather", '{"city"', call_id="c"), fragment(None, ': "Oslo"}'), finish()
+    events, error = await answered(b"".join(line.removesuffix(b"\n") for line in lines) + DONE)
+    call = ToolCall(id="c", name="get_weather", arguments={"city": "Oslo"})
+    assert (events, error) == ([ModelText("a"), ModelToolCall(call), ModelEnd("stop", None)], None)
+
+
 @pytest.mark.parametrize("end", [(), (DONE,)])
 async def test_an_end_without_a_finish_reason_is_a_failure(answered: Answered, end: tuple[bytes, ...]) -> None:
     events, error = await answered(delta(content="a"), *end)

@@ -483,13 +483,7 @@ class _Answer:
             told = error.events
             self._error = ModelUnavailable("The model provider sent a line that is too long to be part of an answer.")
         try:
-            for event in told:
-                payload = event.data.strip()
-                if payload == b"[DONE]":
-                    self.done = True
-                    break
-                if payload:
-                    self._fold.take(_chunk(event))
+            self._take(told)
         except ModelError as error:
             self._error = error
         events = self._fold.told()
@@ -499,6 +493,28 @@ class _Answer:
             self._patience.finished()
         return events
 
+    def _take(self, told: list[ServerEvent]) -> None:
+        for event in told:
+            payload = event.data.strip()
+            if payload == b"[DONE]":
+                self.done = True
+            elif payload:
+                try:
+                    self._fold.take(_chunk(event))
+                except _Unreadable:
+                    lines = event.data.split(b"\n")
+                    if len(lines) == 1:
+                        raise
+                    # Some servers leave out the empty lines between events.
+                    self._take([ServerEvent(event.type, line) for line in lines])
+            if self.done:
+                break
+
+    def _take_rest(self) -> None:
+        """Some servers leave out the empty line behind the last event. What is half an event is none."""
+        with contextlib.suppress(EventTooLong, ModelError if self._fold.finished else _Unreadable):
+            self._take(self._reader.feed(b"\n\n"))
+
     def end(self) -> list[ModelEvent]:
         """Give the last events; raises `ModelUnavailable` where the answer is not whole."""
         if self._whole is not None:
@@ -507,6 +523,8 @@ class _Answer:
                 raise ModelUnavailable("The model provider's answer is no chat completion: check the base URL.")
             self._fold.take(chunk)
             self._fold.finish_reason = self._fold.finish_reason or "stop"
+        elif not self.done:
+            self._take_rest()
         reason = self._fold.finish_reason
         if reason is None:
             raise ModelUnavailable("The model provider ended its answer before it was whole.")
@@ -515,12 +533,16 @@ class _Answer:
         return [*self._fold.finish(), ModelEnd(reason, self._fold.usage)]
 
 
+class _Unreadable(ModelUnavailable):
+    """What came is no chunk."""
+
+
 def _chunk(event: ServerEvent) -> Chunk:
-    """Read a chunk; raises the `ModelError` that it stands for, or `ModelUnavailable` where it is none."""
+    """Read a chunk; raises the `ModelError` that it stands for, or `_Unreadable` where it is none."""
     try:
         chunk = chunk_of(event.data)
     except (ValueError, RecursionError):
-        raise ModelUnavailable(
+        raise _Unreadable(
             "The model provider sent what is no part of a chat completion: check that the base URL leads to an "
             "OpenAI-compatible endpoint."
         ) from None

@@ -462,6 +462,41 @@ async def test_the_reasoning_behind_a_round_of_calls_goes_back_with_it(
     assert [set(call) for call in told["tool_calls"]] == [{"id", "type", "function"}] * 2
 
 
+@pytest.mark.parametrize("again", ["", "Step 1. Step"])
+async def test_the_thinking_behind_a_round_of_calls_goes_back_with_it_as_it_was_signed(
+    upstream: ScriptedUpstream, model: OpenAIChatModel, again: str
+) -> None:
+    """Behind LiteLLM, Claude refuses the next round of the turn where it is missing."""
+    redacted: dict[str, Any] = {"type": "redacted_thinking", "data": "YQ=="}
+    pieces: list[dict[str, Any]] = [
+        {"type": "thinking", "thinking": "Step 1. ", "signature": ""},
+        {"type": "thinking", "thinking": "Step", "signature": None},
+        {"type": "thinking", "thinking": again, "signature": "c2ln"},
+        redacted,
+        {"type": "thinking", "thinking": "", "signature": "bmVk"},
+        {"type": "thinking", "thinking": "never signed"},
+    ]
+    chunks = [delta(reasoning_content=one.get("thinking"), thinking_blocks=[one]) for one in pieces]
+    called = fragment("get_weather", "{}", index=0, call_id="c"), fragment("get_weather", "{}", index=1, call_id="d")
+    upstream.play(Reply(steps=(*chunks, *called, finish(), DONE)), saying("ok"))
+    calls = calls_in(await heard(model, REQUEST))
+    await heard(model, replace(REQUEST, entries=(*REQUEST.entries, AssistantEntry(calls=tuple(calls)))))
+    told = upstream.requests[1].messages[1]
+    assert told["thinking_blocks"] == [
+        {"type": "thinking", "thinking": "Step 1. Step", "signature": "c2ln"},
+        redacted,
+        {"type": "thinking", "thinking": "", "signature": "bmVk"},
+    ]
+    assert "reasoning_details" not in told
+
+
+@pytest.mark.parametrize("odd", [7, "x", {"type": "thinking"}, [7], [[]], [{"type": "thinking", "thinking": 7}]])
+async def test_thinking_that_is_told_oddly_costs_no_answer(answered: Answered, odd: Any) -> None:
+    called = fragment("t", "{}", index=0, call_id="c")
+    events, error = await answered(delta(content="a", thinking_blocks=odd), called, finish(), DONE)
+    assert (calls_in(events), error) == ([ToolCall(id="c", name="t", arguments={})], None)
+
+
 async def test_reasoning_that_names_a_call_names_it_by_the_id_that_it_was_given(
     upstream: ScriptedUpstream, model: OpenAIChatModel
 ) -> None:

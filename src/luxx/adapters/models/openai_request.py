@@ -180,8 +180,11 @@ def _message(entry: Entry, style: ThinkingStyle, wording: Wording, offered: froz
                 if not (wording.blanks or text.strip()):
                     message["content"] = None
                 message["tool_calls"] = [_call(call, offered) for call in calls]
-                if reasoning := _seal(calls[0]).reasoning_details:
-                    message["reasoning_details"] = reasoning
+                seal = _seal(calls[0])
+                if seal.reasoning_details:
+                    message["reasoning_details"] = seal.reasoning_details
+                if seal.thinking_blocks:
+                    message["thinking_blocks"] = seal.thinking_blocks
             return message
 
 

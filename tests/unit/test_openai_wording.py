@@ -203,6 +203,51 @@ async def test_that_no_tool_is_to_be_called_is_not_said_where_that_is_refused(
 @pytest.mark.parametrize(
     ("status", "said"),
     [
+        pytest.param(
+            400,
+            b'{"error":{"code":400,"message":"Failed to initialize samplers: failed to parse grammar"}}',
+            id="llama.cpp",
+        ),
+        pytest.param(500, b"number of repetitions exceeds sane defaults", id="llama.cpp of old"),
+        pytest.param(400, b"Pattern must start with '^' and end with '$'", id="llama.cpp, of a pattern"),
+        pytest.param(
+            400,
+            b'Invalid JSON payload received. Unknown name "exclusiveMinimum" at \'tools[0].function_declarations[6].'
+            b"parameters.properties[3].value': Cannot find field.",
+            id="Gemini",
+        ),
+    ],
+)
+async def test_tools_are_offered_without_the_bounds_of_their_arguments_where_a_provider_takes_none(
+    upstream: ScriptedUpstream, status: int, said: bytes
+) -> None:
+    properties = {
+        "pattern": {"description": "To look for", "anyOf": [{"type": "string", "maxLength": 9}, {"type": "null"}]},
+        "urls": {"type": "array", "maxItems": 3, "items": {"type": "string", "minLength": 1, "pattern": "h"}},
+        "any": True,
+    }
+    schema = {"type": "object", "properties": properties, "required": ["urls"], "additionalProperties": False}
+    request = replace(REQUEST, tools=(replace(TOOL, parameters=schema),))
+    upstream.play(failing(status, body=said), saying("there"), saying("again"))
+    async with open_model(upstream.url) as model:
+        assert text_in(await heard(model, request)) == "there"
+        assert text_in(await heard(model, request)) == "again"
+    told = [asked.json["tools"][0]["function"]["parameters"] for asked in upstream.requests]
+    plain = {
+        "type": "object",
+        "properties": {
+            "pattern": {"description": "To look for", "anyOf": [{"type": "string"}, {"type": "null"}]},
+            "urls": {"type": "array", "items": {"type": "string"}},
+            "any": True,
+        },
+        "required": ["urls"],
+    }
+    assert told == [schema, plain, plain]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
         pytest.param(400, b"registry.ollama.ai/library/gemma3:4b does not support tools", id="Ollama"),
         pytest.param(400, b"Function calling is not enabled for models/gemma-3-12b-it", id="Gemini"),
         pytest.param(400, b"`tools` is not supported with this model", id="Groq"),

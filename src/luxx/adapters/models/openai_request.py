@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from itertools import count
@@ -24,6 +24,27 @@ from luxx.domain.tool import ToolCall, ToolSpec
 
 _NO_NAME: Final = re.compile("[^a-zA-Z0-9_-]")
 _NAME_LIMIT: Final = 64
+_BOUNDS: Final = frozenset(
+    {
+        "$schema",
+        "additionalProperties",
+        "default",
+        "examples",
+        "exclusiveMaximum",
+        "exclusiveMinimum",
+        "format",
+        "maxItems",
+        "maxLength",
+        "maximum",
+        "minItems",
+        "minLength",
+        "minimum",
+        "multipleOf",
+        "pattern",
+        "uniqueItems",
+    }
+)
+"""What in a JSON Schema says how much of something there may be, or hints at it."""
 _seals: Final = msgspec.json.Decoder(Seal)
 
 
@@ -63,7 +84,7 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
                 "function": {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": dict(tool.parameters),
+                    "parameters": dict(tool.parameters) if wording.bounds else _unbounded(tool.parameters),
                 },
             }
             for tool in tools
@@ -80,6 +101,23 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
         case _:
             pass
     return msgspec.json.encode(body)
+
+
+def _unbounded(schema: Any) -> Any:
+    """Give a JSON Schema without what not every reader of one knows, or can keep to."""
+    if not isinstance(schema, Mapping):
+        return schema
+    told: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _BOUNDS:
+            continue
+        if key in {"properties", "$defs"} and isinstance(value, Mapping):
+            told[key] = {name: _unbounded(inner) for name, inner in value.items()}
+        elif key in {"anyOf", "oneOf", "allOf"}:
+            told[key] = [_unbounded(inner) for inner in value]
+        else:
+            told[key] = _unbounded(value)
+    return told
 
 
 def _worded(entries: tuple[Entry, ...], wording: Wording) -> tuple[Entry, ...]:

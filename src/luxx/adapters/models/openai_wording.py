@@ -16,6 +16,12 @@ _NO_TOOLS: Final = re.compile(
 )
 """How they say that there are no tools: Ollama, OpenRouter, Groq, Gemini, DeepSeek, llama.cpp, vLLM."""
 
+_NO_BOUNDS: Final = re.compile(
+    rb"failed to parse grammar|repetitions exceeds sane|pattern must start with"
+    rb"|function_declarations\[[0-9]+\]\.parameters"
+)
+"""How llama.cpp, which makes a grammar of the arguments of tools, and Gemini say that these are bounded too finely."""
+
 _NO_BLANKS: Final = re.compile(
     rb"text content blocks must (be non-empty|contain non-whitespace)|contentblock object at .{0,40} is blank"
 )
@@ -56,6 +62,8 @@ class Wording:
     """Neighbours of one role are one message."""
     tools: bool = True
     """Tools are offered: by default they are, and most small models can be asked without only."""
+    bounds: bool = True
+    """What tools take is told with its bounds; else without: whoever breaks them is told so by the tool."""
     one_call: bool = False
     """Calls of one round are told one after the other."""
     blanks: bool = True
@@ -88,6 +96,7 @@ def _messages_after(asked: Wording, said: bytes) -> Wording:
         system=asked.system and not no_system,
         in_turns=asked.in_turns or no_system or (b"alternat" in said and b"assistant" in said),
         tools=asked.tools and _NO_TOOLS.search(said) is None,
+        bounds=asked.bounds and _NO_BOUNDS.search(said) is None,
         one_call=asked.one_call or b"single tool-call" in said,
         blanks=asked.blanks and _NO_BLANKS.search(said) is None,
         plain_ids=asked.plain_ids or _BAD_IDS.search(said) is not None,

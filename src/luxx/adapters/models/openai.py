@@ -67,6 +67,11 @@ _BROKEN_REASONS: Final = frozenset(
 )
 """Reasons to finish that say that the answer is not whole; some say more behind a colon."""
 
+_NO_CHUNK: Final = (
+    "The model provider sent what is no part of a chat completion: check that the base URL leads to an "
+    "OpenAI-compatible endpoint."
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -484,6 +489,8 @@ class _Answer:
             self._error = ModelUnavailable("The model provider sent a line that is too long to be part of an answer.")
         try:
             self._take(told)
+        except _Unreadable:
+            self._error = ModelUnavailable(_NO_CHUNK)
         except ModelError as error:
             self._error = error
         events = self._fold.told()
@@ -512,13 +519,21 @@ class _Answer:
 
     def _take_rest(self) -> None:
         """Some servers leave out the empty line behind the last event. What is half an event is none."""
-        with contextlib.suppress(EventTooLong, ModelError if self._fold.finished else _Unreadable):
+        try:
             self._take(self._reader.feed(b"\n\n"))
+        except (EventTooLong, _Unreadable):
+            pass
+        except ModelError:
+            if not self._fold.finished:
+                raise
 
     def end(self) -> list[ModelEvent]:
         """Give the last events; raises `ModelUnavailable` where the answer is not whole."""
         if self._whole is not None:
-            chunk = _chunk(ServerEvent(b"", b"".join(self._whole)))
+            try:
+                chunk = _chunk(ServerEvent(b"", b"".join(self._whole)))
+            except _Unreadable:
+                raise ModelUnavailable(_NO_CHUNK) from None
             if not chunk.choices:
                 raise ModelUnavailable("The model provider's answer is no chat completion: check the base URL.")
             self._fold.take(chunk)
@@ -533,7 +548,7 @@ class _Answer:
         return [*self._fold.finish(), ModelEnd(reason, self._fold.usage)]
 
 
-class _Unreadable(ModelUnavailable):
+class _Unreadable(Exception):
     """What came is no chunk."""
 
 
@@ -542,10 +557,7 @@ def _chunk(event: ServerEvent) -> Chunk:
     try:
         chunk = chunk_of(event.data)
     except (ValueError, RecursionError):
-        raise _Unreadable(
-            "The model provider sent what is no part of a chat completion: check that the base URL leads to an "
-            "OpenAI-compatible endpoint."
-        ) from None
+        raise _Unreadable from None
     if chunk.error:
         raise error_in(chunk.error)
     if chunk.object == "error" or event.type == b"error":

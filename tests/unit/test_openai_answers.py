@@ -130,6 +130,16 @@ async def test_content_in_typed_parts_is_read(answered: Answered) -> None:
     assert events == [ModelThinking("hm"), ModelText("a"), ModelEnd("stop")]
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_a_piece_that_looks_like_a_number_may_come_as_one(answered: Answered, field: str) -> None:
+    """Cloudflare's do; a piece that looks like a truth value as well."""
+    thought = delta(**{field: 7})
+    pieces = delta(content="$"), delta(content=0.5), delta(content=" ["), delta(content=0), delta(content="]")
+    events, error = await answered(thought, *pieces, delta(content=True), finish(), DONE)
+    assert joined(events) == [ModelThinking("7"), ModelText("$0.5 [0]true"), ModelEnd("stop", None)]
+    assert error is None
+
+
 async def test_other_choices_than_the_first_are_read_over(answered: Answered) -> None:
     other = event({"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "stop"}]})
     events, _ = await answered(delta(content="a"), other, finish(), DONE)
@@ -278,6 +288,14 @@ async def test_a_surrogate_half_in_arguments_spoils_neither_the_call_nor_the_res
             id="no index",
         ),
         pytest.param([fragment("get_weather", {"city": "Oslo"}, call_id="c")], id="arguments as an object"),
+        pytest.param(
+            [fragment("get_weather", "{}", call_id="c"), fragment(None, '{"city": '), fragment(None, '"Oslo"}')],
+            id="an empty object before the arguments, as gateways to Claude",
+        ),
+        pytest.param(
+            [fragment("get_weather", {}, call_id="c"), fragment(None, '{"city": "Oslo"}')],
+            id="an empty object before the arguments, and no text",
+        ),
         pytest.param(
             [
                 fragment("get_weather", '{"city"', call_id="c"),
@@ -444,6 +462,41 @@ async def test_the_reasoning_behind_a_round_of_calls_goes_back_with_it(
     assert [set(call) for call in told["tool_calls"]] == [{"id", "type", "function"}] * 2
 
 
+@pytest.mark.parametrize("again", ["", "Step 1. Step"])
+async def test_the_thinking_behind_a_round_of_calls_goes_back_with_it_as_it_was_signed(
+    upstream: ScriptedUpstream, model: OpenAIChatModel, again: str
+) -> None:
+    """Behind LiteLLM, Claude refuses the next round of the turn where it is missing."""
+    redacted: dict[str, Any] = {"type": "redacted_thinking", "data": "YQ=="}
+    pieces: list[dict[str, Any]] = [
+        {"type": "thinking", "thinking": "Step 1. ", "signature": ""},
+        {"type": "thinking", "thinking": "Step", "signature": None},
+        {"type": "thinking", "thinking": again, "signature": "c2ln"},
+        redacted,
+        {"type": "thinking", "thinking": "", "signature": "bmVk"},
+        {"type": "thinking", "thinking": "never signed"},
+    ]
+    chunks = [delta(reasoning_content=one.get("thinking"), thinking_blocks=[one]) for one in pieces]
+    called = fragment("get_weather", "{}", index=0, call_id="c"), fragment("get_weather", "{}", index=1, call_id="d")
+    upstream.play(Reply(steps=(*chunks, *called, finish(), DONE)), saying("ok"))
+    calls = calls_in(await heard(model, REQUEST))
+    await heard(model, replace(REQUEST, entries=(*REQUEST.entries, AssistantEntry(calls=tuple(calls)))))
+    told = upstream.requests[1].messages[1]
+    assert told["thinking_blocks"] == [
+        {"type": "thinking", "thinking": "Step 1. Step", "signature": "c2ln"},
+        redacted,
+        {"type": "thinking", "thinking": "", "signature": "bmVk"},
+    ]
+    assert "reasoning_details" not in told
+
+
+@pytest.mark.parametrize("odd", [7, "x", {"type": "thinking"}, [7], [[]], [{"type": "thinking", "thinking": 7}]])
+async def test_thinking_that_is_told_oddly_costs_no_answer(answered: Answered, odd: Any) -> None:
+    called = fragment("t", "{}", index=0, call_id="c")
+    events, error = await answered(delta(content="a", thinking_blocks=odd), called, finish(), DONE)
+    assert (calls_in(events), error) == ([ToolCall(id="c", name="t", arguments={})], None)
+
+
 async def test_reasoning_that_names_a_call_names_it_by_the_id_that_it_was_given(
     upstream: ScriptedUpstream, model: OpenAIChatModel
 ) -> None:
@@ -480,6 +533,21 @@ async def test_a_call_without_arguments_has_none(answered: Answered, arguments: 
     assert calls_in(events)[0].arguments == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        pytest.param('{"code": "a = 1\n\tb"}', {"code": "a = 1\n\tb"}, id="line breaks and tabs as they are"),
+        pytest.param(json.dumps('{"city": "Oslo"}'), {"city": "Oslo"}, id="an object in a string, as Granite"),
+        pytest.param(json.dumps('{"code": "a\n\ud83d"}'), {"code": "a\n\ufffd"}, id="all at once"),
+    ],
+)
+async def test_arguments_that_are_an_object_but_for_how_they_are_written_are_read(
+    answered: Answered, text: str, arguments: dict[str, Any]
+) -> None:
+    events, error = await answered(fragment("get_weather", text, call_id="c"), finish(), DONE)
+    assert (calls_in(events), error) == ([ToolCall(id="c", name="get_weather", arguments=arguments)], None)
+
+
 @pytest.mark.parametrize("text", ['{"city": ', "[1]", '"x"', "nullnull", "{} {}", '{"n": NaN}', "[" * 100_000])
 async def test_arguments_that_are_no_object_are_kept_as_the_text_they_were(answered: Answered, text: str) -> None:
     events, error = await answered(fragment("get_weather", text, call_id="c"), finish(), DONE)
@@ -504,6 +572,12 @@ async def test_ids_given_twice_or_used_in_an_earlier_round_are_made_unique(
     assert len({"c", *ids}) == 4
 
 
+async def test_an_id_that_is_a_number_is_read_as_text(answered: Answered) -> None:
+    function = {"name": "get_weather", "arguments": "{}"}
+    events, error = await answered(delta(tool_calls=[{"index": 0, "id": 0, "function": function}]), finish(), DONE)
+    assert (calls_in(events), error) == ([ToolCall(id="0", name="get_weather", arguments={})], None)
+
+
 async def test_calls_of_an_answer_that_breaks_off_are_not_given(answered: Answered) -> None:
     events, error = await answered(delta(content="a"), fragment("t", "{}"))
     assert events == [ModelText("a")]
@@ -513,6 +587,38 @@ async def test_calls_of_an_answer_that_breaks_off_are_not_given(answered: Answer
 # --- failures inside an answer ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("end", [b"\n", b"", b"\r\n"])
+async def test_the_last_event_may_lack_the_empty_line_behind_it(answered: Answered, end: bytes) -> None:
+    """As gateways end a stream at once."""
+    events, error = await answered(delta(content="a"), finish().rstrip() + end)
+    assert (events, error) == ([ModelText("a"), ModelEnd("stop", None)], None)
+
+
+async def test_an_error_without_the_empty_line_behind_it_is_one(answered: Answered) -> None:
+    events, error = await answered(delta(content="a"), event({"error": {"code": 429}}).rstrip())
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelRateLimited)
+
+
+async def test_an_error_behind_the_end_costs_no_answer_though_it_lacks_the_empty_line(answered: Answered) -> None:
+    _, error = await answered(delta(content="a"), finish(), event({"error": {"code": 429}}).rstrip())
+    assert error is None
+
+
+async def test_half_an_event_at_the_end_is_none(answered: Answered) -> None:
+    _, error = await answered(delta(content="a"), finish()[:-20])
+    assert isinstance(error, ModelUnavailable)
+    assert "before it was whole" in str(error)
+
+
+async def test_events_without_empty_lines_between_them_are_told_apart(answered: Answered) -> None:
+    """As Baseten sends GLM and Kimi."""
+    lines = delta(content="a"), fragment("get_weather", '{"city"', call_id="c"), fragment(None, ': "Oslo"}'), finish()
+    events, error = await answered(b"".join(line.removesuffix(b"\n") for line in lines) + DONE)
+    call = ToolCall(id="c", name="get_weather", arguments={"city": "Oslo"})
+    assert (events, error) == ([ModelText("a"), ModelToolCall(call), ModelEnd("stop", None)], None)
+
+
 @pytest.mark.parametrize("end", [(), (DONE,)])
 async def test_an_end_without_a_finish_reason_is_a_failure(answered: Answered, end: tuple[bytes, ...]) -> None:
     events, error = await answered(delta(content="a"), *end)
@@ -520,7 +626,16 @@ async def test_an_end_without_a_finish_reason_is_a_failure(answered: Answered, e
     assert isinstance(error, ModelUnavailable)
 
 
-@pytest.mark.parametrize("reason", ["error", "network_error"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "error",
+        "network_error",
+        pytest.param("insufficient_system_resource", id="DeepSeek's"),
+        pytest.param("function_call_filter: MALFORMED_FUNCTION_CALL", id="Gemini's"),
+        pytest.param("malformed_function_call", id="Gemini's behind a gateway"),
+    ],
+)
 async def test_a_finish_reason_that_says_broken_is_a_failure(answered: Answered, reason: str) -> None:
     _, error = await answered(delta(content="a"), finish(reason), DONE)
     assert isinstance(error, ModelUnavailable)
@@ -546,6 +661,30 @@ async def test_an_error_object_in_the_stream_is_raised_after_what_came_before_it
     events, error = await answered(delta(content="a") + event(object_))
     assert events == [ModelText("a")]
     assert type(error) is kind
+    assert "SECRET" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param({"code": "data_inspection_failed", "type": "data_inspection_failed"}, id="Qwen"),
+        pytest.param({"code": "content_filter", "status": 400}, id="Azure"),
+        pytest.param({"code": "1301"}, id="GLM"),
+    ],
+)
+async def test_what_a_content_filter_stops_is_told_as_that(answered: Answered, told: dict[str, Any]) -> None:
+    events, error = await answered(delta(content="a"), event({"error": {"message": "SECRET", **told}}))
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelRejected)
+    assert "content filter" in str(error)
+
+
+async def test_an_error_in_a_field_of_its_own_is_an_error(answered: Answered) -> None:
+    """So llama.cpp told one until late in 2025, with [DONE] behind it."""
+    told = b'error: {"code":400,"message":"SECRET","type":"invalid_request_error"}\n\n'
+    events, error = await answered(delta(content="a"), told, DONE)
+    assert events == [ModelText("a")]
+    assert isinstance(error, ModelRejected)
     assert "SECRET" not in str(error)
 
 

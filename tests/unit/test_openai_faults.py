@@ -72,6 +72,25 @@ async def test_a_status_is_told_with_what_to_check_and_without_the_upstreams_wor
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(
+            b'{"error":{"code":"content_filter","message":"The response was filtered ...","status":400}}',
+            id="Azure",
+        ),
+        pytest.param(b'{"error":{"code":"data_inspection_failed","message":"<400> InternalError.Algo..."}}', id="Qwen"),
+        pytest.param(b'{"code":"DataInspectionFailed","message":"Input data may contain ..."}', id="Qwen's own"),
+        pytest.param('{"error":{"code":"1301","message":"系统检测到输入或生成内容可能包含…"}}'.encode(), id="GLM"),
+        pytest.param(b'{"error":{"message":"Content Exists Risk","code":"invalid_request_error"}}', id="DeepSeek"),
+    ],
+)
+async def test_what_a_content_filter_refuses_is_told_as_that(upstream: ScriptedUpstream, said: bytes) -> None:
+    error = await error_from(upstream, failing(400, body=said))
+    assert isinstance(error, ModelRejected)
+    assert "content filter" in str(error)
+
+
+@pytest.mark.parametrize(
     ("header", "least", "most"),
     [
         ("7", 7, 7),

@@ -117,6 +117,38 @@ def test_calls_go_one_by_one_with_their_results_where_a_provider_takes_no_more_a
     ]
 
 
+def test_what_has_no_words_has_no_text_where_a_provider_wants_that() -> None:
+    call = ToolCall(id="c1", name="t", arguments={})
+    entries = (
+        UserEntry(text="Hi"),
+        AssistantEntry(text="\n"),
+        UserEntry(text="Hello?"),
+        AssistantEntry(text="\n\n", calls=(call,)),
+        ToolEntry(call_id="c1", name="t", text="42"),
+        AssistantEntry(text=" There."),
+    )
+    messages = body(replace(REQUEST, entries=entries), wording=Wording(blanks=False))["messages"]
+    assert [one["content"] for one in messages] == ["Hi", "Hello?", None, "42", " There."]
+
+
+def test_calls_are_numbered_where_a_provider_takes_no_ids_but_its_own() -> None:
+    """Also those of two turns that were given the same id."""
+    calls = tuple(ToolCall(id=one, name="t", arguments={}) for one in ("functions.t:0", "functions.t:1"))
+    entries: tuple[Entry, ...] = (
+        UserEntry(text="Hi"),
+        AssistantEntry(calls=calls),
+        *[ToolEntry(call_id=one.id, name="t", text="42") for one in calls],
+        AssistantEntry(calls=calls[:1]),
+        ToolEntry(call_id="functions.t:0", name="t", text="once more"),
+    )
+    messages = body(replace(REQUEST, entries=entries), wording=Wording(plain_ids=True))["messages"]
+    assert [[call["id"] for call in one["tool_calls"]] for one in messages if "tool_calls" in one] == [
+        ["000000001", "000000002"],
+        ["000000003"],
+    ]
+    assert [one["tool_call_id"] for one in messages if one["role"] == "tool"] == ["000000001", "000000002", "000000003"]
+
+
 def test_tools_of_the_past_are_declared_and_not_to_be_called_where_a_provider_wants_that() -> None:
     """Before Anthropic and Bedrock, gateways refuse calls in a request that declares no tools."""
     calls = tuple(ToolCall(id=f"c{number}", name=name, arguments={}) for number, name in enumerate(["t", "a b", "t"]))

@@ -61,6 +61,11 @@ def test_the_type_belongs_to_one_event_only() -> None:
     assert events == [ServerEvent(b"error", b"1"), ServerEvent(b"", b"2"), ServerEvent(b"", b"3")]
 
 
+def test_an_error_in_a_field_of_its_own_is_an_event_of_that_type() -> None:
+    reader = EventStreamReader(limit=100)
+    assert list(reader.feed(b"error: 1\n\ndata: 2\n\n")) == [ServerEvent(b"error", b"1"), ServerEvent(b"", b"2")]
+
+
 def test_characters_cut_in_two_come_whole() -> None:
     whole = "data: 你好😀\n\n".encode()
     assert read(*(whole[place : place + 1] for place in range(len(whole)))) == ["你好😀".encode()]

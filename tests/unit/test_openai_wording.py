@@ -9,10 +9,11 @@ from tests.support.openai import REQUEST, error_from, open_model
 
 from luxx.application.ports import AssistantEntry, SystemEntry, ToolEntry, UserEntry
 from luxx.domain.errors import ModelRejected
-from luxx.domain.tool import ToolCall
+from luxx.domain.tool import ToolCall, ToolSpec
 from luxx.testing.contracts.chat_model import heard, heard_until_error, text_in
 from luxx.testing.upstream import ScriptedUpstream, failing, saying
 
+TOOL: Final = ToolSpec(name="t", description="", category="data", parameters={"type": "object"})
 NO_TOOLS_DEFINED: Final = (
     b'{"message":"The toolConfig field must be defined when using toolUse and toolResult content blocks."}'
 )
@@ -30,6 +31,41 @@ UNDECLARED: Final = {
     "Databricks": (
         400,
         b'{"message":"Requests with tool_use and tool_result blocks must include tool definition."}',
+    ),
+}
+
+EMPTY: Final = {
+    "gateways to Claude": b"messages: text content blocks must be non-empty",
+    "Claude, of blanks": b"messages: text content blocks must contain non-whitespace text",
+    "Bedrock": b"The text field in the ContentBlock object at messages.1.content.0 is blank. Add text",
+}
+IDS: Final = {
+    "Mistral": (
+        400,
+        b'{"object":"error","message":"Tool call id was a but must be a-z, A-Z, 0-9, with a length of 9."}',
+    ),
+    "its template": (
+        500,
+        b'{"error":{"message":"Tool call IDs should be alphanumeric strings with length 9! at row 91"}}',
+    ),
+    "its template in MLX": (404, b'{"error": "Tool call IDs should be alphanumeric strings with length 9!"}'),
+    "Anthropic": (400, b"messages.4.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'"),
+    "Anthropic, of a result": (
+        400,
+        b"messages.4.content.0.tool_result.tool_use_id: String should match pattern '^[a-z",
+    ),
+    "Anthropic, of two alike": (400, b"messages.1.content.2: `tool_use` ids must be unique"),
+    "OpenAI": (
+        400,
+        b"Invalid 'messages[2].tool_calls[0].id': string too long. Expected a string with maximum length 40",
+    ),
+    "OpenAI, of a result": (
+        400,
+        b"Invalid 'messages[3].tool_call_id': string too long. Expected a string with maximum",
+    ),
+    "Bedrock": (
+        400,
+        b"Value 'functions.t:0' at 'messages.2.member.content.1.member.toolUse.toolUseId' failed to satisfy constraint",
     ),
 }
 
@@ -99,6 +135,25 @@ REFUSED_WORDINGS: Final = [
         )
         for whose, (status, said) in UNDECLARED.items()
     ],
+    *[
+        pytest.param(400, said, lambda sent: sent["messages"][3]["content"] is None, id=f"no words, as {whose}")
+        for whose, said in EMPTY.items()
+    ],
+    *[
+        pytest.param(
+            status,
+            said,
+            lambda sent: (
+                (
+                    [[call["id"] for call in one.get("tool_calls", ())] for one in sent["messages"]][3:],
+                    [one.get("tool_call_id") for one in sent["messages"]][4:],
+                )
+                == ([["000000001", "000000002"], [], []], ["000000001", "000000002"])
+            ),
+            id=f"ids, as {whose}",
+        )
+        for whose, (status, said) in IDS.items()
+    ],
 ]
 
 
@@ -143,6 +198,80 @@ async def test_that_no_tool_is_to_be_called_is_not_said_where_that_is_refused(
         (True, False),
         (True, False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        pytest.param(
+            400,
+            b'{"error":{"code":400,"message":"Failed to initialize samplers: failed to parse grammar"}}',
+            id="llama.cpp",
+        ),
+        pytest.param(500, b"number of repetitions exceeds sane defaults", id="llama.cpp of old"),
+        pytest.param(400, b"Pattern must start with '^' and end with '$'", id="llama.cpp, of a pattern"),
+        pytest.param(
+            400,
+            b'Invalid JSON payload received. Unknown name "exclusiveMinimum" at \'tools[0].function_declarations[6].'
+            b"parameters.properties[3].value': Cannot find field.",
+            id="Gemini",
+        ),
+    ],
+)
+async def test_tools_are_offered_without_the_bounds_of_their_arguments_where_a_provider_takes_none(
+    upstream: ScriptedUpstream, status: int, said: bytes
+) -> None:
+    properties = {
+        "pattern": {"description": "To look for", "anyOf": [{"type": "string", "maxLength": 9}, {"type": "null"}]},
+        "urls": {"type": "array", "maxItems": 3, "items": {"type": "string", "minLength": 1, "pattern": "h"}},
+        "any": True,
+    }
+    schema = {"type": "object", "properties": properties, "required": ["urls"], "additionalProperties": False}
+    request = replace(REQUEST, tools=(replace(TOOL, parameters=schema),))
+    upstream.play(failing(status, body=said), saying("there"), saying("again"))
+    async with open_model(upstream.url) as model:
+        assert text_in(await heard(model, request)) == "there"
+        assert text_in(await heard(model, request)) == "again"
+    told = [asked.json["tools"][0]["function"]["parameters"] for asked in upstream.requests]
+    plain = {
+        "type": "object",
+        "properties": {
+            "pattern": {"description": "To look for", "anyOf": [{"type": "string"}, {"type": "null"}]},
+            "urls": {"type": "array", "items": {"type": "string"}},
+            "any": True,
+        },
+        "required": ["urls"],
+    }
+    assert told == [schema, plain, plain]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        pytest.param(400, b"registry.ollama.ai/library/gemma3:4b does not support tools", id="Ollama"),
+        pytest.param(400, b"Function calling is not enabled for models/gemma-3-12b-it", id="Gemini"),
+        pytest.param(400, b"`tools` is not supported with this model", id="Groq"),
+        pytest.param(400, b"deepseek-reasoner does not support Function Calling", id="DeepSeek"),
+        pytest.param(404, b"No endpoints found that support tool use. Try disabling ...", id="OpenRouter"),
+        pytest.param(500, b"tools param requires --jinja flag", id="llama.cpp without templates"),
+        pytest.param(500, b"Unsupported param: tools", id="llama.cpp of old"),
+        pytest.param(
+            400,
+            b'"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+            id="vLLM without a parser",
+        ),
+    ],
+)
+async def test_a_model_that_takes_no_tools_is_asked_without_them_and_the_log_tells_so(
+    upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture, status: int, said: bytes
+) -> None:
+    request = replace(REQUEST, tools=(TOOL,))
+    upstream.play(failing(status, body=said), saying("there"), saying("again"))
+    async with open_model(upstream.url) as model:
+        assert text_in(await heard(model, request)) == "there"
+        assert text_in(await heard(model, request)) == "again"
+    assert ["tools" in asked.json for asked in upstream.requests] == [True, False, False]
+    assert caplog.messages == ["the provider takes no tools for the model 'glm-5': it is asked without them"]
 
 
 async def test_a_provider_that_refuses_each_wording_is_told_as_refusing(upstream: ScriptedUpstream) -> None:

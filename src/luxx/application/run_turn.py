@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -332,7 +333,7 @@ class RunTurn:
             if call.name not in offered:
                 problem = Problem(code="tool_not_found", message=f"There is no tool named {call.name!r}.")
             elif call.arguments is None:
-                problem = Problem(code="validation_failed", message="The arguments were no JSON object.")
+                problem = Problem(code="validation_failed", message=_no_object(call.malformed))
             else:
                 # A copy: what was asked is told and stored as it was, whatever the tool takes out of it.
                 done = await self.toolbox.run(call.name, deepcopy(call.arguments), user_id=owner, call_id=call.id)
@@ -376,6 +377,17 @@ def _cleaned(call: ToolCall) -> ToolCall:
         with suppress(TypeError, ValueError):
             arguments = clean(call.arguments)
     return replace(call, id=clean(call.id), name=clean(call.name), arguments=arguments, malformed=clean(call.malformed))
+
+
+def _no_object(text: str) -> str:
+    """Tell a model where its arguments are no JSON: it is not shown again what it wrote, nor that it was cut off."""
+    try:
+        json.loads(text or "null")
+    except json.JSONDecodeError as error:
+        return f"The arguments were no JSON object ({error.msg}: character {error.pos} of {len(text)})."
+    except (ValueError, RecursionError):
+        pass
+    return "The arguments were no JSON object."
 
 
 def _told(text: str) -> str:

@@ -192,14 +192,23 @@ async def test_a_call_that_fails_goes_back_to_the_model_and_the_answer_goes_on(
         assert json.loads(told.text) == {"error": {"code": code, "message": call.error.message}}
 
 
-async def test_arguments_that_are_no_object_go_back_to_the_model() -> None:
+@pytest.mark.parametrize(
+    ("malformed", "where"),
+    [
+        pytest.param('{"n": ', " (Expecting value: character 6 of 6)", id="cut off"),
+        pytest.param('{"n": "a', " (Unterminated string starting at: character 6 of 8)", id="cut off in a string"),
+        pytest.param("[1]", "", id="another kind"),
+        pytest.param("[" * 100_000, "", id="nested beyond all use"),
+    ],
+)
+async def test_arguments_that_are_no_object_go_back_to_the_model(malformed: str, where: str) -> None:
     async with opened(tools=[ECHO]) as house:
-        call = ToolCall(id="c", name="echo", arguments=None, malformed='{"n": ')
+        call = ToolCall(id="c", name="echo", arguments=None, malformed=malformed)
         house.model.then([ModelToolCall(call), ModelEnd("tool_calls")], spoken("sorry"))
         answer = await house.answer()
         (part,) = calls_of(answer.parts)
         assert part.arguments == {}
-        assert part.error == Problem(code="validation_failed", message="The arguments were no JSON object.")
+        assert part.error == Problem(code="validation_failed", message=f"The arguments were no JSON object{where}.")
         assert house.model.requests[1].entries[1] == AssistantEntry(calls=(call,))
         assert answer.content == "sorry"
 

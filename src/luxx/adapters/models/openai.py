@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import random
 import ssl
 import zlib
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from luxx.adapters.alarm import Alarm
-from luxx.adapters.models.openai_failures import error_for, error_in, retry_after_of
+from luxx.adapters.models.openai_failures import error_by_filter, error_for, error_in, retry_after_of
 from luxx.application.ports import ModelEnd, ModelEvent, ModelRequest
 from luxx.domain.errors import ModelError, ModelTimeout, ModelUnavailable
 from luxx.extras import needs
@@ -51,11 +52,27 @@ _INFLATED_SLICE: Final = 1 << 16
 _BEFORE: Final = b"\xef\xbb\xbf \t\r\n"
 """What may come before an answer: a byte order mark, and empty lines that show that somebody is there."""
 
-_IN_WORDS: Final = frozenset({400, 422, 500})
-"""Statuses that may come of the wording of a request; llama.cpp has 500 for what its template refuses."""
+_IN_WORDS: Final = frozenset({400, 404, 422, 500})
+"""Statuses that may come of the wording of a request; for what a template refuses, llama.cpp has 500 and MLX 404."""
 
-_BROKEN_REASONS: Final = frozenset({"error", "network_error", "abort"})
-"""Reasons to finish that say that the answer is not whole."""
+_BROKEN_REASONS: Final = frozenset(
+    {
+        "abort",
+        "error",
+        "function_call_filter",
+        "insufficient_system_resource",
+        "malformed_function_call",
+        "network_error",
+    }
+)
+"""Reasons to finish that say that the answer is not whole; some say more behind a colon."""
+
+_NO_CHUNK: Final = (
+    "The model provider sent what is no part of a chat completion: check that the base URL leads to an "
+    "OpenAI-compatible endpoint."
+)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +205,8 @@ class OpenAIChatModel:
         if len(self._wordings) >= _WORDINGS_LIMIT:
             self._wordings.clear()  # whoever may choose a model may make names up
         self._wordings[model] = wording
+        if not wording.tools:
+            _log.warning("the provider takes no tools for the model %r: it is asked without them", model)
 
     def _pause(self, failure: "_Failure", tries: int) -> float | None:
         if not failure.again or tries >= self._settings.retries:
@@ -289,7 +308,7 @@ class _Failure:
 def _failed(response: Response, said: bytes) -> _Failure:
     status = response.status
     retry_after = retry_after_of(response.headers.get("retry-after"))
-    error = error_for(status, retry_after)
+    error = error_by_filter(said.decode(errors="replace")) or error_for(status, retry_after)
     return _Failure(error, again=status in {408, 429} or status >= 500, retry_after=retry_after, said=said)
 
 
@@ -469,13 +488,9 @@ class _Answer:
             told = error.events
             self._error = ModelUnavailable("The model provider sent a line that is too long to be part of an answer.")
         try:
-            for event in told:
-                payload = event.data.strip()
-                if payload == b"[DONE]":
-                    self.done = True
-                    break
-                if payload:
-                    self._fold.take(_chunk(event))
+            self._take(told)
+        except _Unreadable:
+            self._error = ModelUnavailable(_NO_CHUNK)
         except ModelError as error:
             self._error = error
         events = self._fold.told()
@@ -485,31 +500,64 @@ class _Answer:
             self._patience.finished()
         return events
 
+    def _take(self, told: list[ServerEvent]) -> None:
+        for event in told:
+            payload = event.data.strip()
+            if payload == b"[DONE]":
+                self.done = True
+            elif payload:
+                try:
+                    self._fold.take(_chunk(event))
+                except _Unreadable:
+                    lines = event.data.split(b"\n")
+                    if len(lines) == 1:
+                        raise
+                    # Some servers leave out the empty lines between events.
+                    self._take([ServerEvent(event.type, line) for line in lines])
+            if self.done:
+                break
+
+    def _take_rest(self) -> None:
+        """Some servers leave out the empty line behind the last event. What is half an event is none."""
+        try:
+            self._take(self._reader.feed(b"\n\n"))
+        except (EventTooLong, _Unreadable):
+            pass
+        except ModelError:
+            if not self._fold.finished:
+                raise
+
     def end(self) -> list[ModelEvent]:
         """Give the last events; raises `ModelUnavailable` where the answer is not whole."""
         if self._whole is not None:
-            chunk = _chunk(ServerEvent(b"", b"".join(self._whole)))
+            try:
+                chunk = _chunk(ServerEvent(b"", b"".join(self._whole)))
+            except _Unreadable:
+                raise ModelUnavailable(_NO_CHUNK) from None
             if not chunk.choices:
                 raise ModelUnavailable("The model provider's answer is no chat completion: check the base URL.")
             self._fold.take(chunk)
             self._fold.finish_reason = self._fold.finish_reason or "stop"
+        elif not self.done:
+            self._take_rest()
         reason = self._fold.finish_reason
         if reason is None:
             raise ModelUnavailable("The model provider ended its answer before it was whole.")
-        if reason in _BROKEN_REASONS:
+        if reason.partition(":")[0].lower() in _BROKEN_REASONS:
             raise ModelUnavailable("The model provider gave up in the middle of its answer: try again.")
         return [*self._fold.finish(), ModelEnd(reason, self._fold.usage)]
 
 
+class _Unreadable(Exception):
+    """What came is no chunk."""
+
+
 def _chunk(event: ServerEvent) -> Chunk:
-    """Read a chunk; raises the `ModelError` that it stands for, or `ModelUnavailable` where it is none."""
+    """Read a chunk; raises the `ModelError` that it stands for, or `_Unreadable` where it is none."""
     try:
         chunk = chunk_of(event.data)
     except (ValueError, RecursionError):
-        raise ModelUnavailable(
-            "The model provider sent what is no part of a chat completion: check that the base URL leads to an "
-            "OpenAI-compatible endpoint."
-        ) from None
+        raise _Unreadable from None
     if chunk.error:
         raise error_in(chunk.error)
     if chunk.object == "error" or event.type == b"error":

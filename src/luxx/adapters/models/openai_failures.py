@@ -19,6 +19,12 @@ _REFUSALS: Final = {
 }
 """What to check when a provider refuses a request, by HTTP status."""
 
+_FILTERED: Final = re.compile(
+    "content_filter|content management policy|data_?inspection_?failed|content exists risk|sensitive_words"
+    '|(^|")1301($|")'
+)
+"""What Azure, Qwen, DeepSeek, gateways and GLM (1301) say where their content filter stops a conversation."""
+
 _STATUS: Final = re.compile("[45][0-9][0-9]")
 
 
@@ -40,6 +46,16 @@ def error_for(status: int, retry_after: float | None = None) -> ModelError:
     return ModelUnavailable(f"The model provider failed (HTTP {status}): try again later, or check the base URL.")
 
 
+def error_by_filter(said: str) -> ModelError | None:
+    """Give the error where a content filter says this; None where it is something else."""
+    if not _FILTERED.search(said.lower()):
+        return None
+    return ModelRejected(
+        "The model provider's content filter objects to what is said in the conversation: leave that out, or start a "
+        "new one."
+    )
+
+
 def retry_after_of(value: str | None) -> float | None:
     """Read seconds or an HTTP date (RFC 9110, 10.2.3); None where it is neither."""
     if value is None:
@@ -57,9 +73,12 @@ def retry_after_of(value: str | None) -> float | None:
 def error_in(error: Any) -> ModelError:
     """Give the error that an error object inside an answer stands for."""
     told = error if isinstance(error, dict) else {}
+    said = [told.get(key) for key in ("code", "status", "type")]
+    for value in said:
+        if isinstance(value, str) and (filtered := error_by_filter(value)):
+            return filtered
     words = []
-    for key in ("code", "status", "type"):
-        value = told.get(key)
+    for value in said:
         number = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
         if isinstance(number, int) and 400 <= number <= 599:
             return error_for(number)

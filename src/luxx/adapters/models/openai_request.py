@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
+from itertools import count
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +24,27 @@ from luxx.domain.tool import ToolCall, ToolSpec
 
 _NO_NAME: Final = re.compile("[^a-zA-Z0-9_-]")
 _NAME_LIMIT: Final = 64
+_BOUNDS: Final = frozenset(
+    {
+        "$schema",
+        "additionalProperties",
+        "default",
+        "examples",
+        "exclusiveMaximum",
+        "exclusiveMinimum",
+        "format",
+        "maxItems",
+        "maxLength",
+        "maximum",
+        "minItems",
+        "minLength",
+        "minimum",
+        "multipleOf",
+        "pattern",
+        "uniqueItems",
+    }
+)
+"""What in a JSON Schema says how much of something there may be, or hints at it."""
 _seals: Final = msgspec.json.Decoder(Seal)
 
 
@@ -55,20 +77,20 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
     if wording.usage:
         body["stream_options"] = {"include_usage": True}
     tools = request.tools or (tuple(_past_tools(entries)) if wording.declared else ())
-    if tools:
+    if tools and wording.tools:
         body["tools"] = [
             {
                 "type": "function",
                 "function": {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": dict(tool.parameters),
+                    "parameters": dict(tool.parameters) if wording.bounds else _unbounded(tool.parameters),
                 },
             }
             for tool in tools
         ]
-    if tools and not request.tools and wording.choice:
-        body["tool_choice"] = "none"
+        if not request.tools and wording.choice:
+            body["tool_choice"] = "none"
     match style:
         case ThinkingStyle.GLM if request.thinking_enabled or wording.unthinking:
             body["thinking"] = {"type": "enabled" if request.thinking_enabled else "disabled"}
@@ -81,14 +103,50 @@ def request_body(request: ModelRequest, style: ThinkingStyle, wording: Wording =
     return msgspec.json.encode(body)
 
 
+def _unbounded(schema: Any) -> Any:
+    """Give a JSON Schema without what not every reader of one knows, or can keep to."""
+    if not isinstance(schema, Mapping):
+        return schema
+    told: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _BOUNDS:
+            continue
+        if key in {"properties", "$defs"} and isinstance(value, Mapping):
+            told[key] = {name: _unbounded(inner) for name, inner in value.items()}
+        elif key in {"anyOf", "oneOf", "allOf"}:
+            told[key] = [_unbounded(inner) for inner in value]
+        else:
+            told[key] = _unbounded(value)
+    return told
+
+
 def _worded(entries: tuple[Entry, ...], wording: Wording) -> tuple[Entry, ...]:
     if not wording.system:
         entries = tuple(UserEntry(text=one.text) if isinstance(one, SystemEntry) else one for one in entries)
+    if not wording.blanks:
+        entries = tuple(one for one in entries if not isinstance(one, AssistantEntry) or one.calls or one.text.strip())
+    if wording.plain_ids:
+        entries = tuple(_with_plain_ids(entries))
     if wording.one_call:
         entries = tuple(_one_by_one(entries))
     if wording.in_turns:
         entries = tuple(_in_turns(entries))
     return entries
+
+
+def _with_plain_ids(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Number the calls: Mistral's ids have nine letters or digits, neither more nor less, and no other signs."""
+    numbers = count(1)
+    ids: dict[str, str] = {}
+    for entry in entries:
+        match entry:
+            case AssistantEntry(calls=calls):
+                ids.update((call.id, f"{next(numbers):09}") for call in calls)
+                yield replace(entry, calls=tuple(replace(call, id=ids[call.id]) for call in calls))
+            case ToolEntry(call_id=call_id):
+                yield replace(entry, call_id=ids.get(call_id, call_id))
+            case _:
+                yield entry
 
 
 def _past_tools(entries: Iterable[Entry]) -> Iterator[ToolSpec]:
@@ -157,9 +215,14 @@ def _message(entry: Entry, style: ThinkingStyle, wording: Wording, offered: froz
                 # DeepSeek takes an empty one for none.
                 message["reasoning_content"] = mended(thinking) or " "
             if calls:
+                if not (wording.blanks or text.strip()):
+                    message["content"] = None
                 message["tool_calls"] = [_call(call, offered) for call in calls]
-                if reasoning := _seal(calls[0]).reasoning_details:
-                    message["reasoning_details"] = reasoning
+                seal = _seal(calls[0])
+                if seal.reasoning_details:
+                    message["reasoning_details"] = seal.reasoning_details
+                if seal.thinking_blocks:
+                    message["thinking_blocks"] = seal.thinking_blocks
             return message
 
 

@@ -48,13 +48,15 @@ class CallFragment(Struct, gc=False):
 class Delta(Struct, gc=False):
     """A piece of an answer, or all of it: `message` of an unstreamed answer has the same fields.
 
-    `reasoning_details` is what OpenRouter wants back of a round with calls; what of it can be read comes beside it.
+    `reasoning_details` is what OpenRouter wants back of a round with calls, `thinking_blocks` what LiteLLM does; what
+    of it can be read comes beside it.
     """
 
     content: str | list[dict[str, Any]] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     reasoning_details: Any = None
+    thinking_blocks: Any = None
     refusal: str | None = None
     tool_calls: list[CallFragment] | None = None
 
@@ -96,9 +98,29 @@ def chunk_of(data: bytes) -> Chunk:
     try:
         return _chunks.decode(data)
     except msgspec.ValidationError:
-        raise
+        return msgspec.convert(_with_texts(json.loads(data)), Chunk)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.convert(json.loads(data.decode(errors="replace")), Chunk)
+
+
+def _with_texts(chunk: Any) -> Any:
+    """Put text where a server has a number: Cloudflare for a piece that looks like one, NVIDIA for the id of a call."""
+    for choice in _objects(chunk.get("choices") if isinstance(chunk, dict) else None):
+        for said in _objects([choice.get("delta"), choice.get("message")]):
+            for name in ("content", "reasoning_content", "reasoning"):
+                _make_text(said, name)
+            for call in _objects(said.get("tool_calls")):
+                _make_text(call, "id")
+    return chunk
+
+
+def _objects(items: Any) -> list[dict[str, Any]]:
+    return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []
+
+
+def _make_text(holder: dict[str, Any], name: str) -> None:
+    if isinstance(holder.get(name), int | float):
+        holder[name] = json.dumps(holder[name])
 
 
 def mended(text: str) -> str:
@@ -214,10 +236,12 @@ class CallAssembler:
             return more
         return name if name in self._known else name + more
 
-    def finish(self, reasoning: Sequence[Mapping[str, Any]] = ()) -> list[ToolCall]:
+    def finish(
+        self, reasoning: Sequence[Mapping[str, Any]] = (), thinking: Sequence[Mapping[str, Any]] = ()
+    ) -> list[ToolCall]:
         """Give all calls, in the order in which they began, each with an id of its own.
 
-        `reasoning` is what belongs to all of them; the first one carries it.
+        `reasoning` and `thinking` are what belongs to all of them; the first one carries it.
         """
         calls = []
         ids: dict[str, str] = {}
@@ -228,6 +252,8 @@ class CallAssembler:
             self._taken.add(call_id)
             ids.setdefault(call.id, call_id)
             text = mended("".join(call.arguments))
+            if text.startswith("{}{"):
+                text = text[2:]  # gateways to Claude begin with its empty input
             # Small models say null where a tool takes nothing.
             arguments = {} if text.strip() in {"", "null"} else _object(text)
             malformed = "" if arguments is not None else text.replace("\0", _REPLACEMENT)
@@ -240,10 +266,11 @@ class CallAssembler:
                     seal=_sealed({"extra_content": call.extra_content}),
                 )
             )
-        if calls and reasoning:
+        if calls and (reasoning or thinking):
             # Some of it belongs to one call, and names it by the provider's id.
             told = [{**one, "id": ids[name]} if (name := str(one.get("id"))) in ids else one for one in reasoning]
-            first = {"extra_content": self._calls[0].extra_content, "reasoning_details": told}
+            extra = self._calls[0].extra_content
+            first = {"extra_content": extra, "reasoning_details": told, "thinking_blocks": thinking}
             calls[0] = replace(calls[0], seal=_sealed(first))
         self._calls = []
         return calls
@@ -262,6 +289,7 @@ class Seal(Struct):
 
     extra_content: msgspec.Raw = msgspec.Raw()
     reasoning_details: msgspec.Raw = msgspec.Raw()
+    thinking_blocks: msgspec.Raw = msgspec.Raw()
 
 
 def _sealed(parts: Mapping[str, Any]) -> str:
@@ -295,14 +323,38 @@ def _joined(run: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return whole
 
 
+def _signed(pieces: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Put thinking together that came in pieces, with the signature behind them; what is not signed is not taken back.
+
+    What is redacted came whole. Newer LiteLLMs tell all of the text once more beside its signature.
+    """
+    blocks: list[Mapping[str, Any]] = []
+    text = ""
+    for piece in pieces:
+        if piece.get("type") != "thinking":
+            blocks.append(piece)
+            continue
+        said = str(piece.get("thinking") or "")
+        if piece.get("signature"):
+            blocks.append({**piece, "thinking": said if said.startswith(text) else text + said})
+            text = ""
+        else:
+            text += said
+    return blocks
+
+
 def _object(text: str) -> dict[str, Any] | None:
     try:
         return _arguments.decode(text)
     except (ValueError, RecursionError):
         pass
     try:
-        # The one thing that the strict reader refuses and a person would not: half a surrogate pair.
-        return _arguments.decode(mended(json.dumps(json.loads(text), ensure_ascii=False)))
+        # What the strict reader refuses and a person would not: line breaks as they are, half a surrogate pair, and
+        # an object packed in a string.
+        read = json.loads(text, strict=False)
+        if isinstance(read, str):
+            read = json.loads(read, strict=False)
+        return _arguments.decode(mended(json.dumps(read, ensure_ascii=False)))
     except (ValueError, RecursionError):
         return None
 
@@ -312,6 +364,7 @@ class AnswerReader:
 
     __slots__ = (
         "_begun",
+        "_blocks",
         "_calls",
         "_details",
         "_events",
@@ -331,6 +384,7 @@ class AnswerReader:
         earlier = [call.id for entry in request.entries if isinstance(entry, AssistantEntry) for call in entry.calls]
         self._calls = CallAssembler(tools=[tool.name for tool in request.tools], taken=earlier)
         self._details: list[Mapping[str, Any]] = []
+        self._blocks: list[Mapping[str, Any]] = []
         self._text = Texts()
         self._thinking = Texts()
         self._kind: type[ModelText | ModelThinking] = ModelText
@@ -368,6 +422,8 @@ class AnswerReader:
                 message.reasoning_content = message.reasoning = None
             if self._details:
                 message.reasoning_details = None
+            if self._blocks:
+                message.thinking_blocks = None
             self._messages = True
         for place, fragment in enumerate(message.tool_calls or ()):
             fragment.index = place
@@ -388,8 +444,9 @@ class AnswerReader:
             if self._kind is not ModelText:
                 self._turn_to(ModelText)
             self._pieces.append(text)
-        if isinstance(delta.reasoning_details, list):
-            self._details.extend(piece for piece in delta.reasoning_details if isinstance(piece, dict))
+        if delta.reasoning_details or delta.thinking_blocks:
+            self._details.extend(_objects(delta.reasoning_details))
+            self._blocks.extend(_objects(delta.thinking_blocks))
         if delta.tool_calls:
             self._seen = self._begun = True
             for fragment in delta.tool_calls:
@@ -432,7 +489,7 @@ class AnswerReader:
             events.append(ModelThinking(thinking))
         if text := self._text.rest():
             events.append(ModelText(text))
-        events.extend(ModelToolCall(call) for call in self._calls.finish(_whole(self._details)))
+        events.extend(ModelToolCall(call) for call in self._calls.finish(_whole(self._details), _signed(self._blocks)))
         return events
 
 

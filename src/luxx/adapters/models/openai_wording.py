@@ -9,6 +9,30 @@ _NO_SYSTEM: Final = re.compile(rb"system role (is )?not supported|not support .?
 _UNDECLARED: Final = re.compile(rb"`tools=`|toolconfig|must (define tools|include tool definition)")
 """How providers say that they take earlier calls only beside tools: LiteLLM, Bedrock, Anthropic, Databricks."""
 
+_NO_TOOLS: Final = re.compile(
+    rb"not support (tools|tool (use|calling)|function calling)(?! without)|no endpoints found that support tool use"
+    rb"|(tools|tool (use|calling)|function calling)[`'\"]? (is|are) not (supported|enabled)"
+    rb"|tools param requires|unsupported param: tools|tool choice requires --enable-auto"
+)
+"""How they say that there are no tools: Ollama, OpenRouter, Groq, Gemini, DeepSeek, llama.cpp, vLLM."""
+
+_NO_BOUNDS: Final = re.compile(
+    rb"failed to parse grammar|repetitions exceeds sane|pattern must start with"
+    rb"|function_declarations\[[0-9]+\]\.parameters"
+)
+"""How llama.cpp, which makes a grammar of the arguments of tools, and Gemini say that these are bounded too finely."""
+
+_NO_BLANKS: Final = re.compile(
+    rb"text content blocks must (be non-empty|contain non-whitespace)|contentblock object at .{0,40} is blank"
+)
+"""How they say that what has no words is to have no text, as Claude does and Bedrock behind gateways."""
+
+_BAD_IDS: Final = re.compile(
+    rb"tool.?call ids? .*length (of )?9|tool_use(\.id|_id|` ids).{0,40}(pattern|unique)"
+    rb"|tool_call(s\[[0-9]+\]\.|_)id'?: string too long|tooluseid. failed to satisfy constraint"
+)
+"""How they say that an id is none for them: Mistral and its templates, Anthropic, OpenAI, Bedrock."""
+
 _UNKNOWN: Final = re.compile(rb"unsupported|unrecognized|unknown|forbidden|not (support|permitted|allowed)")
 """How they say that they do not take a field at all; else they miss it."""
 
@@ -36,8 +60,16 @@ class Wording:
     """There are messages of that role; else the user says it first."""
     in_turns: bool = False
     """Neighbours of one role are one message."""
+    tools: bool = True
+    """Tools are offered: by default they are, and most small models can be asked without only."""
+    bounds: bool = True
+    """What tools take is told with its bounds; else without: whoever breaks them is told so by the tool."""
     one_call: bool = False
     """Calls of one round are told one after the other."""
+    blanks: bool = True
+    """Calls without a word have an empty text, which some need; else they have none (null), which others need."""
+    plain_ids: bool = False
+    """Calls have ids that all take, and not those that some other provider, or this one, gave them."""
     declared: bool = False
     """Earlier calls are told only beside tools: where none is offered, those that were called are declared."""
     choice: bool = True
@@ -63,7 +95,11 @@ def _messages_after(asked: Wording, said: bytes) -> Wording:
         asked,
         system=asked.system and not no_system,
         in_turns=asked.in_turns or no_system or (b"alternat" in said and b"assistant" in said),
+        tools=asked.tools and _NO_TOOLS.search(said) is None,
+        bounds=asked.bounds and _NO_BOUNDS.search(said) is None,
         one_call=asked.one_call or b"single tool-call" in said,
+        blanks=asked.blanks and _NO_BLANKS.search(said) is None,
+        plain_ids=asked.plain_ids or _BAD_IDS.search(said) is not None,
         declared=asked.declared or undeclared,
         # Some gateways leave the tools out where none is to be called, and are refused themselves.
         choice=asked.choice and not (asked.declared and (undeclared or b"tool_choice" in said)),

@@ -24,9 +24,10 @@ class EventTooLong(ValueError):
 class EventStreamReader:
     """Turn slices of bytes into events, however the slices are cut.
 
-    Lines end in LF, CR or CRLF. Comments, `id` and `retry` are read over. An event is given once the
-    empty line after it has come; what is unfinished at the end of the stream is no event. Memory is
-    bounded: `limit` is the most bytes of one line and of one event.
+    Lines end in LF, CR or CRLF. Comments, `id` and `retry` are read over. `error`, which no standard has
+    but many a llama.cpp, is the data of an event of that type. An event is given once the empty line after
+    it has come; what is unfinished at the end of the stream is no event. Memory is bounded: `limit` is the
+    most bytes of one line and of one event.
     """
 
     __slots__ = ("_at_start", "_data", "_event_size", "_limit", "_line", "_line_size", "_skip_lf", "_type")
@@ -110,3 +111,6 @@ class EventStreamReader:
             self._data.append(value)
         elif field == b"event":
             self._type = value
+        elif field == b"error":
+            self._type = field
+            self._take(b"data:" + value, events)

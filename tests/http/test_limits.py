@@ -54,6 +54,17 @@ async def test_who_waits_as_told_is_let_in_again(monkeypatch: pytest.MonkeyPatch
         await rates.take(1)
 
 
+async def test_so_many_users_are_remembered_and_whoever_asked_last_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luxx.adapters.request_rates.USERS_LIMIT", 2)
+    rates = BucketRates(2)
+    for user_id in (1, 2, 1, 3):
+        await rates.take(user_id)
+    with pytest.raises(RateLimited):
+        await rates.take(1)
+    for _ in range(2):
+        await rates.take(2)  # forgotten, when the third came
+
+
 async def test_without_the_settings_there_is_no_limit() -> None:
     rates = BucketRates(Settings().user_requests_per_minute)
     for _ in range(1000):

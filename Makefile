@@ -30,10 +30,10 @@ run: $(READY) ## serve on http://127.0.0.1:8000
 
 test: $(READY) ## the whole suite; it brings its own Postgres
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest tests/unit
+	$(BIN)/python -m coverage run -m pytest tests/unit/domain tests/unit/application
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --include='src/luxx/domain/*,src/luxx/application/*' --fail-under=95 --skip-covered
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore=tests/unit --ignore=tests/promises
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore=tests/unit/domain --ignore=tests/unit/application --ignore=tests/promises
 	$(BIN)/python -m pytest tests/promises
 
 check: lint types imports test wheel ## what CI runs

@@ -180,6 +180,10 @@ async def test_a_turn_is_let_on_where_the_database_is_away_and_where_the_log_is_
     await unopened.close(seconds=0)
     async with asyncio.timeout(PATIENCE):
         await waiting
+    await asyncio.to_thread(own_postgres.start)
+    await database.log.close(seconds=PATIENCE)
+    steps = [logged.event for logged in await database.log.read(lease.message_id, after=1)]
+    assert "".join(step.delta for step in steps if isinstance(step, Text)) == "xxx"
 
 
 class _Hangs:

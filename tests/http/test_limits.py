@@ -37,16 +37,32 @@ async def test_a_user_who_asks_too_often_is_told_to_wait_and_nobody_else_is(
         assert (await server.http.get("/health/live")).status_code == 200
 
 
-async def test_who_waits_as_told_is_let_in_again() -> None:
-    rates = BucketRates(2, seconds=0.2)
+async def test_who_waits_as_told_is_let_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)  # the limiter's clock
+    rates = BucketRates(2)
     for _ in range(2):
         await rates.take(1)
     with pytest.raises(RateLimited) as refused:
         await rates.take(1)
-    await asyncio.sleep(refused.value.retry_after * 1.1)
+    now += refused.value.retry_after - 1
+    with pytest.raises(RateLimited):
+        await rates.take(1)
+    now += 1
     await rates.take(1)
     with pytest.raises(RateLimited):
         await rates.take(1)
+
+
+async def test_so_many_users_are_remembered_and_whoever_asked_last_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luxx.adapters.request_rates.USERS_LIMIT", 2)
+    rates = BucketRates(2)
+    for user_id in (1, 2, 1, 3):
+        await rates.take(user_id)
+    with pytest.raises(RateLimited):
+        await rates.take(1)
+    for _ in range(2):
+        await rates.take(2)  # forgotten, when the third came
 
 
 async def test_without_the_settings_there_is_no_limit() -> None:

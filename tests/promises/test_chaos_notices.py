@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
@@ -288,10 +289,28 @@ async def disturbed(
             return await run_against([url], seconds=seconds, seed=1, clients=2, **options)
 
 
+async def noticed(
+    settings_of: SettingsOf, breach: type[Breach], *told: str, seconds: float = 1.5, **options: Any
+) -> None:
+    """See that it is told as this; in a longer play where a short one did not come to it, on a busy machine."""
+    notes: list[str] = []
+    for longer in (1, 2, 4, 8):
+        result = await disturbed(settings_of, breach, seconds=longer * seconds, **options)
+        if any(broken[: len(told)] == told for broken in result.tally.broken):
+            return
+        notes += result.tally.notes
+    pytest.fail(f"{breach.__name__} is not told as {told}: {notes}")
+
+
 async def test_a_sound_service_is_found_sound(settings_of: SettingsOf) -> None:
-    result = await disturbed(settings_of, Breach, seconds=3)
-    assert result.tally.violations == 0, result.tally.notes
-    assert all(result.tally.checks[promise] for promise in result.promises), result.tally.checks
+    looked_at: Counter[str] = Counter()
+    for seconds in (3, 6, 12, 24):
+        result = await disturbed(settings_of, Breach, seconds=seconds)
+        assert result.tally.violations == 0, result.tally.notes
+        looked_at += result.tally.checks
+        if all(looked_at[promise] for promise in result.promises):
+            return
+    pytest.fail(f"not everything was looked at: {looked_at}")
 
 
 @pytest.mark.parametrize(
@@ -321,13 +340,11 @@ async def test_a_sound_service_is_found_sound(settings_of: SettingsOf) -> None:
     ],
 )
 async def test_a_breach_is_noticed(settings_of: SettingsOf, breach: type[Breach], promise: str) -> None:
-    result = await disturbed(settings_of, breach)
-    assert {broken for broken, _ in result.tally.broken} >= {promise}, result.tally.notes
+    await noticed(settings_of, breach, promise)
 
 
 async def test_two_answers_at_once_in_one_conversation_are_noticed(settings_of: SettingsOf) -> None:
-    result = await disturbed(settings_of, TwoAtOnce, delay_s=0.02, words=40, seconds=4)
-    assert result.tally.broken["P6", "wrong"], result.tally.notes
+    await noticed(settings_of, TwoAtOnce, "P6", "wrong", delay_s=0.02, words=40, seconds=4)
 
 
 async def test_ids_that_do_not_sort_are_noticed(settings_of: SettingsOf) -> None:
@@ -361,13 +378,11 @@ def test_a_stream_that_no_proxy_has_changed_must_tell_proxies_not_to_buffer() ->
 
 
 async def test_a_stream_that_is_held_back_is_noticed(settings_of: SettingsOf) -> None:
-    result = await disturbed(settings_of, HeldBack, delay_s=0.7, words=5)
-    assert result.tally.broken["P12", "hung"], result.tally.notes
+    await noticed(settings_of, HeldBack, "P12", "hung", delay_s=0.7, words=5)
 
 
 async def test_a_silence_without_a_comment_is_noticed(settings_of: SettingsOf) -> None:
-    result = await disturbed(settings_of, Silent, delay_s=1.2, words=2, silence=0.9)
-    assert result.tally.broken["P12", "hung"], result.tally.notes
+    await noticed(settings_of, Silent, "P12", "hung", delay_s=1.2, words=2, silence=0.9)
     result = await disturbed(settings_of, Breach, delay_s=1.2, words=2, silence=0.9)
     assert not result.tally.violations, result.tally.notes
 

@@ -198,6 +198,18 @@ async def test_silence_is_filled_and_no_comment_is_written_into_another_write() 
     assert written == [b'id: 1\nevent: text\ndata: {"delta":"a"}\n\n']
 
 
+async def test_a_silence_is_filled_as_soon_as_it_was_asked_for() -> None:
+    client, reading = Client(), Reading()
+    running = asyncio.create_task(run(stream_of(reading, heartbeat=0.05), client))
+    await client.wrote.wait()
+    await asyncio.sleep(0.1)  # set after the comment's timer, for twice as long: it rings later on the busiest machine
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert HEARTBEAT in client.body
+    reading.coming.put_nowait(None)
+    await running
+
+
 async def test_a_stream_with_comments_leaves_nothing_for_the_garbage_collector() -> None:
     """Which comes seldom in a service: with each stream it would hold its whole request, and its connection."""
     client, reading = Client(), Reading()

@@ -238,9 +238,9 @@ def test_json_is_given_as_text_to_a_tool_whose_schema_wants_text() -> None:
     ids=lambda text: text[:8],
 )
 def test_no_message_takes_long_to_read(text: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()  # what it takes by itself: others are at work here too
     wishes(text)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @settings(max_examples=200, deadline=None)

@@ -198,6 +198,10 @@ async def test_a_disabled_account_is_told_so_with_the_right_password_only(accoun
     with pytest.raises(Forbidden) as disabled:
         await accounts.ada_in()
     assert disabled.value.code == "account_disabled"
+    async with accounts.storage.new_unit(read_only=True) as unit:
+        assert await unit.sessions.live_of(ada.id, accounts.clock()) == [], (
+            "no session is opened for whoever is refused"
+        )
 
 
 async def test_an_outdated_hash_is_renewed_at_the_next_login(accounts: Accounts) -> None:

@@ -103,6 +103,15 @@ async def test_of_what_is_long_little_is_read_ahead_for_a_reader_who_may_never_t
     assert max(map(sum, deltas)) <= 2 * BATCH
 
 
+async def test_where_what_comes_grows_long_less_is_read_ahead_than_before(house: House) -> None:
+    house.model.then(spoken("a " * 100 + "x" * 400_000))
+    answer = await house.answer()
+    batches = [list(batch) async for batch in await house.follow_turn.batches(user_id=OWNER, message_id=answer.id)]
+    sizes = [sum(len(one.event.delta) for one in batch if isinstance(one.event, Text)) for batch in batches]
+    assert max(map(len, batches)) > 16, "of short ones many come at once"
+    assert max(sizes[-6:]) <= 2 * BATCH
+
+
 async def test_once_the_log_is_forgotten_the_stored_answer_is_told_as_events() -> None:
     async with opened(tools=TOOLS) as house:
         house.model.then(

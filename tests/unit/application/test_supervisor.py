@@ -198,6 +198,33 @@ async def test_nothing_is_reaped_while_storage_is_away_for_the_heartbeat() -> No
         assert taken[0] >= 20
 
 
+async def test_a_clock_that_jumps_costs_a_process_none_of_its_own_turns() -> None:
+    looked: list[int] = []
+
+    class JumpingLog(OverLog):
+        async def renew(self, *arguments: object) -> object:
+            renewal = await self.log.renew(*arguments)
+            task = asyncio.current_task()
+            if task is not None and task.get_name() == "luxx heartbeat":
+                house.clock.advance(60)
+            return renewal
+
+        async def take_expired(self, *arguments: object, **options: object) -> object:
+            looked.append(1)
+            return await self.log.take_expired(*arguments, **options)
+
+    async with opened(log=JumpingLog, lease_for=timedelta(seconds=0.15)) as house:
+        gate = Gate()
+        house.model.then([gate, *spoken("alive")])
+        message_id = await house.send(await house.conversation())
+        await gate.wait_reached()
+        so_far = len(looked)
+        await until(lambda: len(looked) > so_far + 2)
+        gate.opened.set()
+        answer = await house.ended(message_id)
+    assert (answer.status, answer.content) == (Status.COMPLETE, "alive")
+
+
 async def test_a_repeated_key_gives_the_first_answer_although_its_log_was_forgotten_early() -> None:
     async with opened(keep_log=timedelta(seconds=1), lease_for=timedelta(seconds=0.06)) as house:
         house.model.then(spoken("once"))

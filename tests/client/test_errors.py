@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import pickle
+import re
 import socket
 import sys
 import time
@@ -420,3 +421,40 @@ async def test_nothing_that_is_printed_shows_a_token_or_a_key(served: Live) -> N
         for secret in (login.access_token, key.key):
             for shown in (repr(client), repr(login), repr(key)):
                 assert secret not in shown
+
+
+@pytest.mark.parametrize("nothing", ["", ".", ".."])
+def test_an_id_that_would_lead_elsewhere_is_refused(nothing: str) -> None:
+    """Of `conversation("")` the list was asked for, and the service called unreadable."""
+    with Client(URL) as client:
+        for asking in (client.conversation, client.delete_conversation, client.messages, client.cancel, client.tool):
+            with pytest.raises(ValueError, match=f"'{re.escape(nothing)}' is no id"):
+                asking(nothing)
+        with pytest.raises(ValueError, match="is no id"):
+            next(client.follow(nothing))
+
+
+def test_what_is_no_text_is_no_id() -> None:
+    nobody: Any = None
+    with Client(URL) as client:
+        with pytest.raises(TypeError, match="an id or a name must be a string, not None"):
+            client.conversation(nobody)
+        with pytest.raises(TypeError, match="the id of an answer must be a string, not None"):
+            client.follow(nobody)
+
+
+async def test_what_fits_in_no_address_is_refused() -> None:
+    endless = "x" * 70_000
+    with Client(URL) as client:
+        for ask in (
+            lambda: client.conversation(endless),
+            lambda: client.conversations(project_id=endless),
+            lambda: next(client.follow(endless)),
+        ):
+            with pytest.raises(ValueError, match="fits in no address: .*too long"):
+                ask()
+    async with AsyncClient(URL) as other:
+        with pytest.raises(ValueError, match="fits in no address"):
+            await other.messages("conv_1", before=endless)
+        with pytest.raises(ValueError, match="fits in no address"):
+            await anext(other.follow(endless))

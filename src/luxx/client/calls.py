@@ -281,7 +281,16 @@ def _read_sent(body: bytes) -> Sent:
 
 
 def _path(*parts: str) -> str:
-    return "/api/" + "/".join(quote(part, safe="") for part in parts)
+    """Give the path to what has such ids or names. Raises TypeError, ValueError for what is none."""
+    return "/api/" + "/".join(_segment(part) for part in parts)
+
+
+def _segment(part: object) -> str:
+    if not isinstance(part, str):
+        raise TypeError(f"an id or a name must be a string, not {part!r}")
+    if part in {"", ".", ".."}:  # in a path they mean something else
+        raise ValueError(f"{part!r} is no id and no name of anything")
+    return quote(part, safe="")
 
 
 def _get(path: str, read: Callable[[bytes], T], **params: str | int | None) -> Call[T]:

@@ -20,7 +20,6 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 
 
 class _Options(TypedDict):
-    base_url: str
     headers: dict[str, str]
     timeout: httpx.Timeout
     limits: httpx.Limits
@@ -76,7 +75,6 @@ class ClientParts:
 
     def _options(self) -> _Options:
         return {
-            "base_url": self.url,
             "headers": {"User-Agent": f"luxx-client/{__version__}", "Accept-Language": self.language},
             "timeout": self._timeout(self.patience.answer_seconds),
             # A stream keeps its connection as long as the answer is written.
@@ -93,8 +91,12 @@ class ClientParts:
         )
 
     def _arguments(self, request: Request, *, streamed: bool = False) -> dict[str, Any]:
-        """Give a request as httpx takes it."""
+        """Give a request as httpx takes it. Raises ValueError where it fits in no address."""
         patience = self.patience
+        try:
+            url = httpx.URL(self.url + request.path, params=dict(request.params))
+        except httpx.InvalidURL as error:
+            raise ValueError(f"what is asked for fits in no address: {error}") from None
         seconds = patience.send_seconds if request.whole_answer else patience.answer_seconds
         headers = dict(request.headers)
         if self.token is not None:
@@ -103,8 +105,7 @@ class ClientParts:
             headers["Content-Type"] = "application/json"
         return {
             "method": request.method,
-            "url": request.path,
-            "params": dict(request.params),
+            "url": url,
             "content": request.body,
             "headers": headers,
             "timeout": self._timeout(patience.silence_seconds if streamed else seconds),

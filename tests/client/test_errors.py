@@ -377,6 +377,8 @@ def test_an_error_comes_whole_out_of_another_process() -> None:
         "http://a..b",
         f"http://{'a' * 64}.example.com",
         "http://example.com/?lang=en",
+        "http://example.com/#top",
+        "http://example.com:65536",
         "http://ada:lovelace@example.com",
     ],
 )
@@ -458,3 +460,19 @@ async def test_what_fits_in_no_address_is_refused() -> None:
             await other.messages("conv_1", before=endless)
         with pytest.raises(ValueError, match="fits in no address"):
             await anext(other.follow(endless))
+
+
+@pytest.mark.parametrize("language", ["中文", "en\n", " en"])
+def test_a_language_that_fits_in_no_header_is_refused(language: str) -> None:
+    with pytest.raises(ValueError, match="language"):
+        Client(URL, language=language)
+
+
+@pytest.mark.parametrize("language", ["", "zh-CN, zh;q=0.9, en;q=0.1"])
+def test_any_other_language_is_sent_as_it_is(language: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["accept-language"] == language
+        return httpx.Response(200, json={"status": "ok", "checks": {}})
+
+    with Client(URL, language=language, transport=httpx.MockTransport(answer)) as client:
+        assert client.live().status == "ok"

@@ -17,6 +17,9 @@ from luxx.domain.message import Message
 DEFAULT_PATIENCE: Final = Patience()
 
 _TOKEN: Final = re.compile(r"[!-~]+")
+_LANGUAGE: Final = re.compile(r"([!-~]([ -~]*[!-~])?)?")
+
+LAST_PORT: Final = 65535
 
 
 class _Options(TypedDict):
@@ -50,8 +53,12 @@ class ClientParts:
             raise ValueError("the URL must hold no name and no password: log in with them")
         if parts.scheme not in {"http", "https"} or not parts.host:
             raise ValueError(f"the URL must be like https://chat.example.com, not {url!r}")
-        if parts.query:
-            raise ValueError(f"the URL must have no query, as {url!r} has: it is the service's root")
+        if parts.query or parts.fragment:
+            raise ValueError(f"the URL must have no query and no fragment, as {url!r} has: it is the service's root")
+        if parts.port is not None and parts.port > LAST_PORT:  # sockets would take a part of it, and find another one
+            raise ValueError(f"the URL must have a port of at most {LAST_PORT}, not {parts.port}")
+        if _LANGUAGE.fullmatch(language) is None:
+            raise ValueError(f"the language must be one as in Accept-Language, `en` or `zh`, not {language!r}")
         self.url: Final = url.rstrip("/")
         self.token = token
         self.language: Final = language

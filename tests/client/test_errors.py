@@ -476,3 +476,19 @@ def test_any_other_language_is_sent_as_it_is(language: str) -> None:
 
     with Client(URL, language=language, transport=httpx.MockTransport(answer)) as client:
         assert client.live().status == "ok"
+
+
+def test_a_page_of_something_else_does_not_say_that_it_is_done() -> None:
+    """A network that asks for a login of its own answers everything with 200."""
+    for call in (
+        calls.logout(),
+        calls.change_password("old", "new"),
+        calls.end_session("s"),
+        calls.delete_key("k"),
+        calls.delete_conversation("c"),
+        calls.delete_message("m"),
+    ):
+        for page in (b"<html>Welcome to our network", b"", b"null", b'{"ok": true}', b'{"success": false}'):
+            with pytest.raises(UnreadableAnswer):
+                Exchange(call, RUSHED).answered(200, {}, page)
+        assert Exchange(call, RUSHED).answered(200, {}, b'{"success": true, "message": "Done"}') == Answer(None)

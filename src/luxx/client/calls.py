@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -242,8 +242,15 @@ def _data(kind: type[T]) -> Callable[[bytes], T]:
     return read
 
 
-def _nothing(_body: bytes) -> None:
-    return None
+class _Success(Struct):
+    success: Literal[True]
+
+
+_success: Final = msgspec.json.Decoder(_Success)
+
+
+def _nothing(body: bytes) -> None:
+    _success.decode(body)  # a page of something else does not say that it is done
 
 
 _registered: Final = _data(Registered)

@@ -453,7 +453,7 @@ async def test_what_fits_in_no_address_is_refused() -> None:
             lambda: client.conversations(project_id=endless),
             lambda: next(client.follow(endless)),
         ):
-            with pytest.raises(ValueError, match="fits in no address: .*too long"):
+            with pytest.raises(ValueError, match=r"fits in no address: .*too long"):
                 ask()
     async with AsyncClient(URL) as other:
         with pytest.raises(ValueError, match="fits in no address"):
@@ -492,3 +492,27 @@ def test_a_page_of_something_else_does_not_say_that_it_is_done() -> None:
             with pytest.raises(UnreadableAnswer):
                 Exchange(call, RUSHED).answered(200, {}, page)
         assert Exchange(call, RUSHED).answered(200, {}, b'{"success": true, "message": "Done"}') == Answer(None)
+
+
+def test_in_another_event_loop_a_client_says_what_to_do() -> None:
+    """It said of a connection that its loop was closed, once, and worked the next time."""
+
+    async def reach(client: AsyncClient) -> None:
+        with pytest.raises(ConnectionLost):
+            await client.live()
+
+    client = AsyncClient(URL, patience=Patience(tries=1))
+    asyncio.run(reach(client))
+    with pytest.raises(RuntimeError, match="belongs to the event loop that it was first used in: make one in each"):
+        asyncio.run(client.me())
+
+    async def follow() -> None:
+        await anext(client.follow("msg_1"))
+
+    with pytest.raises(RuntimeError, match="make one in each"):
+        asyncio.run(follow())
+
+    given = AsyncClient(
+        URL, transport=httpx.MockTransport(lambda _: httpx.Response(200, json={"status": "ok", "checks": {}}))
+    )
+    assert [asyncio.run(given.live()).status for _ in range(2)] == ["ok", "ok"]

@@ -40,7 +40,10 @@ Item = TypeVar("Item")
 
 
 class AsyncClient(ClientParts):
-    """`Client` for asyncio: the same methods, awaited. Tasks of one event loop may share it."""
+    """`Client` for asyncio: the same methods, awaited.
+
+    Tasks of one event loop may share it. In another one its methods raise RuntimeError.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,8 @@ class AsyncClient(ClientParts):
         super().__init__(url, token=token, language=language, patience=patience)
         with from_environment():
             self._http: Final = httpx.AsyncClient(**self._options(), transport=transport)
+        self._own: Final = transport is None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,7 +71,19 @@ class AsyncClient(ClientParts):
     async def aclose(self) -> None:
         await self._http.aclose()
 
+    def _at_home(self) -> None:
+        """Raise RuntimeError in another event loop than the first: connections belong to theirs."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop and self._own:
+            raise RuntimeError(
+                "an AsyncClient belongs to the event loop that it was first used in: make one in each, as in each"
+                " `asyncio.run`"
+            )
+
     async def _made(self, call: Call[T]) -> T:
+        self._at_home()
         exchange = Exchange(call, self.patience, reached=self._reached)
         while True:
             try:
@@ -296,6 +313,7 @@ class AsyncStream(StreamParts):
 
 
 async def _read(client: AsyncClient, following: Following) -> AsyncGenerator[StreamEvent]:
+    client._at_home()  # noqa: SLF001  # a stream is a part of its client
     while following.end is None:
         try:
             async with client._http.stream(**client._arguments(following.request(), streamed=True)) as response:  # noqa: SLF001  # a stream is a part of its client

@@ -516,3 +516,13 @@ def test_in_another_event_loop_a_client_says_what_to_do() -> None:
         URL, transport=httpx.MockTransport(lambda _: httpx.Response(200, json={"status": "ok", "checks": {}}))
     )
     assert [asyncio.run(given.live()).status for _ in range(2)] == ["ok", "ok"]
+
+
+def test_a_page_that_tells_of_a_service_away_does_not_blame_the_address() -> None:
+    for status in (502, 503, 504, 522):
+        with pytest.raises(UnreadableAnswer, match=rf"status {status} .*: something before Luxx") as caught:
+            Exchange[Any](calls.create_conversation(), RUSHED).answered(status, {}, b"<h1>Bad Gateway</h1>")
+        assert "root" not in str(caught.value)
+    for status in (304, 404, 500):
+        with pytest.raises(UnreadableAnswer, match="does the URL name the service's root"):
+            Exchange[Any](calls.me(), RUSHED).answered(status, {}, b"<h1>Oh</h1>")

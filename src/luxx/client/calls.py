@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from luxx.adapters import wire
 from luxx.adapters.wire import MessageJson
-from luxx.client.errors import UNREADABLE, ConnectionLost, Headers, LuxxApiError, UnreadableAnswer, refusal
+from luxx.client.errors import AWAY, UNREADABLE, ConnectionLost, Headers, LuxxApiError, UnreadableAnswer, refusal
 from luxx.client.patience import Patience, Tries
 from luxx.client.results import (
     Account,
@@ -41,8 +41,7 @@ Item = TypeVar("Item")
 # As a header holds it without a change (RFC 9110, 5.5).
 _KEY: Final = re.compile(r"(?=.{1,255}\Z)[!-~]([ -~]*[!-~])?")
 
-_PASSING: Final = frozenset({429, 502, 503, 504, *range(520, 525)})
-"""What proxies say of a service that is not there for now; Cloudflare has numbers of its own for it."""
+_PASSING: Final = AWAY | {429}
 
 Maybe = UnsetType
 """The type of `UNSET`: a field that is left as it is, or left to the service."""

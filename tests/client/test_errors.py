@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Mapping
@@ -526,3 +527,16 @@ def test_a_page_that_tells_of_a_service_away_does_not_blame_the_address() -> Non
     for status in (304, 404, 500):
         with pytest.raises(UnreadableAnswer, match="does the URL name the service's root"):
             Exchange[Any](calls.me(), RUSHED).answered(status, {}, b"<h1>Oh</h1>")
+
+
+def test_a_certificate_that_is_not_trusted_is_told_at_once() -> None:
+    untrusted = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+    untrusted.__cause__ = ssl.SSLCertVerificationError(1, "self-signed certificate")
+    for patience in (RUSHED, Patience()):
+        with pytest.raises(ConnectionLost, match="self-signed"):
+            Exchange[Any](calls.me(), patience).lost(untrusted)
+    with pytest.raises(ConnectionLost):
+        Following(RUSHED, message_id="msg_1").lost(untrusted)
+    broken = httpx.ConnectError("EOF in the handshake")
+    broken.__cause__ = ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
+    assert isinstance(Exchange[Any](calls.me(), RUSHED).lost(broken), Pause)

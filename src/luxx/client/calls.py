@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -142,13 +143,15 @@ def may_pass(error: LuxxApiError | UnreadableAnswer) -> bool:
 
 
 def hopeless(error: httpx.RequestError, *, reached: bool) -> bool:
-    """Tell whether no other try can do better: it cannot be said in HTTP, or nobody knows the name.
+    """Tell whether no other try can do better: it cannot be said in HTTP, or nobody knows the name or its certificate.
 
-    A name that was right before may be gone for the time of a restart.
+    What was right before may be gone for the time of a restart.
     """
     if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol | httpx.DecodingError):
         return True
-    return not reached and any(isinstance(cause, socket.gaierror) for cause in _causes(error))
+    return not reached and any(
+        isinstance(cause, socket.gaierror | ssl.SSLCertVerificationError) for cause in _causes(error)
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -13,6 +13,7 @@ from msgspec import UNSET
 from luxx.client import calls
 from luxx.client.blocking import Client, Stream
 from luxx.client.calls import Answer, Call, Exchange, Maybe, Walk
+from luxx.client.errors import NotFound
 from luxx.client.following import Following
 from luxx.client.parts import DEFAULT_PATIENCE, ClientParts, StreamParts, from_environment
 from luxx.client.patience import Patience
@@ -98,7 +99,12 @@ class AsyncClient(ClientParts):
 
     async def _walked(self, walk: Walk[T, Item]) -> AsyncGenerator[Item]:
         while walk.call is not None:
-            for item in walk.came(await self._made(walk.call)):
+            try:
+                page = await self._made(walk.call)
+            except NotFound as error:
+                walk.refused(error)
+                continue
+            for item in walk.came(page):
                 yield item
 
     # --- accounts -----------------------------------------------------------------------------------

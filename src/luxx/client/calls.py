@@ -16,7 +16,16 @@ from msgspec import UNSET, Struct, UnsetType
 
 from luxx.adapters import wire
 from luxx.adapters.wire import MessageJson
-from luxx.client.errors import AWAY, UNREADABLE, ConnectionLost, Headers, LuxxApiError, UnreadableAnswer, refusal
+from luxx.client.errors import (
+    AWAY,
+    UNREADABLE,
+    ConnectionLost,
+    Headers,
+    LuxxApiError,
+    NotFound,
+    UnreadableAnswer,
+    refusal,
+)
 from luxx.client.patience import Patience, Tries
 from luxx.client.results import (
     Account,
@@ -177,16 +186,33 @@ def connection_lost(error: httpx.RequestError, tries: Tries) -> ConnectionLost:
 
 
 class Walk(Generic[T, Item]):
-    """All items of a list that comes in pages: make `call`, tell what came, and go on until `call` is None."""
+    """All items of a list that comes in pages: make `call`, tell what came, and go on until `call` is None.
 
-    def __init__(self, first: Call[T], step: Callable[[T], tuple[Sequence[Item], Call[T] | None]]) -> None:
+    `around` gives the call to make where a page but the first is refused because nothing is there to go on from.
+    """
+
+    def __init__(
+        self,
+        first: Call[T],
+        step: Callable[[T], tuple[Sequence[Item], Call[T] | None]],
+        *,
+        around: Callable[[], Call[T]] | None = None,
+    ) -> None:
         self.call: Call[T] | None = first
+        self._first: Final = first
         self._step: Final = step
+        self._around: Final = around
 
     def came(self, page: T) -> Sequence[Item]:
         """Take a page, and give its items."""
         items, self.call = self._step(page)
         return items
+
+    def refused(self, error: NotFound) -> None:
+        """Take a refusal; raises it where there is no other way."""
+        if self._around is None or self.call is self._first or error.code != "message_not_found":
+            raise error
+        self.call = self._around()
 
 
 def all_conversations(*, project_id: str | None, page_size: int) -> Walk[ConversationPage, Conversation]:
@@ -200,13 +226,27 @@ def all_conversations(*, project_id: str | None, page_size: int) -> Walk[Convers
 
 
 def all_messages(conversation_id: str, *, page_size: int) -> Walk[MessagePage, Message]:
+    given: set[str] = set()
+    newest: str | None = None
+
     def page(before: str | None) -> Call[MessagePage]:
         return messages(conversation_id, limit=page_size, before=before)
 
-    def step(came: MessagePage) -> tuple[Sequence[Message], Call[MessagePage] | None]:
-        return came.items[::-1], page(came.items[0].id) if came.has_more and came.items else None
+    def around() -> Call[MessagePage]:
+        nonlocal newest
+        newest = newest or max(given)
+        return page(None)
 
-    return Walk(page(None), step)
+    def step(came: MessagePage) -> tuple[Sequence[Message], Call[MessagePage] | None]:
+        items = list(reversed(came.items))
+        if newest is not None:
+            # On the way around there is once more what was given, and what was sent since.
+            items = [one for one in items if one.id not in given and one.id <= newest]
+        given.update(one.id for one in items)
+        return items, page(came.items[0].id) if came.has_more and came.items else None
+
+    # The message to go on from may be deleted meanwhile: then it begins again, and leaves out what was given.
+    return Walk(page(None), step, around=around)
 
 
 # --- reading ----------------------------------------------------------------------------------------

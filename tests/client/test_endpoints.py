@@ -59,6 +59,12 @@ async def walk(items: Any) -> list[Any]:
     return [item async for item in items]
 
 
+async def anext_of(items: Any) -> Any:
+    if isinstance(items, Iterator):
+        return await asyncio.to_thread(next, items, None)
+    return await anext(items, None)
+
+
 async def read(stream: Any) -> list[StreamEvent]:
     if isinstance(stream, Stream):
         with stream:
@@ -336,3 +342,48 @@ def test_names_and_ids_are_one_step_of_a_path_and_a_prefix_goes_before_it() -> N
             with pytest.raises(NotFound):
                 call()
     assert asked == [b"/chat/api/tools/..%2Fa%20b%3Fc%23d%25", b"/chat/api/messages/conv_1?limit=100&before=msg_1"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+async def test_messages_are_walked_through_to_the_end_while_they_are_deleted(
+    ada: Any, model: ScriptedChatModel, size: int
+) -> None:
+    """A page begins behind a message, and that one may be gone."""
+    model.then(*[spoken(f"answer {n}") for n in range(4)])
+    conversation = await ada.create_conversation()
+    for n in range(4):
+        await ada.send(conversation.id, f"question {n}")
+    walked = ada.all_messages(conversation.id, page_size=size)
+    told = []
+    while (message := await anext_of(walked)) is not None:
+        told.append(message.content)
+        await ada.delete_message(message.id)
+    assert told == [f"{kind} {n}" for n in (3, 2, 1, 0) for kind in ("answer", "question")]
+    assert (await ada.messages(conversation.id)).total == 0
+
+
+async def test_a_walk_past_a_deleted_message_gives_each_other_one_once_and_none_that_was_sent_since(
+    ada: Any, model: ScriptedChatModel
+) -> None:
+    model.then(*[spoken(f"answer {n}") for n in range(4)])
+    conversation = await ada.create_conversation()
+    for n in range(3):
+        await ada.send(conversation.id, f"question {n}")
+    walked = ada.all_messages(conversation.id, page_size=2)
+    first, second = [await anext_of(walked) for _ in range(2)]
+    assert [first.content, second.content] == ["answer 2", "question 2"]
+    await ada.delete_message(second.id)
+    await ada.send(conversation.id, "question 3")
+    assert [message.content for message in await walk(walked)] == ["answer 1", "question 1", "answer 0", "question 0"]
+
+
+async def test_a_walk_through_what_is_gone_says_so(ada: Any, model: ScriptedChatModel) -> None:
+    model.then(spoken("answer"))
+    conversation = await ada.create_conversation()
+    await ada.send(conversation.id, "question")
+    walked = ada.all_messages(conversation.id, page_size=1)
+    await anext_of(walked)
+    await ada.delete_conversation(conversation.id)
+    with pytest.raises(NotFound) as caught:
+        await walk(walked)
+    assert caught.value.code == "conversation_not_found"

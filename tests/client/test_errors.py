@@ -4,7 +4,9 @@ import asyncio
 import json
 import math
 import pickle
+import re
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Mapping
@@ -376,6 +378,8 @@ def test_an_error_comes_whole_out_of_another_process() -> None:
         "http://a..b",
         f"http://{'a' * 64}.example.com",
         "http://example.com/?lang=en",
+        "http://example.com/#top",
+        "http://example.com:65536",
         "http://ada:lovelace@example.com",
     ],
 )
@@ -420,3 +424,119 @@ async def test_nothing_that_is_printed_shows_a_token_or_a_key(served: Live) -> N
         for secret in (login.access_token, key.key):
             for shown in (repr(client), repr(login), repr(key)):
                 assert secret not in shown
+
+
+@pytest.mark.parametrize("nothing", ["", ".", ".."])
+def test_an_id_that_would_lead_elsewhere_is_refused(nothing: str) -> None:
+    """Of `conversation("")` the list was asked for, and the service called unreadable."""
+    with Client(URL) as client:
+        for asking in (client.conversation, client.delete_conversation, client.messages, client.cancel, client.tool):
+            with pytest.raises(ValueError, match=f"'{re.escape(nothing)}' is no id"):
+                asking(nothing)
+        with pytest.raises(ValueError, match="is no id"):
+            next(client.follow(nothing))
+
+
+def test_what_is_no_text_is_no_id() -> None:
+    nobody: Any = None
+    with Client(URL) as client:
+        with pytest.raises(TypeError, match="an id or a name must be a string, not None"):
+            client.conversation(nobody)
+        with pytest.raises(TypeError, match="the id of an answer must be a string, not None"):
+            client.follow(nobody)
+
+
+async def test_what_fits_in_no_address_is_refused() -> None:
+    endless = "x" * 70_000
+    with Client(URL) as client:
+        for ask in (
+            lambda: client.conversation(endless),
+            lambda: client.conversations(project_id=endless),
+            lambda: next(client.follow(endless)),
+        ):
+            with pytest.raises(ValueError, match=r"fits in no address: .*too long"):
+                ask()
+    async with AsyncClient(URL) as other:
+        with pytest.raises(ValueError, match="fits in no address"):
+            await other.messages("conv_1", before=endless)
+        with pytest.raises(ValueError, match="fits in no address"):
+            await anext(other.follow(endless))
+
+
+@pytest.mark.parametrize("language", ["中文", "en\n", " en"])
+def test_a_language_that_fits_in_no_header_is_refused(language: str) -> None:
+    with pytest.raises(ValueError, match="language"):
+        Client(URL, language=language)
+
+
+@pytest.mark.parametrize("language", ["", "zh-CN, zh;q=0.9, en;q=0.1"])
+def test_any_other_language_is_sent_as_it_is(language: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["accept-language"] == language
+        return httpx.Response(200, json={"status": "ok", "checks": {}})
+
+    with Client(URL, language=language, transport=httpx.MockTransport(answer)) as client:
+        assert client.live().status == "ok"
+
+
+def test_a_page_of_something_else_does_not_say_that_it_is_done() -> None:
+    """A network that asks for a login of its own answers everything with 200."""
+    for call in (
+        calls.logout(),
+        calls.change_password("old", "new"),
+        calls.end_session("s"),
+        calls.delete_key("k"),
+        calls.delete_conversation("c"),
+        calls.delete_message("m"),
+    ):
+        for page in (b"<html>Welcome to our network", b"", b"null", b'{"ok": true}', b'{"success": false}'):
+            with pytest.raises(UnreadableAnswer):
+                Exchange(call, RUSHED).answered(200, {}, page)
+        assert Exchange(call, RUSHED).answered(200, {}, b'{"success": true, "message": "Done"}') == Answer(None)
+
+
+def test_in_another_event_loop_a_client_says_what_to_do() -> None:
+    """It said of a connection that its loop was closed, once, and worked the next time."""
+
+    async def reach(client: AsyncClient) -> None:
+        with pytest.raises(ConnectionLost):
+            await client.live()
+
+    client = AsyncClient(URL, patience=Patience(tries=1))
+    asyncio.run(reach(client))
+    with pytest.raises(RuntimeError, match="belongs to the event loop that it was first used in: make one in each"):
+        asyncio.run(client.me())
+
+    async def follow() -> None:
+        await anext(client.follow("msg_1"))
+
+    with pytest.raises(RuntimeError, match="make one in each"):
+        asyncio.run(follow())
+
+    given = AsyncClient(
+        URL, transport=httpx.MockTransport(lambda _: httpx.Response(200, json={"status": "ok", "checks": {}}))
+    )
+    assert [asyncio.run(given.live()).status for _ in range(2)] == ["ok", "ok"]
+
+
+def test_a_page_that_tells_of_a_service_away_does_not_blame_the_address() -> None:
+    for status in (502, 503, 504, 522):
+        with pytest.raises(UnreadableAnswer, match=rf"status {status} .*: something before Luxx") as caught:
+            Exchange[Any](calls.create_conversation(), RUSHED).answered(status, {}, b"<h1>Bad Gateway</h1>")
+        assert "root" not in str(caught.value)
+    for status in (304, 404, 500):
+        with pytest.raises(UnreadableAnswer, match="does the URL name the service's root"):
+            Exchange[Any](calls.me(), RUSHED).answered(status, {}, b"<h1>Oh</h1>")
+
+
+def test_a_certificate_that_is_not_trusted_is_told_at_once() -> None:
+    untrusted = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+    untrusted.__cause__ = ssl.SSLCertVerificationError(1, "self-signed certificate")
+    for patience in (RUSHED, Patience()):
+        with pytest.raises(ConnectionLost, match="self-signed"):
+            Exchange[Any](calls.me(), patience).lost(untrusted)
+    with pytest.raises(ConnectionLost):
+        Following(RUSHED, message_id="msg_1").lost(untrusted)
+    broken = httpx.ConnectError("EOF in the handshake")
+    broken.__cause__ = ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
+    assert isinstance(Exchange[Any](calls.me(), RUSHED).lost(broken), Pause)

@@ -13,6 +13,7 @@ from msgspec import UNSET
 from luxx.client import calls
 from luxx.client.blocking import Client, Stream
 from luxx.client.calls import Answer, Call, Exchange, Maybe, Walk
+from luxx.client.errors import NotFound
 from luxx.client.following import Following
 from luxx.client.parts import DEFAULT_PATIENCE, ClientParts, StreamParts, from_environment
 from luxx.client.patience import Patience
@@ -40,7 +41,10 @@ Item = TypeVar("Item")
 
 
 class AsyncClient(ClientParts):
-    """`Client` for asyncio: the same methods, awaited. Tasks of one event loop may share it."""
+    """`Client` for asyncio: the same methods, awaited.
+
+    Tasks of one event loop may share it. In another one its methods raise RuntimeError.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,8 @@ class AsyncClient(ClientParts):
         super().__init__(url, token=token, language=language, patience=patience)
         with from_environment():
             self._http: Final = httpx.AsyncClient(**self._options(), transport=transport)
+        self._own: Final = transport is None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,7 +72,19 @@ class AsyncClient(ClientParts):
     async def aclose(self) -> None:
         await self._http.aclose()
 
+    def _at_home(self) -> None:
+        """Raise RuntimeError in another event loop than the first: connections belong to theirs."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop and self._own:
+            raise RuntimeError(
+                "an AsyncClient belongs to the event loop that it was first used in: make one in each, as in each"
+                " `asyncio.run`"
+            )
+
     async def _made(self, call: Call[T]) -> T:
+        self._at_home()
         exchange = Exchange(call, self.patience, reached=self._reached)
         while True:
             try:
@@ -81,7 +99,12 @@ class AsyncClient(ClientParts):
 
     async def _walked(self, walk: Walk[T, Item]) -> AsyncGenerator[Item]:
         while walk.call is not None:
-            for item in walk.came(await self._made(walk.call)):
+            try:
+                page = await self._made(walk.call)
+            except NotFound as error:
+                walk.refused(error)
+                continue
+            for item in walk.came(page):
                 yield item
 
     # --- accounts -----------------------------------------------------------------------------------
@@ -296,6 +319,7 @@ class AsyncStream(StreamParts):
 
 
 async def _read(client: AsyncClient, following: Following) -> AsyncGenerator[StreamEvent]:
+    client._at_home()  # noqa: SLF001  # a stream is a part of its client
     while following.end is None:
         try:
             async with client._http.stream(**client._arguments(following.request(), streamed=True)) as response:  # noqa: SLF001  # a stream is a part of its client

@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from luxx.client import calls
 from luxx.client.calls import Answer, Call, Exchange, Maybe, Walk
+from luxx.client.errors import NotFound
 from luxx.client.following import Following
 from luxx.client.parts import DEFAULT_PATIENCE, ClientParts, StreamParts, from_environment
 from luxx.client.patience import Patience
@@ -96,7 +97,12 @@ class Client(ClientParts):
 
     def _walked(self, walk: Walk[T, Item]) -> Generator[Item]:
         while walk.call is not None:
-            yield from walk.came(self._made(walk.call))
+            try:
+                page = self._made(walk.call)
+            except NotFound as error:
+                walk.refused(error)
+                continue
+            yield from walk.came(page)
 
     # --- accounts -----------------------------------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -15,7 +16,16 @@ from msgspec import UNSET, Struct, UnsetType
 
 from luxx.adapters import wire
 from luxx.adapters.wire import MessageJson
-from luxx.client.errors import UNREADABLE, ConnectionLost, Headers, LuxxApiError, UnreadableAnswer, refusal
+from luxx.client.errors import (
+    AWAY,
+    UNREADABLE,
+    ConnectionLost,
+    Headers,
+    LuxxApiError,
+    NotFound,
+    UnreadableAnswer,
+    refusal,
+)
 from luxx.client.patience import Patience, Tries
 from luxx.client.results import (
     Account,
@@ -41,8 +51,7 @@ Item = TypeVar("Item")
 # As a header holds it without a change (RFC 9110, 5.5).
 _KEY: Final = re.compile(r"(?=.{1,255}\Z)[!-~]([ -~]*[!-~])?")
 
-_PASSING: Final = frozenset({429, 502, 503, 504, *range(520, 525)})
-"""What proxies say of a service that is not there for now; Cloudflare has numbers of its own for it."""
+_PASSING: Final = AWAY | {429}
 
 Maybe = UnsetType
 """The type of `UNSET`: a field that is left as it is, or left to the service."""
@@ -143,13 +152,15 @@ def may_pass(error: LuxxApiError | UnreadableAnswer) -> bool:
 
 
 def hopeless(error: httpx.RequestError, *, reached: bool) -> bool:
-    """Tell whether no other try can do better: it cannot be said in HTTP, or nobody knows the name.
+    """Tell whether no other try can do better: it cannot be said in HTTP, or nobody knows the name or its certificate.
 
-    A name that was right before may be gone for the time of a restart.
+    What was right before may be gone for the time of a restart.
     """
     if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol | httpx.DecodingError):
         return True
-    return not reached and any(isinstance(cause, socket.gaierror) for cause in _causes(error))
+    return not reached and any(
+        isinstance(cause, socket.gaierror | ssl.SSLCertVerificationError) for cause in _causes(error)
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -175,16 +186,33 @@ def connection_lost(error: httpx.RequestError, tries: Tries) -> ConnectionLost:
 
 
 class Walk(Generic[T, Item]):
-    """All items of a list that comes in pages: make `call`, tell what came, and go on until `call` is None."""
+    """All items of a list that comes in pages: make `call`, tell what came, and go on until `call` is None.
 
-    def __init__(self, first: Call[T], step: Callable[[T], tuple[Sequence[Item], Call[T] | None]]) -> None:
+    `around` gives the call to make where a page but the first is refused because nothing is there to go on from.
+    """
+
+    def __init__(
+        self,
+        first: Call[T],
+        step: Callable[[T], tuple[Sequence[Item], Call[T] | None]],
+        *,
+        around: Callable[[], Call[T]] | None = None,
+    ) -> None:
         self.call: Call[T] | None = first
+        self._first: Final = first
         self._step: Final = step
+        self._around: Final = around
 
     def came(self, page: T) -> Sequence[Item]:
         """Take a page, and give its items."""
         items, self.call = self._step(page)
         return items
+
+    def refused(self, error: NotFound) -> None:
+        """Take a refusal; raises it where there is no other way."""
+        if self._around is None or self.call is self._first or error.code != "message_not_found":
+            raise error
+        self.call = self._around()
 
 
 def all_conversations(*, project_id: str | None, page_size: int) -> Walk[ConversationPage, Conversation]:
@@ -198,13 +226,27 @@ def all_conversations(*, project_id: str | None, page_size: int) -> Walk[Convers
 
 
 def all_messages(conversation_id: str, *, page_size: int) -> Walk[MessagePage, Message]:
+    given: set[str] = set()
+    newest: str | None = None
+
     def page(before: str | None) -> Call[MessagePage]:
         return messages(conversation_id, limit=page_size, before=before)
 
-    def step(came: MessagePage) -> tuple[Sequence[Message], Call[MessagePage] | None]:
-        return came.items[::-1], page(came.items[0].id) if came.has_more and came.items else None
+    def around() -> Call[MessagePage]:
+        nonlocal newest
+        newest = newest or max(given)
+        return page(None)
 
-    return Walk(page(None), step)
+    def step(came: MessagePage) -> tuple[Sequence[Message], Call[MessagePage] | None]:
+        items = list(reversed(came.items))
+        if newest is not None:
+            # On the way around there is once more what was given, and what was sent since.
+            items = [one for one in items if one.id not in given and one.id <= newest]
+        given.update(one.id for one in items)
+        return items, page(came.items[0].id) if came.has_more and came.items else None
+
+    # The message to go on from may be deleted meanwhile: then it begins again, and leaves out what was given.
+    return Walk(page(None), step, around=around)
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -242,8 +284,15 @@ def _data(kind: type[T]) -> Callable[[bytes], T]:
     return read
 
 
-def _nothing(_body: bytes) -> None:
-    return None
+class _Success(Struct):
+    success: Literal[True]
+
+
+_success: Final = msgspec.json.Decoder(_Success)
+
+
+def _nothing(body: bytes) -> None:
+    _success.decode(body)  # a page of something else does not say that it is done
 
 
 _registered: Final = _data(Registered)
@@ -281,7 +330,16 @@ def _read_sent(body: bytes) -> Sent:
 
 
 def _path(*parts: str) -> str:
-    return "/api/" + "/".join(quote(part, safe="") for part in parts)
+    """Give the path to what has such ids or names. Raises TypeError, ValueError for what is none."""
+    return "/api/" + "/".join(_segment(part) for part in parts)
+
+
+def _segment(part: object) -> str:
+    if not isinstance(part, str):
+        raise TypeError(f"an id or a name must be a string, not {part!r}")
+    if part in {"", ".", ".."}:  # in a path they mean something else
+        raise ValueError(f"{part!r} is no id and no name of anything")
+    return quote(part, safe="")
 
 
 def _get(path: str, read: Callable[[bytes], T], **params: str | int | None) -> Call[T]:

@@ -240,13 +240,22 @@ def _pause(headers: Headers) -> float | None:
         return None
 
 
+AWAY: Final = frozenset({502, 503, 504, *range(520, 525)})
+"""What proxies say of a service that is not there for now; Cloudflare has numbers of its own for it."""
+
+
 def refusal(status: int, headers: Headers, body: bytes) -> LuxxApiError | UnreadableAnswer:
     """Give the error that an answer tells, as something to raise."""
     pause = _pause(headers)
     try:
         told = _failure.decode(body)
     except UNREADABLE:
-        text = f"The answer with the status {status} is no answer of Luxx: does the URL name the service's root?"
+        what = (
+            "something before Luxx says that it cannot be reached"
+            if status in AWAY
+            else "does the URL name the service's root?"
+        )
+        text = f"The answer with the status {status} is no answer of Luxx: {what}"
         if 300 <= status < 400 and (place := headers.get("location")):
             text += f" It leads to {place}"
         return UnreadableAnswer(text, status=status, retry_after=pause)

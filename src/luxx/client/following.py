@@ -120,6 +120,8 @@ class Following:
 
         `reached` is as in `Exchange`.
         """
+        if sending is None and message_id is None:
+            raise TypeError("the id of an answer must be a string, not None: has `Started` come?")
         self._clock: Final = clock
         self._reached = reached
         self._opened_at = 0.0

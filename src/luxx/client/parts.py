@@ -17,10 +17,12 @@ from luxx.domain.message import Message
 DEFAULT_PATIENCE: Final = Patience()
 
 _TOKEN: Final = re.compile(r"[!-~]+")
+_LANGUAGE: Final = re.compile(r"([!-~]([ -~]*[!-~])?)?")
+
+LAST_PORT: Final = 65535
 
 
 class _Options(TypedDict):
-    base_url: str
     headers: dict[str, str]
     timeout: httpx.Timeout
     limits: httpx.Limits
@@ -51,8 +53,12 @@ class ClientParts:
             raise ValueError("the URL must hold no name and no password: log in with them")
         if parts.scheme not in {"http", "https"} or not parts.host:
             raise ValueError(f"the URL must be like https://chat.example.com, not {url!r}")
-        if parts.query:
-            raise ValueError(f"the URL must have no query, as {url!r} has: it is the service's root")
+        if parts.query or parts.fragment:
+            raise ValueError(f"the URL must have no query and no fragment, as {url!r} has: it is the service's root")
+        if parts.port is not None and parts.port > LAST_PORT:  # sockets would take a part of it, and find another one
+            raise ValueError(f"the URL must have a port of at most {LAST_PORT}, not {parts.port}")
+        if _LANGUAGE.fullmatch(language) is None:
+            raise ValueError(f"the language must be one as in Accept-Language, `en` or `zh`, not {language!r}")
         self.url: Final = url.rstrip("/")
         self.token = token
         self.language: Final = language
@@ -76,7 +82,6 @@ class ClientParts:
 
     def _options(self) -> _Options:
         return {
-            "base_url": self.url,
             "headers": {"User-Agent": f"luxx-client/{__version__}", "Accept-Language": self.language},
             "timeout": self._timeout(self.patience.answer_seconds),
             # A stream keeps its connection as long as the answer is written.
@@ -93,8 +98,12 @@ class ClientParts:
         )
 
     def _arguments(self, request: Request, *, streamed: bool = False) -> dict[str, Any]:
-        """Give a request as httpx takes it."""
+        """Give a request as httpx takes it. Raises ValueError where it fits in no address."""
         patience = self.patience
+        try:
+            url = httpx.URL(self.url + request.path, params=dict(request.params))
+        except httpx.InvalidURL as error:
+            raise ValueError(f"what is asked for fits in no address: {error}") from None
         seconds = patience.send_seconds if request.whole_answer else patience.answer_seconds
         headers = dict(request.headers)
         if self.token is not None:
@@ -103,8 +112,7 @@ class ClientParts:
             headers["Content-Type"] = "application/json"
         return {
             "method": request.method,
-            "url": request.path,
-            "params": dict(request.params),
+            "url": url,
             "content": request.body,
             "headers": headers,
             "timeout": self._timeout(patience.silence_seconds if streamed else seconds),

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -351,13 +351,11 @@ def settings_table() -> str:
 
 def _shown(default: object) -> str:
     match default:
-        case None:
-            return "none"
-        case frozenset():
+        case None | frozenset():
             return "none"
         case timedelta():
             return f"`{default.total_seconds() / 3600:g}`"
         case float():
             return f"`{default:g}`"
         case _:
-            return "none" if default is MISSING else f"`{default}`"
+            return f"`{default}`"

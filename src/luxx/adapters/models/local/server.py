@@ -8,10 +8,10 @@ import os
 import secrets
 import sys
 from asyncio.subprocess import PIPE, Process
-from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
+from luxx.adapters.children import ended
 from luxx.adapters.models.local.child import HOST, Order
 from luxx.adapters.models.local.weights import LocalModelUnusable, Weights
 from luxx.extras import advice
@@ -168,10 +168,7 @@ class LocalModel:
                 await child.wait()
         except TimeoutError:
             child.kill()
-            await child.wait()
-        # That nobody read to the end is no news; unasked, it would be told when the pipe is collected.
-        with suppress(ConnectionError):
-            await child.stdin.wait_closed()
+        await ended(child)
         if self._logging is not None:
             await self._logging
 

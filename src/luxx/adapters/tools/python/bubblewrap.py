@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from luxx.adapters.children import ended
 from luxx.adapters.tools.places import Places, places_here
 from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, PythonOutcome
 from luxx.domain.errors import ToolBroken
@@ -104,7 +105,7 @@ class BubblewrapSandbox:
         except TimeoutError:
             return None, -signal.SIGKILL
         finally:
-            await asyncio.shield(_ended(process))
+            await asyncio.shield(_killed(process))
             self._processes.discard(process)
 
     async def _started(self) -> Process:
@@ -136,11 +137,11 @@ class BubblewrapSandbox:
             raise ToolBroken(f"the Python sandbox cannot be started ({error.strerror})") from error
         except asyncio.CancelledError:
             # It may run already; without its handle nobody would ever end it.
-            await asyncio.shield(_ended(await start))
+            await asyncio.shield(_killed(await start))
             raise
 
     async def aclose(self) -> None:
-        await asyncio.gather(*(_ended(process) for process in tuple(self._processes)))
+        await asyncio.gather(*(_killed(process) for process in tuple(self._processes)))
 
 
 async def _exchanged(process: Process, order: bytes) -> bytes:
@@ -161,18 +162,13 @@ async def _exchanged(process: Process, order: bytes) -> bytes:
     return bytes(answer)
 
 
-async def _ended(process: Process) -> None:
+async def _killed(process: Process) -> None:
     if process.returncode is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             process.kill()
-    await process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
-        # That nobody read to the end is no news; unasked, it would be told when the pipe is collected.
-        with suppress(ConnectionError):
-            await process.stdin.wait_closed()
+    await ended(process)
 
 
 def _arguments(python: str) -> Iterator[str]:

@@ -21,23 +21,16 @@ import msgspec
 
 from luxx.adapters.children import ended
 from luxx.adapters.tools.places import Places, places_here
-from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, PythonOutcome
+from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, VALUE_CHARACTERS, PythonOutcome, late
 from luxx.domain.errors import ToolBroken
 
 NOBODY: Final = 65534
 SCRATCH_BYTES: Final = 16 * 2**20
 PROCESSES: Final = 16
-VALUE_CHARACTERS: Final = 500_000
 ANSWER_BYTES: Final = 4 * 2**20
 _MARKER: Final = b"started\n"
 """What the runner writes before it runs the code: with it, whatever happens is the code's doing."""
 _SYSTEM: Final = ("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin")
-
-
-class _Answer(msgspec.Struct):
-    stdout: str
-    value: Any
-    error: str | None
 
 
 class SandboxUnusable(Exception):
@@ -83,17 +76,14 @@ class BubblewrapSandbox:
         async with self._places.one():
             answer, status = await self._asked(order, seconds)
         if answer is None:
-            return PythonOutcome(
-                stdout="", value=None, error=f"TimeoutError: the code ran longer than {seconds:g} seconds"
-            )
+            return PythonOutcome.failed(late(seconds))
         if not answer.startswith(_MARKER):
             raise ToolBroken("the Python sandbox did not start; the operator should look at the setup of bubblewrap")
         try:
-            found = msgspec.json.decode(answer.removeprefix(_MARKER), type=_Answer)
+            return msgspec.json.decode(answer.removeprefix(_MARKER), type=PythonOutcome)
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             # The code has ended its own process, by a limit or on purpose, or written what it should not.
-            return PythonOutcome(stdout="", value=None, error=f"the Python process ended early (status {status})")
-        return PythonOutcome(stdout=found.stdout, value=found.value, error=found.error)
+            return PythonOutcome.failed(f"the Python process ended early (status {status})")
 
     async def _asked(self, order: bytes, seconds: float) -> tuple[bytes | None, int]:
         process = await self._started()

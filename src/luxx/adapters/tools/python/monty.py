@@ -3,8 +3,8 @@
 import shutil
 from typing import Final
 
-from luxx.adapters.tools.jobs.python import late, run_python
-from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, PythonOutcome
+from luxx.adapters.tools.jobs.python import run_python
+from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, PythonOutcome, late
 from luxx.adapters.tools.workers.pool import WorkerPool
 from luxx.domain.errors import ToolRefused, ToolTimeout
 
@@ -36,10 +36,10 @@ class MontySandbox:
             )
         except ToolTimeout:
             # Monty did not end in time, and has been killed.
-            return PythonOutcome(stdout="", value=None, error=late(seconds))
+            return PythonOutcome.failed(late(seconds))
         except ToolRefused:
-            return PythonOutcome(stdout="", value=None, error="MemoryError")
-        return PythonOutcome(stdout=found["stdout"], value=found["value"], error=found["error"])
+            return PythonOutcome.failed("MemoryError")
+        return PythonOutcome(**found)
 
     async def aclose(self) -> None:
         await self.workers.aclose()

@@ -204,9 +204,12 @@ class DatabaseUnit:
 
     async def __aenter__(self) -> Self:
         driver = self._database.driver
-        self._lent = OneRead(driver) if self._once else await driver.connect(read_only=self._read_only)
-        if self._read_only:
-            self._lent = Reading(self._lent, postgres=driver.postgres)
+        if self._once:
+            self._lent = Reading(OneRead(driver), postgres=driver.postgres)
+        elif self._read_only:
+            self._lent = Reading(await driver.connect(read_only=True), postgres=driver.postgres)
+        else:
+            self._lent = await driver.connect()
         self._open = True
         return self
 
@@ -218,8 +221,6 @@ class DatabaseUnit:
             await self._lent.close()
 
     async def commit(self) -> None:
-        if self._read_only:
-            raise RuntimeError("A read-only unit of work cannot commit; open it with read_only=False.")
         connection = self._connection
         self._end()
         await undisturbed(self._commit(connection))

@@ -15,8 +15,8 @@ from luxx.adapters.database.rows import columns_of, names_of, values_of
 from luxx.adapters.database.schema import UtcTime, conversation_counts, conversations, messages, turns, users
 from luxx.adapters.database.statements import Row, Script, Statement
 from luxx.application.ports import ConversationPlace, FoundConversations
-from luxx.domain.conversation import Conversation
-from luxx.domain.errors import NotFound
+from luxx.domain.conversation import Conversation, no_conversation
+from luxx.domain.user import no_user
 
 _DEEP: Final = 200
 """How far into a list one may count from its beginning before it is worth while to look which end is nearer."""
@@ -65,10 +65,6 @@ def conversation_of(row: Row) -> Conversation:
         created_at=created_at,
         updated_at=updated_at,
     )
-
-
-def no_conversation(conversation_id: str) -> NotFound:
-    return NotFound(f"There is no conversation {conversation_id!r}.", code="conversation_not_found")
 
 
 # Not as the column itself: while the tables are small, Postgres may take an index that begins with the owner for as
@@ -325,7 +321,7 @@ def _scopes(project_id: str | None, change: int) -> dict[str, int]:
 def _add_conversation(conversation: Conversation) -> Script[None]:
     rows = yield _ADD_CONVERSATION, values_of(conversation, _NAMES)
     if not rows:
-        raise NotFound(f"There is no user with the number {conversation.user_id!r}: make an account first.")
+        raise no_user(conversation.user_id)
     yield from _counting(conversation.user_id, _scopes(conversation.project_id, 1))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from luxx.adapters.database.connection import Connection, Driver
-from luxx.adapters.database.conversations import CONVERSATION, THE_CONVERSATION, conversation_of, no_conversation
+from luxx.adapters.database.conversations import CONVERSATION, THE_CONVERSATION, conversation_of
 from luxx.adapters.database.errors import NotUnique
 from luxx.adapters.database.messages import ANSWER, MESSAGE, answer_values, message_of, messages_of, page_of_messages
 from luxx.adapters.database.rows import named, names_of
@@ -25,7 +25,8 @@ from luxx.adapters.database.schema import (
 from luxx.adapters.database.statements import Parameters, Row, Script, Statement
 from luxx.adapters.wire import encode_event
 from luxx.application.ports import Begun, Clock, KeyTaken, Lease, NewTurn, Remembered, TooManyTurns, Turn
-from luxx.domain.errors import Conflict, Damaged
+from luxx.domain.conversation import generation_in_progress, no_conversation
+from luxx.domain.errors import Damaged
 from luxx.domain.message import Message, Status
 from luxx.domain.turn import Started
 
@@ -204,7 +205,7 @@ class DatabaseTurns:
             # Which of two constraints is named is a matter of chance; what the key says goes first.
             if turn.key is not None and await self.driver.fetch(_RECALL, values):
                 raise KeyTaken(turn.key.key) from error
-            raise _busy(turn) from error
+            raise generation_in_progress(turn.conversation_id) from error
         await connection.close()
         lease = turn.lease()
         self.begun(lease, started, (values["event_name"], values["event_data"]))
@@ -330,10 +331,3 @@ def _begin_on_sqlite(turn: NewTurn, values: Parameters) -> Script[_Told]:
     yield _ADD_TURN, values
     yield _ADD_EVENT, values
     return _Told(conversation, earlier)
-
-
-def _busy(turn: NewTurn) -> Conflict:
-    return Conflict(
-        f"An answer is already being written in the conversation {turn.conversation_id!r}.",
-        code="generation_in_progress",
-    )

@@ -32,8 +32,8 @@ from luxx.testing.contracts.storage_samples import (
     EXPIRED,
     LONG,
     PATIENCE,
-    begun,
     following,
+    leased,
     moment,
     new_turn,
     running_turn,
@@ -369,7 +369,7 @@ async def test_a_lease_outlives_the_clock_of_its_process(postgres_url: str) -> N
     await here.open()
     await ahead.open()
     ada = await stored_user(here)
-    await begun(here, new_turn(await stored_conversation(here, ada), lease_for=LONG))
+    await leased(here, new_turn(await stored_conversation(here, ada), lease_for=LONG))
     assert await ahead.log.take_expired("ahead", LONG) == []
     await here.close()
     await ahead.close()

@@ -18,7 +18,7 @@ from luxx.adapters.database.statements import Statement
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.user import Session, User
 from luxx.testing.contracts.storage_samples import (
-    begun,
+    leased,
     moment,
     new_conversation,
     new_turn,
@@ -94,7 +94,7 @@ async def test_a_project_that_has_no_conversation_left_leaves_no_count(database:
 async def test_the_migration_counts_what_is_there(database: Database) -> None:
     ada, bob = await stored_user(database), await stored_user(database, "bob")
     for owner, project_id in ((ada, None), (ada, "p"), (ada, "p"), (ada, "q"), (bob, "p")):
-        await begun(database, new_turn(await stored_conversation(database, owner, project_id=project_id)))
+        await leased(database, new_turn(await stored_conversation(database, owner, project_id=project_id)))
     await stored_conversation(database, ada)
     await ask(database, "DROP INDEX ix_sessions_expires_at", writes=True)
     await ask(database, "DROP TABLE IF EXISTS recent_events", writes=True)

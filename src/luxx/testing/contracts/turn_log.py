@@ -23,8 +23,8 @@ from luxx.testing.contracts.storage_samples import (
     EXPIRED,
     LONG,
     PATIENCE,
-    begun,
     following,
+    leased,
     moment,
     new_turn,
     running_turn,
@@ -302,7 +302,7 @@ class TurnLogContract(LeasesContract):
     async def test_keys_outlive_the_logs_that_are_forgotten(self, storage: Storage, ada: User) -> None:
         conversation = await stored_conversation(storage, ada)
         turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"), at=utc_now())
-        lease = await begun(storage, turn)
+        lease = await leased(storage, turn)
         answer = await end_turn(storage, turn, lease, [])
         soon = utc_now() + timedelta(seconds=5)
         assert await storage.log.forget(ended_before=soon, keys_made_before=soon - timedelta(days=1)) == 1
@@ -313,11 +313,11 @@ class TurnLogContract(LeasesContract):
     async def test_forget_drops_the_logs_of_ended_turns_and_old_keys_only(self, storage: Storage, ada: User) -> None:
         conversation = await stored_conversation(storage, ada)
         turn = new_turn(conversation, key=IdempotencyKey(key="old", fingerprint="f"))
-        lease = await begun(storage, turn)
+        lease = await leased(storage, turn)
         await storage.log.append(lease, Text(delta="x"))
         answer = await end_turn(storage, turn, lease, [Text(delta="x")])
         running = new_turn(conversation, key=IdempotencyKey(key="new", fingerprint="f"), at=utc_now())
-        await begun(storage, running)
+        await leased(storage, running)
         long_ago, soon = utc_now() - timedelta(days=1), utc_now() + timedelta(seconds=5)
         assert await storage.log.forget(ended_before=long_ago, keys_made_before=long_ago) == 0
         assert len(await all_events(storage, answer.id)) == 3
@@ -350,7 +350,7 @@ class TurnLogContract(LeasesContract):
     async def test_forget_keeps_keys_made_since(self, storage: Storage, ada: User) -> None:
         conversation = await stored_conversation(storage, ada)
         made = utc_now()
-        await begun(storage, new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"), at=made))
+        await leased(storage, new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"), at=made))
         await storage.log.forget(ended_before=made, keys_made_before=made)
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.turns.recall(ada.id, "k") is not None
@@ -426,7 +426,7 @@ class SharedTurnLogContract(TurnLogContract):
     ) -> None:
         conversation = await stored_conversation(storage, ada)
         outcomes = await asyncio.gather(
-            *(begun(place, new_turn(conversation)) for place in (storage, second) for _ in range(10)),
+            *(leased(place, new_turn(conversation)) for place in (storage, second) for _ in range(10)),
             return_exceptions=True,
         )
         assert sum(isinstance(outcome, Lease) for outcome in outcomes) == 1

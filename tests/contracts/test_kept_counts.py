@@ -151,7 +151,7 @@ async def test_old_keys_are_forgotten_some_at_a_time(database: Database, monkeyp
 async def test_keys_that_another_process_forgets_are_left_to_it(on_postgres: Database) -> None:
     ada = await stored_user(on_postgres)
     await _keep_keys(on_postgres, ada, moment(), 3)
-    connection = await on_postgres.listening()
+    connection = await on_postgres.own_connection()
     try:
         await connection.execute("BEGIN; DELETE FROM idempotency_keys WHERE key LIKE '% 1'")
         async with asyncio.timeout(5):

@@ -76,7 +76,7 @@ class Database:
                 "For storage in memory use luxx.adapters.memory."
             )
         self.log: Final = DatabaseTurnLog(
-            self.driver, self.listening, clock=clock, patience=patience, observer=observer
+            self.driver, self.own_connection, clock=clock, patience=patience, observer=observer
         )
 
     async def open(self) -> None:
@@ -96,7 +96,7 @@ class Database:
     def new_unit(self, *, read_only: bool = False, once: bool = False) -> "DatabaseUnit":
         return DatabaseUnit(self, read_only=read_only, once=once)
 
-    async def listening(self) -> Any:
+    async def own_connection(self) -> Any:
         """Open a Postgres connection of asyncpg's that belongs to the caller."""
         from luxx.adapters.database.postgres import open_connection  # noqa: PLC0415 - see `__init__`
 
@@ -163,7 +163,7 @@ class Database:
 
         from luxx.adapters.database.postgres import translated  # noqa: PLC0415 - as above
 
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=self.listening, poolclass=sa.NullPool)
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=self.own_connection, poolclass=sa.NullPool)
         try:
             with translated():
                 async with engine.begin() as connection:

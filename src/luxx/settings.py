@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -84,22 +84,18 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
-def _seconds(least: float, most: float) -> Callable[[str], float]:
+def _seconds(least: float, most: float, *, unit: str = "seconds") -> Callable[[str], float]:
     def read(value: str) -> float:
         if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value) or not least <= float(value) <= most:
-            raise ValueError(f"must be a number of seconds from {least:g} to {most:g}")
+            raise ValueError(f"must be a number of {unit} from {least:g} to {most:g}")
         return float(value)
 
     return read
 
 
 def _hours(least: float, most: float) -> Callable[[str], timedelta]:
-    def read(value: str) -> timedelta:
-        if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", value) or not least <= float(value) <= most:
-            raise ValueError(f"must be a number of hours from {least:g} to {most:g}")
-        return timedelta(hours=float(value))
-
-    return read
+    read = _seconds(least, most, unit="hours")
+    return lambda value: timedelta(hours=read(value))
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -351,13 +347,11 @@ def settings_table() -> str:
 
 def _shown(default: object) -> str:
     match default:
-        case None:
-            return "none"
-        case frozenset():
+        case None | frozenset():
             return "none"
         case timedelta():
             return f"`{default.total_seconds() / 3600:g}`"
         case float():
             return f"`{default:g}`"
         case _:
-            return "none" if default is MISSING else f"`{default}`"
+            return f"`{default}`"

@@ -32,8 +32,8 @@ from luxx.testing.contracts.storage_samples import (
     EXPIRED,
     LONG,
     PATIENCE,
-    begun,
     following,
+    leased,
     moment,
     new_turn,
     running_turn,
@@ -336,7 +336,7 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Databa
     await database.log.end(lease, Done(message=answer), answer)
     assert losing.left == 0
     # The second has nothing in memory.
-    for log in (database.log, DatabaseTurnLog(database.driver, database.listening, clock=utc_now)):
+    for log in (database.log, DatabaseTurnLog(database.driver, database.own_connection, clock=utc_now)):
         events = await log.read(lease.message_id)
         assert [logged.event for logged in events][1:] == [Text(delta="a"), Text(delta="b"), Done(message=answer)]
         assert [logged.seq for logged in events] == [1, 2, 3, 4]
@@ -369,7 +369,7 @@ async def test_a_lease_outlives_the_clock_of_its_process(postgres_url: str) -> N
     await here.open()
     await ahead.open()
     ada = await stored_user(here)
-    await begun(here, new_turn(await stored_conversation(here, ada), lease_for=LONG))
+    await leased(here, new_turn(await stored_conversation(here, ada), lease_for=LONG))
     assert await ahead.log.take_expired("ahead", LONG) == []
     await here.close()
     await ahead.close()

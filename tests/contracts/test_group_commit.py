@@ -64,7 +64,7 @@ async def test_a_step_after_silence_is_committed_at_once_and_those_of_many_turns
     ada = await stored_user(database)
     first, second, third = [(await running_turn(database, ada))[1] for _ in range(3)]
     log = DatabaseTurnLog(
-        database.driver, database.listening, clock=moment, pace=Pace(gather=0.5, limit=0.5), observer=Batches()
+        database.driver, database.own_connection, clock=moment, pace=Pace(gather=0.5, limit=0.5), observer=Batches()
     )
     log.start()
     async with asyncio.timeout(PATIENCE):
@@ -80,7 +80,7 @@ async def test_a_step_after_silence_is_committed_at_once_and_those_of_many_turns
 async def test_how_long_commits_take_is_told_to_the_pace(database: Database) -> None:
     _, lease = await running_turn(database, await stored_user(database))
     pace = Pace(limit=60.0)
-    log = DatabaseTurnLog(database.driver, database.listening, clock=moment, pace=pace)
+    log = DatabaseTurnLog(database.driver, database.own_connection, clock=moment, pace=pace)
     log.start()
     async with asyncio.timeout(PATIENCE):
         await log.append(lease, Text(delta="x"))
@@ -94,7 +94,7 @@ async def test_an_observer_that_fails_does_not_stop_the_writer(database: Databas
             raise OSError
 
     _, lease = await running_turn(database, await stored_user(database))
-    log = DatabaseTurnLog(database.driver, database.listening, clock=moment, observer=Fails())
+    log = DatabaseTurnLog(database.driver, database.own_connection, clock=moment, observer=Fails())
     log.start()
     reader = following(log, lease.message_id)
     await anext(reader)
@@ -108,7 +108,7 @@ async def test_an_observer_that_fails_does_not_stop_the_writer(database: Databas
 async def test_what_a_turn_adds_when_it_is_let_on_is_committed_with_what_it_waited_with(database: Database) -> None:
     ada = await stored_user(database)
     leases = [(await running_turn(database, ada))[1] for _ in range(2)]
-    log = DatabaseTurnLog(database.driver, database.listening, clock=moment, pace=Pace(gather=0.05, limit=0.05))
+    log = DatabaseTurnLog(database.driver, database.own_connection, clock=moment, pace=Pace(gather=0.05, limit=0.05))
     log.start()
 
     async def write(lease: Lease) -> None:
@@ -148,7 +148,7 @@ async def test_a_model_that_gives_its_words_one_by_one_does_not_fall_behind(data
         def committed(self, *, turns: int, events: int, seconds: float) -> None:  # noqa: ARG002 - the port's
             commits.append(events)
 
-    log = DatabaseTurnLog(database.driver, database.listening, clock=moment, observer=Commits())
+    log = DatabaseTurnLog(database.driver, database.own_connection, clock=moment, observer=Commits())
     log.start()
     async with asyncio.timeout(PATIENCE):
         for _ in range(5_000):
@@ -172,7 +172,7 @@ async def test_a_turn_is_let_on_where_the_database_is_away_and_where_the_log_is_
         for _ in range(3):
             await database.log.append(lease, Text(delta="x"))
             await database.log.ready(lease)
-    unopened = DatabaseTurnLog(database.driver, database.listening, clock=moment)
+    unopened = DatabaseTurnLog(database.driver, database.own_connection, clock=moment)
     await unopened.append(lease, Text(delta="x"))
     waiting = asyncio.ensure_future(unopened.ready(lease))
     await asyncio.sleep(0)
@@ -211,7 +211,7 @@ async def test_while_a_commit_hangs_a_turn_reads_on_until_there_is_no_room_and_n
 ) -> None:
     _, lease = await running_turn(database, await stored_user(database))
     hanging = _Hangs(database.driver)
-    log = DatabaseTurnLog(hanging, database.listening, clock=moment, room=2_000, patience=0.05)
+    log = DatabaseTurnLog(hanging, database.own_connection, clock=moment, room=2_000, patience=0.05)
     log.start()
     given = ""
 

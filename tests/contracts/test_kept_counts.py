@@ -18,7 +18,7 @@ from luxx.adapters.database.statements import Statement
 from luxx.domain.errors import Conflict, NotFound
 from luxx.domain.user import Session, User
 from luxx.testing.contracts.storage_samples import (
-    begun,
+    leased,
     moment,
     new_conversation,
     new_turn,
@@ -94,7 +94,7 @@ async def test_a_project_that_has_no_conversation_left_leaves_no_count(database:
 async def test_the_migration_counts_what_is_there(database: Database) -> None:
     ada, bob = await stored_user(database), await stored_user(database, "bob")
     for owner, project_id in ((ada, None), (ada, "p"), (ada, "p"), (ada, "q"), (bob, "p")):
-        await begun(database, new_turn(await stored_conversation(database, owner, project_id=project_id)))
+        await leased(database, new_turn(await stored_conversation(database, owner, project_id=project_id)))
     await stored_conversation(database, ada)
     await ask(database, "DROP INDEX ix_sessions_expires_at", writes=True)
     await ask(database, "DROP TABLE IF EXISTS recent_events", writes=True)
@@ -151,7 +151,7 @@ async def test_old_keys_are_forgotten_some_at_a_time(database: Database, monkeyp
 async def test_keys_that_another_process_forgets_are_left_to_it(on_postgres: Database) -> None:
     ada = await stored_user(on_postgres)
     await _keep_keys(on_postgres, ada, moment(), 3)
-    connection = await on_postgres.listening()
+    connection = await on_postgres.own_connection()
     try:
         await connection.execute("BEGIN; DELETE FROM idempotency_keys WHERE key LIKE '% 1'")
         async with asyncio.timeout(5):

@@ -100,7 +100,7 @@ async def test_where_a_conversation_stood_is_looked_up_once_among_its_own_messag
 async def test_reading_on_is_planned_once_and_is_cheap_for_whoever_has_most(postgres_url: str) -> None:
     """What Postgres takes for dear it compiles before it runs it, which takes ten times as long as to run it."""
     database = Database(postgres_url, pool_size=1)
-    connection = await database.listening()
+    connection = await database.own_connection()
     await connection.execute(
         "INSERT INTO users (id, username, username_key, email, email_key, password_hash, role, is_active, created_at)"
         " SELECT n, n, n, n, n, '', 'user', true, now() FROM generate_series(1, 20) AS n"
@@ -137,7 +137,7 @@ async def test_one_conversation_is_found_by_its_id_however_many_its_owner_has(po
     ada = await stored_user(database)
     for _ in range(3):
         await stored_conversation(database, ada)
-    connection = await database.listening()
+    connection = await database.own_connection()
     values = {"owner": ada.id, "conversation": "conv_1", "message": "msg_1", "at": moment()}
     mine = (conversations._GET_CONVERSATION, messages._GET_MESSAGE, messages._LOCK_CONVERSATION, _TOUCH_IT)
     for statement in mine:
@@ -155,7 +155,7 @@ async def test_the_beginning_of_a_turn_is_not_planned_anew_each_time(postgres_ur
     database = Database(postgres_url, pool_size=1)
     ada = await stored_user(database)
     long, *others = [await stored_conversation(database, ada) for _ in range(12)]
-    connection = await database.listening()
+    connection = await database.own_connection()
     await connection.execute(
         "INSERT INTO messages (id, conversation_id, position, role, parts, status, created_at)"
         f" SELECT 'msg_' || n, '{long.id}', n, 'user', '[]', 'complete', now() FROM generate_series(1, 20000) AS n"

@@ -134,7 +134,7 @@ async def test_an_upgrade_waits_for_another_one_however_long_that_takes(
     await postgres.execute(f"ALTER DATABASE {name} SET statement_timeout = '100ms'")
     monkeypatch.setattr("luxx.adapters.database.postgres._UPGRADE_LOCK", "100ms")
     database = Database(postgres.url(name))
-    other = await database.listening()
+    other = await database.own_connection()
     await other.execute(f"BEGIN; SELECT pg_advisory_xact_lock({migrate._LOCK})")
     upgrading = asyncio.create_task(database.upgrade())
     await asyncio.sleep(0.5)  # longer than both limits, which must not count here

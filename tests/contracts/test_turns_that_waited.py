@@ -13,10 +13,10 @@ from luxx.domain.message import Status, TextPart
 from luxx.domain.turn import Done
 from luxx.testing.contracts.storage_samples import (
     PATIENCE,
-    begun,
+    begin,
+    leased,
     new_turn,
     running_turn,
-    started,
     stored_conversation,
     stored_user,
 )
@@ -45,14 +45,14 @@ async def test_a_turn_that_waited_begins_with_what_was_committed_meanwhile(
     ada = await stored_user(database)
     conversation = await stored_conversation(database, ada)
     first = new_turn(conversation, text="to be deleted")
-    lease = await begun(database, first)
+    lease = await leased(database, first)
     answer = replace(first.answer, status=Status.COMPLETE)
     await database.log.end(lease, Done(message=answer), answer)
     second = replace(new_turn(conversation), **changes)
     async with database.new_unit() as unit:
         await unit.messages.delete(ada.id, first.user_message.id)
         await unit.conversations.update(replace(conversation, system_prompt="Be brief."))
-        waiting = asyncio.create_task(started(database, second))
+        waiting = asyncio.create_task(begin(database, second))
         await _waiting_for_a_lock(database)
         await unit.commit()
     found = await waiting
@@ -71,7 +71,7 @@ async def test_a_turn_that_waited_is_told_the_answer_that_ended_meanwhile(
     async with on_postgres.new_unit() as unit:
         conversation = await unit.conversations.hold(ada.id, first.conversation_id)
         second = replace(new_turn(conversation), **changes)
-        waiting = asyncio.create_task(started(on_postgres, second))
+        waiting = asyncio.create_task(begin(on_postgres, second))
         await _waiting_for_a_lock(on_postgres)
         await on_postgres.log.end(lease, Done(message=answer), answer)
     assert (await waiting).history == [first.user_message, answer, second.user_message]

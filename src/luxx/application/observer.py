@@ -121,17 +121,16 @@ class Observers:
         return Together([partial(one.tool, record) for one in self._observers])
 
     def committed(self, *, turns: int, events: int, seconds: float) -> None:
-        for observer in self._observers:
-            try:
-                observer.committed(turns=turns, events=events, seconds=seconds)
-            except Exception:  # noqa: BLE001  # whatever an observer does, the work goes on
-                _log.exception("an observer failed")
+        self._tell(lambda observer: observer.committed(turns=turns, events=events, seconds=seconds))
 
     def login(self, outcome: str) -> None:
+        self._tell(lambda observer: observer.login(outcome))
+
+    def _tell(self, told: Callable[[Observer], None]) -> None:
         for observer in self._observers:
             try:
-                observer.login(outcome)
-            except Exception:  # noqa: BLE001  # as above
+                told(observer)
+            except Exception:  # noqa: BLE001  # whatever an observer does, the work goes on
                 _log.exception("an observer failed")
 
 

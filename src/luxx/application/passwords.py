@@ -102,16 +102,15 @@ class ChecksPasswords:
 
 
 class HashQueue:
-    """Lets `at_once` in at a time while `waiting` more wait; whoever comes then is refused with `Overloaded`."""
+    """Lets few in at a time while some more wait; whoever comes then is refused with `Overloaded`."""
 
-    def __init__(self, *, at_once: int = HASHED_AT_ONCE, waiting: int = HASHES_WAITING) -> None:
-        self._places: Final = asyncio.Semaphore(at_once)
-        self._limit: Final = at_once + waiting
+    def __init__(self) -> None:
+        self._places: Final = asyncio.Semaphore(HASHED_AT_ONCE)
         self._here = 0
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        if self._here >= self._limit:
+        if self._here >= HASHED_AT_ONCE + HASHES_WAITING:
             raise Overloaded("Too many accounts are being made now: try again a little later.")
         self._here += 1
         try:

@@ -14,7 +14,7 @@ from luxx.application.observer import UNOBSERVED, Observer, ToolRecord
 from luxx.application.ports import Tool
 from luxx.domain.errors import LuxxError, NotFound, ToolBroken, ToolRefused, ToolTimeout
 from luxx.domain.message import Json, NestedTooDeeply, clean
-from luxx.domain.tool import CATEGORIES, ToolSpec
+from luxx.domain.tool import ToolSpec, category_order
 
 RESULT_LIMIT: Final = 1024 * 1024
 """Bytes of one result as JSON, at most."""
@@ -56,13 +56,13 @@ class Toolbox:
     ) -> None:
         given = list(tools)
         kept = [tool for tool in given if tool.spec.name not in disabled]
-        order = {category: place for place, category in enumerate(CATEGORIES)}
-        kept.sort(key=lambda tool: (order.get(tool.spec.category, len(order)), tool.spec.category))
+        kept.sort(key=lambda tool: category_order(tool.spec.category))
         self._tools: Final[dict[str, Tool]] = {}
         for tool in kept:
             if self._tools.setdefault(tool.spec.name, tool) is not tool:
                 raise ValueError(f"Two tools are named {tool.spec.name!r}: give each a name of its own.")
-        self._untrusted: Final = frozenset(tool.spec.name for tool in given if tool.spec.untrusted)
+        self.untrusted: Final = frozenset(tool.spec.name for tool in given if tool.spec.untrusted)
+        """The names of the tools whose results strangers write; of disabled ones too, for what they brought before."""
         self._timeout: Final = timeout
         self._observer: Final = observer
 
@@ -73,11 +73,6 @@ class Toolbox:
     def offered(self, allowed: Collection[str] | None) -> tuple[ToolSpec, ...]:
         """Give the tools of which the name is among `allowed`; None allows all."""
         return tuple(spec for spec in self.specs if allowed is None or spec.name in allowed)
-
-    @property
-    def untrusted(self) -> frozenset[str]:
-        """The names of the tools whose results strangers write; of disabled ones too, for what they brought before."""
-        return self._untrusted
 
     def tool(self, name: str) -> Tool:
         """Find by name; raises `NotFound` `tool_not_found`."""

@@ -4,12 +4,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from luxx.domain.errors import NotFound
+
 NAME_LIMIT: Final = 100
 KEYS_LIMIT: Final = 50
 """Keys that one user may have."""
 
 PREFIX: Final = "luxx_"
 """How every key begins, so that people and secret scanners know one when they see it."""
+
+
+def no_key(key_id: str) -> NotFound:
+    return NotFound(f"There is no key {key_id!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

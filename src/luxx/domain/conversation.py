@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from luxx.domain.errors import Fault
+from luxx.domain.errors import Conflict, Fault, NotFound
 from luxx.domain.fields import ARRAY, NULL, boolean_fault, number_fault, text_fault, type_fault
 
 TITLE_LIMIT: Final = 255
@@ -21,6 +21,16 @@ MAX_TOKENS_LIMIT: Final = 2**31 - 1
 DEFAULT_TITLE: Final = "新会话"
 DEFAULT_TEMPERATURE: Final = 1.0
 DEFAULT_MAX_TOKENS: Final = 65_536
+
+
+def no_conversation(conversation_id: str) -> NotFound:
+    return NotFound(f"There is no conversation {conversation_id!r}.", code="conversation_not_found")
+
+
+def generation_in_progress(conversation_id: str) -> Conflict:
+    return Conflict(
+        f"An answer is already being written in the conversation {conversation_id!r}.", code="generation_in_progress"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

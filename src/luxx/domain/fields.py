@@ -8,6 +8,9 @@ from luxx.domain.errors import Fault
 _UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Line breaks, and what else commands a terminal."""
 
+_BREAKS: Final = re.compile("[\x85\u2028\u2029]")
+"""What Unicode calls a line break, and JSON leaves as it is."""
+
 # What the parameter `expected` of a `type` fault is made of; several are joined by " or ".
 STRING: Final = "a string"
 INTEGER: Final = "an integer"
@@ -36,6 +39,11 @@ def unstorable(text: str, field: str) -> Fault | None:
 def visible(text: str) -> str:
     """Escape what makes a line or commands a terminal."""
     return _UNSEEN.sub(lambda one: one[0].encode("unicode_escape").decode(), text)
+
+
+def on_one_line(json: str) -> str:
+    """Escape in JSON text what readers may take for the end of a line, besides what JSON itself escapes."""
+    return _BREAKS.sub(lambda one: f"\\u{ord(one[0]):04x}", json)
 
 
 def string_fault(field: str, value: object) -> Fault | None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
-from luxx.domain.errors import Fault
+from luxx.domain.errors import Fault, NotFound
 from luxx.domain.fields import text_fault
 
 CONTENT_LIMIT: Final = 200_000
@@ -70,6 +70,14 @@ def _key(key: object) -> str:
         key = json.dumps(key)  # true, null: as whoever writes it as JSON has it
     text: str = clean(key if isinstance(key, str) else str(key))
     return text
+
+
+def no_message(message_id: str) -> NotFound:
+    return NotFound(f"There is no message {message_id!r}.", code="message_not_found")
+
+
+def not_in_conversation(message_id: str) -> NotFound:
+    return NotFound(f"There is no message {message_id!r} in this conversation.", code="message_not_found")
 
 
 class Role(StrEnum):

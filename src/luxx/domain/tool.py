@@ -10,6 +10,11 @@ CATEGORIES: Final = ("crawler", "code", "data", "weather")
 """The categories of the built-in tools, in the order in which they are listed."""
 
 
+def category_order(category: str) -> tuple[int, str]:
+    """Give what categories are sorted by: those above first, as they stand, then all others by name."""
+    return (CATEGORIES.index(category) if category in CATEGORIES else len(CATEGORIES)), category
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
     """What is known of a tool without running it. `parameters` is JSON Schema 2020-12 of an object.

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from luxx.domain.errors import Conflict, Fault
+from luxx.domain.errors import Conflict, Fault, NotFound
 from luxx.domain.fields import string_fault
 
 USERNAME_MIN: Final = 3
@@ -28,6 +28,14 @@ _EMAIL: Final = re.compile(
 class Role(StrEnum):
     USER = "user"
     ADMIN = "admin"
+
+
+def no_user(number: int) -> NotFound:
+    return NotFound(f"There is no user with the number {number!r}: make an account first.")
+
+
+def no_session(session_id: str) -> NotFound:
+    return NotFound(f"There is no session {session_id!r}.")
 
 
 def username_taken(username: str) -> Conflict:

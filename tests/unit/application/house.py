@@ -31,7 +31,7 @@ from luxx.domain.message import Json, Message
 from luxx.domain.tool import ToolSpec
 from luxx.domain.turn import Text, TurnEvent
 from luxx.testing import FixedClock
-from luxx.testing.contracts.storage_samples import begun, new_turn, stored_user
+from luxx.testing.contracts.storage_samples import leased, new_turn, stored_user
 
 OWNER: Final = 1
 PATIENCE: Final = 10.0
@@ -144,7 +144,7 @@ class House:
     async def dead_turn(self, *deltas: str) -> str:
         """Leave a turn as a process leaves it that died right after these deltas; give the answer's id."""
         turn = new_turn(await self.conversation(), holder="dead", lease_for=timedelta(), at=self.clock())
-        lease = await begun(self.storage, turn)
+        lease = await leased(self.storage, turn)
         for delta in deltas:
             await self.log.append(lease, Text(delta=delta))
         return lease.message_id

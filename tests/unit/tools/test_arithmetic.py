@@ -11,7 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from luxx.adapters.tools.calculate import calculate as calculate_tool
-from luxx.adapters.tools.jobs.arithmetic import _FUNCTIONS, calculate
+from luxx.adapters.tools.jobs.arithmetic import calculate
+from luxx.adapters.tools.jobs.mathematics import FUNCTIONS
 from luxx.domain.errors import ToolRefused
 
 
@@ -181,7 +182,7 @@ def test_rounding_is_remembered_through_integers() -> None:
 def test_every_function_is_named_in_the_tool_s_description() -> None:
     assert isinstance(calculate_tool.description, str)
     words = set(calculate_tool.description.replace(",", " ").replace(".", " ").split())
-    assert set(_FUNCTIONS) <= words
+    assert set(FUNCTIONS) <= words
 
 
 BOMBS = [

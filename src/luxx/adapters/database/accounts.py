@@ -11,9 +11,9 @@ from luxx.adapters.database.connection import Connection
 from luxx.adapters.database.rows import columns_of, insert_of, named, names_of, values_of
 from luxx.adapters.database.schema import api_keys, sessions, users
 from luxx.adapters.database.statements import Row, Statement, insert_if_new
-from luxx.domain.api_key import ApiKey
-from luxx.domain.errors import DamagedUser, NotFound
-from luxx.domain.user import NewUser, Role, Session, User, comparison_key, email_taken, username_taken
+from luxx.domain.api_key import ApiKey, no_key
+from luxx.domain.errors import DamagedUser
+from luxx.domain.user import NewUser, Role, Session, User, comparison_key, email_taken, no_session, username_taken
 
 _USER: Final = columns_of(users, User)
 _SESSION: Final = columns_of(sessions, Session)
@@ -155,7 +155,7 @@ class DatabaseSessions:
 
     async def revoke_one_of(self, owner: int, session_id: str, at: datetime) -> None:
         if not await self.connection.fetch(_REVOKE_ONE, {"session": session_id, "owner": owner, "at": at}):
-            raise NotFound(f"There is no session {session_id!r}.")
+            raise no_session(session_id)
 
     async def revoke_all_of(self, owner: int, at: datetime, *, but: str | None = None) -> None:
         statement = _REVOKE_ALL if but is None else _REVOKE_OTHERS
@@ -202,4 +202,4 @@ class DatabaseApiKeys:
 
     async def delete(self, owner: int, key_id: str) -> None:
         if not await self.connection.fetch(_DELETE_KEY, {"key": key_id, "owner": owner}):
-            raise NotFound(f"There is no key {key_id!r}.")
+            raise no_key(key_id)

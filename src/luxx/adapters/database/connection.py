@@ -29,12 +29,8 @@ async def undisturbed(work: Awaitable[_Result]) -> _Result:
         raise
 
 
-class Connection(Protocol):
-    """A connection lent for one transaction, which begins with the first statement.
-
-    What is not committed is undone by `close`. Every method raises `StorageUnavailable` where the
-    database cannot be reached.
-    """
+class Reads(Protocol):
+    """As much of a `Connection` as a unit needs that only reads."""
 
     @property
     def begun(self) -> bool:
@@ -45,15 +41,23 @@ class Connection(Protocol):
         """Run one statement, and give its rows; if it is `alone` in the transaction, it is committed with it."""
         ...
 
+    async def close(self) -> None:
+        """Give the connection back; may be called again."""
+        ...
+
+
+class Connection(Reads, Protocol):
+    """A connection lent for one transaction, which begins with the first statement.
+
+    What is not committed is undone by `close`. Every method raises `StorageUnavailable` where the
+    database cannot be reached.
+    """
+
     async def run(self, script: Script[_Result], *, last: bool = False) -> _Result:
         """Run several statements; what the script raises is passed on. `last` commits, if it raises nothing."""
         ...
 
     async def commit(self) -> None: ...
-
-    async def close(self) -> None:
-        """Give the connection back; may be called again."""
-        ...
 
 
 class Driver(Protocol):
@@ -98,7 +102,7 @@ class Reading:
 
     __slots__ = ("_inner", "_postgres")
 
-    def __init__(self, inner: Connection, *, postgres: bool) -> None:
+    def __init__(self, inner: Reads, *, postgres: bool) -> None:
         self._inner = inner
         self._postgres = postgres
 
@@ -139,12 +143,6 @@ class OneRead:
             raise RuntimeError("This unit of work is for one read: open one with read_only=True for more.")
         self._used = True
         return await self._driver.fetch(statement, parameters)
-
-    async def run(self, script: Script[_Result], *, last: bool = False) -> _Result:  # noqa: ARG002 - its shape
-        raise RuntimeError("This unit of work is for one read: open one with read_only=True for more.")
-
-    async def commit(self) -> None:
-        raise RuntimeError("There is nothing to commit.")
 
     async def close(self) -> None:
         """Let nobody read any more; nothing is held."""

@@ -15,13 +15,13 @@ from luxx.adapters.database.rows import columns_of, names_of, values_of
 from luxx.adapters.database.schema import UtcTime, conversation_counts, conversations, messages, turns, users
 from luxx.adapters.database.statements import Row, Script, Statement
 from luxx.application.ports import ConversationPlace, FoundConversations
-from luxx.domain.conversation import Conversation
-from luxx.domain.errors import NotFound
+from luxx.domain.conversation import Conversation, no_conversation
+from luxx.domain.user import no_user
 
 _DEEP: Final = 200
 """How far into a list one may count from its beginning before it is worth while to look which end is nearer."""
 
-_NONE: Final = sa.literal_column("0", sa.BigInteger())
+_ZERO: Final = sa.literal_column("0", sa.BigInteger())
 
 _MOST: Final = 1001
 """How long a page may be, and one more, which tells that it is not the last."""
@@ -67,10 +67,6 @@ def conversation_of(row: Row) -> Conversation:
     )
 
 
-def no_conversation(conversation_id: str) -> NotFound:
-    return NotFound(f"There is no conversation {conversation_id!r}.", code="conversation_not_found")
-
-
 # Not as the column itself: while the tables are small, Postgres may take an index that begins with the owner for as
 # good as the primary key, and it keeps that plan when the owner has a hundred thousand.
 ITS_OWNER: Final = conversations.c.user_id + sa.literal_column("0", sa.BigInteger()) == sa.bindparam("owner")
@@ -90,7 +86,7 @@ _DROP_EMPTY: Final = Statement(
     sa.delete(conversation_counts).where(
         conversation_counts.c.user_id == sa.bindparam("user_id"),
         conversation_counts.c.scope == sa.bindparam("scope"),
-        conversation_counts.c.total == _NONE,
+        conversation_counts.c.total == _ZERO,
     )
 )
 # Only where the owner is there: a violated constraint would void a transaction on Postgres.
@@ -137,7 +133,7 @@ def _counted() -> sa.CTE:
     kept = sa.select(conversation_counts.c.total).where(
         conversation_counts.c.user_id == sa.bindparam("owner"), conversation_counts.c.scope == sa.bindparam("scope")
     )
-    return sa.select(sa.func.coalesce(kept.scalar_subquery(), _NONE).label("total")).cte("counted")
+    return sa.select(sa.func.coalesce(kept.scalar_subquery(), _ZERO).label("total")).cte("counted")
 
 
 _LIMIT: Final = sa.bindparam("limit", type_=sa.BigInteger())
@@ -216,7 +212,7 @@ def rest_of_conversations(*, in_project: bool) -> Statement:
             conversations.c.created_at <= bound,
         )
         .order_by(*_NEWEST_FIRST)  # which names the index
-        .offset(_NONE)  # skips nothing, but keeps `said` from being looked up twice
+        .offset(_ZERO)  # skips nothing, but keeps `said` from being looked up twice
         .subquery("moved")
     )
     unread = sa.select(*moved.c).where(sa.tuple_(moved.c.stood, moved.c.id) < place)
@@ -236,12 +232,12 @@ def _from_the_nearer_end(
     rest = total - offset
     back = rest < offset
     downwards = ids.order_by(*_NEWEST_FIRST)
-    forth = downwards.limit(sa.case((back, _NONE), else_=limit)).offset(offset).subquery("forth")
+    forth = downwards.limit(sa.case((back, _ZERO), else_=limit)).offset(offset).subquery("forth")
     # What the page holds, and what is behind it; nothing where the page is beyond the end.
-    size = sa.case((rest < _NONE, _NONE), (rest < limit, rest), else_=limit)
-    behind = sa.case((rest > limit, rest - limit), else_=_NONE)
+    size = sa.case((rest < _ZERO, _ZERO), (rest < limit, rest), else_=limit)
+    behind = sa.case((rest > limit, rest - limit), else_=_ZERO)
     upwards = ids.order_by(conversations.c.updated_at, conversations.c.id)
-    back_again = upwards.limit(sa.case((back, size), else_=_NONE)).offset(behind).subquery("back")
+    back_again = upwards.limit(sa.case((back, size), else_=_ZERO)).offset(behind).subquery("back")
     return sa.union_all(sa.select(forth.c.id), sa.select(back_again.c.id)).subquery("wanted")
 
 
@@ -325,7 +321,7 @@ def _scopes(project_id: str | None, change: int) -> dict[str, int]:
 def _add_conversation(conversation: Conversation) -> Script[None]:
     rows = yield _ADD_CONVERSATION, values_of(conversation, _NAMES)
     if not rows:
-        raise NotFound(f"There is no user with the number {conversation.user_id!r}: make an account first.")
+        raise no_user(conversation.user_id)
     yield from _counting(conversation.user_id, _scopes(conversation.project_id, 1))
 
 

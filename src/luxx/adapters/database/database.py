@@ -76,7 +76,7 @@ class Database:
                 "For storage in memory use luxx.adapters.memory."
             )
         self.log: Final = DatabaseTurnLog(
-            self.driver, self.listening, clock=clock, patience=patience, observer=observer
+            self.driver, self.own_connection, clock=clock, patience=patience, observer=observer
         )
 
     async def open(self) -> None:
@@ -96,7 +96,7 @@ class Database:
     def new_unit(self, *, read_only: bool = False, once: bool = False) -> "DatabaseUnit":
         return DatabaseUnit(self, read_only=read_only, once=once)
 
-    async def listening(self) -> Any:
+    async def own_connection(self) -> Any:
         """Open a Postgres connection of asyncpg's that belongs to the caller."""
         from luxx.adapters.database.postgres import open_connection  # noqa: PLC0415 - see `__init__`
 
@@ -163,7 +163,7 @@ class Database:
 
         from luxx.adapters.database.postgres import translated  # noqa: PLC0415 - as above
 
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=self.listening, poolclass=sa.NullPool)
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=self.own_connection, poolclass=sa.NullPool)
         try:
             with translated():
                 async with engine.begin() as connection:
@@ -204,9 +204,12 @@ class DatabaseUnit:
 
     async def __aenter__(self) -> Self:
         driver = self._database.driver
-        self._lent = OneRead(driver) if self._once else await driver.connect(read_only=self._read_only)
-        if self._read_only:
-            self._lent = Reading(self._lent, postgres=driver.postgres)
+        if self._once:
+            self._lent = Reading(OneRead(driver), postgres=driver.postgres)
+        elif self._read_only:
+            self._lent = Reading(await driver.connect(read_only=True), postgres=driver.postgres)
+        else:
+            self._lent = await driver.connect()
         self._open = True
         return self
 
@@ -218,8 +221,6 @@ class DatabaseUnit:
             await self._lent.close()
 
     async def commit(self) -> None:
-        if self._read_only:
-            raise RuntimeError("A read-only unit of work cannot commit; open it with read_only=False.")
         connection = self._connection
         self._end()
         await undisturbed(self._commit(connection))

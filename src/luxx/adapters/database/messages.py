@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from luxx.adapters.database.connection import Connection
-from luxx.adapters.database.conversations import ITS_OWNER, THE_CONVERSATION, no_conversation
+from luxx.adapters.database.conversations import ITS_OWNER, THE_CONVERSATION
 from luxx.adapters.database.rows import columns_of, names_of
 from luxx.adapters.database.schema import conversations, messages, turns
 from luxx.adapters.database.statements import Row, Script, Statement
@@ -22,8 +22,9 @@ from luxx.adapters.wire import (
     encode_usage,
 )
 from luxx.application.ports import Counted
-from luxx.domain.errors import Damaged, NotFound
-from luxx.domain.message import Message, Role, Status
+from luxx.domain.conversation import no_conversation
+from luxx.domain.errors import Damaged
+from luxx.domain.message import Message, Role, Status, no_message, not_in_conversation
 
 MESSAGE: Final = columns_of(messages, Message)
 ANSWER: Final = ("parts", "status", "model", "usage", "error")
@@ -80,10 +81,6 @@ def answer_values(message: Message) -> dict[str, Any]:
         "usage": encode_usage(message.usage),
         "error": encode_problem(message.error),
     }
-
-
-def no_message(message_id: str) -> NotFound:
-    return NotFound(f"There is no message {message_id!r}.", code="message_not_found")
 
 
 @cache
@@ -165,8 +162,8 @@ class DatabaseMessages:
         if not rows:
             raise no_conversation(conversation_id)
         total, place = rows[0][:2]
-        if place is None:
-            raise NotFound(f"There is no message {before!r} in this conversation.", code="message_not_found")
+        if before is not None and place is None:
+            raise not_in_conversation(before)
         return Counted(messages_of(rows), total)
 
     async def newest(

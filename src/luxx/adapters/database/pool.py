@@ -7,6 +7,9 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from luxx.adapters.database.errors import unavailable
 
+_WAIT_SECONDS: Final = 10.0
+_RECYCLE_SECONDS: Final = 1800.0
+
 
 class Pooled(Protocol):
     """What a pool keeps."""
@@ -33,16 +36,12 @@ _Kept = TypeVar("_Kept", bound=Pooled)
 class Pool(Generic[_Kept]):
     """Lend at most `size`; the one given back last is lent first, so that no more stay open than are used.
 
-    `take` waits at most `seconds` for one, or for ever where that is None, in order; then it raises
-    `StorageUnavailable`. One older than `recycle` seconds is not lent again. Closed, it may be used in another loop.
+    `take` waits ten seconds at most for one, in order; then it raises `StorageUnavailable`. One older than half an
+    hour is not lent again. Closed, it may be used in another loop.
     """
 
-    def __init__(
-        self, open_one: Callable[[], Awaitable[_Kept]], *, size: int, seconds: float | None, recycle: float = 1800.0
-    ) -> None:
+    def __init__(self, open_one: Callable[[], Awaitable[_Kept]], *, size: int) -> None:
         self._open_one = open_one
-        self._seconds = seconds
-        self._recycle = recycle
         self._size: Final = size
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: list[_Kept] = []
@@ -59,7 +58,7 @@ class Pool(Generic[_Kept]):
         self._here()
         if self._places.locked():
             try:
-                async with asyncio.timeout(self._seconds):
+                async with asyncio.timeout(_WAIT_SECONDS):
                     await self._places.acquire()
             except TimeoutError:
                 raise unavailable(TimeoutError("all connections of the pool are in use")) from None
@@ -76,7 +75,7 @@ class Pool(Generic[_Kept]):
     def _kept(self) -> _Kept | None:
         while self._idle:
             one = self._idle.pop()
-            if one.usable() and time.monotonic() - one.opened_at < self._recycle:
+            if one.usable() and time.monotonic() - one.opened_at < _RECYCLE_SECONDS:
                 return one
             one.discard()
         return None

@@ -19,7 +19,6 @@ _CONNECT_SECONDS: Final = 10.0
 _QUERY_SECONDS: Final = 10.0
 _UPKEEP_SECONDS: Final = 4.0
 """For commits of the log and heartbeats: three tries, the last on a new connection, fit into a lease of 15 s."""
-_POOL_SECONDS: Final = 10.0
 _UPGRADE_LOCK: Final = "8s"
 """How long an upgrade waits for a table, while all others wait behind it."""
 _CLOSE_SECONDS: Final = 2.0
@@ -247,9 +246,9 @@ class Postgres:
         async def for_upkeep() -> _Session:
             return _Session(await open_connection(dsn, command_timeout=upkeep_seconds))
 
-        self._requests = Pool(for_requests, size=pool_size, seconds=_POOL_SECONDS)
+        self._requests = Pool(for_requests, size=pool_size)
         # Requests must not keep the log waiting: a lease that is renewed too late is lost.
-        self._upkeep = Pool(for_upkeep, size=_UPKEEP_SIZE, seconds=_POOL_SECONDS)
+        self._upkeep = Pool(for_upkeep, size=_UPKEEP_SIZE)
 
     @property
     def lent(self) -> int:

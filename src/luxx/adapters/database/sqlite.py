@@ -20,7 +20,6 @@ from luxx.adapters.database.statements import Parameters, Row, Script, Statement
 _Result = TypeVar("_Result")
 
 _BUSY_SECONDS: Final = 10.0
-_POOL_SECONDS: Final = 10.0
 
 # WAL: readers and the writer do not wait for each other. FULL: a commit is on the disk before
 # anybody is told. A killed process would lose nothing with NORMAL either, but a power cut
@@ -278,7 +277,7 @@ class SQLite:
         self._path = path
         self._writing: _Worker | None = None
         self._writers = 0
-        self._readers = Pool(open_reader, size=pool_size, seconds=_POOL_SECONDS)
+        self._readers = Pool(open_reader, size=pool_size)
 
     @property
     def lent(self) -> int:

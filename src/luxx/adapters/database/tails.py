@@ -9,6 +9,8 @@ from luxx.application.ports import LoggedEvent
 
 _KEPT_AFTER_END: Final = 10.0
 """For so many seconds those who still follow find the last events here."""
+_EACH: Final = 1024 * 1024
+"""Bytes of one turn that is read from as it is written, at most; of long ones the table has the rest."""
 _TAIL: Final = 600
 _EVENT: Final = 400
 """What a tail takes besides its events, and an event besides its text, in bytes."""
@@ -34,37 +36,27 @@ class _Tail:
     ended: bool = False
     confirmed: float = 0.0
 
-    def trim(self, limit: int) -> None:
+    def trim(self) -> None:
         """Drop the oldest half of the room, so that trimming costs little per event."""
-        if self.size <= limit:
+        if self.size <= _EACH:
             return
         dropped = 0
-        while self.size > limit // 2 and dropped < len(self.events) - 1:
+        while self.size > _EACH // 2 and dropped < len(self.events) - 1:
             self.size -= _held(self.events[dropped])
             dropped += 1
         del self.events[:dropped]
 
 
 class Tails:
-    """Committed events only, each turn's without gaps up to its last; bounded in all, in bytes.
-
-    `each` is for a turn that is read from as it is written; of long ones the table has the rest.
+    """Committed events only, each turn's without gaps up to its last; bounded in all, to `total` bytes.
 
     A tail speaks for the log for `fresh` seconds after a commit or heartbeat; then the table is
     asked, in case another process took the turn over and nobody told.
     """
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        *,
-        fresh: float,
-        each: int = 1024 * 1024,
-        total: int = 32 * 1024 * 1024,
-    ) -> None:
+    def __init__(self, clock: Callable[[], float], *, fresh: float, total: int = 32 * 1024 * 1024) -> None:
         self._clock = clock
         self._fresh = fresh
-        self._each = each
         self._total = total
         self._size = 0
         self._tails: OrderedDict[str, _Tail] = OrderedDict()
@@ -83,7 +75,7 @@ class Tails:
         tail.size += sum(map(_held, events))
         tail.ended = ended
         tail.confirmed = now
-        tail.trim(self._each)
+        tail.trim()
         self._size += tail.size
         self._tails.move_to_end(message_id)
         if ended:

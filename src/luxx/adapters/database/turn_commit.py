@@ -95,13 +95,18 @@ def commit_on_sqlite(shares: Sequence[Share], now: datetime, *, again: bool) -> 
     for table, added in events.items():
         if added:
             yield _ADD_EVENTS[table], {"events": encode(added).decode()}
-    yield from ((statement, each) for statement, each in ((_END, ending), (_STORE_ANSWER, answers)) if each)
+    if ending:
+        yield _END, ending
+        yield _STORE_ANSWER, answers
     return lost, recent
 
 
 def _go_on_all(shares: Sequence[Share]) -> Script[tuple[int, int]]:
     """Set how far these turns are, where the lease is good; give how many they were, and how many events are recent."""
-    given = [(t.lease.message_id, t.lease.fence, t.seq, t.seq + len(s.rows)) for s in shares for t in (s.turn,)]
+    given = [
+        (share.turn.lease.message_id, share.turn.lease.fence, share.turn.seq, share.turn.seq + len(share.rows))
+        for share in shares
+    ]
     yield _GO_ON, {"given": encode(given).decode()}
     ((went, recent),) = yield _WENT_ON, {}
     return went, recent or 0

@@ -8,10 +8,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from luxx.adapters.database.connection import Connection, Driver
-from luxx.adapters.database.conversations import CONVERSATION, THE_CONVERSATION, conversation_of, no_conversation
+from luxx.adapters.database.conversations import CONVERSATION, THE_CONVERSATION, conversation_of
 from luxx.adapters.database.errors import NotUnique
 from luxx.adapters.database.messages import ANSWER, MESSAGE, answer_values, message_of, messages_of, page_of_messages
-from luxx.adapters.database.rows import names_of
+from luxx.adapters.database.rows import named, names_of
 from luxx.adapters.database.schema import (
     Duration,
     UtcTime,
@@ -25,7 +25,8 @@ from luxx.adapters.database.schema import (
 from luxx.adapters.database.statements import Parameters, Row, Script, Statement
 from luxx.adapters.wire import encode_event
 from luxx.application.ports import Begun, Clock, KeyTaken, Lease, NewTurn, Remembered, TooManyTurns, Turn
-from luxx.domain.errors import Conflict, Damaged
+from luxx.domain.conversation import generation_in_progress, no_conversation
+from luxx.domain.errors import Damaged
 from luxx.domain.message import Message, Status
 from luxx.domain.turn import Started
 
@@ -50,14 +51,14 @@ def _given(column: sa.Column[Any], name: str | None = None) -> sa.BindParameter[
 
 
 def _key_values() -> dict[str, sa.BindParameter[Any]]:
-    named = {"user_id": "owner", "message_id": "answer_id", "created_at": "at"}
-    return {column.name: _given(column, named.get(column.name)) for column in idempotency_keys.c}
+    renamed = {"user_id": "owner", "message_id": "answer_id", "created_at": "at"}
+    return {column.name: _given(column, renamed.get(column.name)) for column in idempotency_keys.c}
 
 
 def _turn_values(postgres: bool) -> dict[str, sa.ColumnElement[Any]]:
-    named = {"message_id": "answer_id", "conversation_id": "conversation", "user_id": "owner", "started_at": "at"}
+    renamed = {"message_id": "answer_id", "conversation_id": "conversation", "user_id": "owner", "started_at": "at"}
     values: dict[str, sa.ColumnElement[Any]] = {
-        name: _given(turns.c[name], named.get(name))
+        name: _given(turns.c[name], renamed.get(name))
         for name in ("message_id", "conversation_id", "user_id", "user_message_id", "holder", "started_at")
     }
     yes, no = sa.true(), sa.false()
@@ -86,9 +87,8 @@ def _earlier(conversation: sa.ColumnElement[str], limit: sa.ColumnElement[int]) 
 
 
 def _message_values(which: str, position: sa.ColumnElement[int]) -> dict[str, sa.ColumnElement[Any]]:
-    names = ("id", "role", "created_at", *ANSWER)
     values: dict[str, sa.ColumnElement[Any]] = {
-        name: _given(messages.c[name], f"{which}_{name}") for name in names if name != "created_at"
+        name: _given(messages.c[name], f"{which}_{name}") for name in ("id", "role", *ANSWER)
     }
     values["created_at"] = _given(messages.c.created_at, "at")
     values["conversation_id"] = _given(messages.c.conversation_id, "conversation")
@@ -205,7 +205,7 @@ class DatabaseTurns:
             # Which of two constraints is named is a matter of chance; what the key says goes first.
             if turn.key is not None and await self.driver.fetch(_RECALL, values):
                 raise KeyTaken(turn.key.key) from error
-            raise _busy(turn) from error
+            raise generation_in_progress(turn.conversation_id) from error
         await connection.close()
         lease = turn.lease()
         self.begun(lease, started, (values["event_name"], values["event_data"]))
@@ -246,12 +246,12 @@ class DatabaseTurns:
 
     async def _first(self, statement: Statement, parameters: Parameters) -> Turn | None:
         for row in await self.connection.fetch(statement, parameters):
-            return Turn(**dict(zip(_TURN, row, strict=True)))
+            return Turn(**named(_TURN, row))
         return None
 
     async def recall(self, owner: int, key: str) -> Remembered | None:
         for row in await self.connection.fetch(_RECALL, {"owner": owner, "key": key}):
-            return Remembered(**dict(zip(_REMEMBERED, row, strict=True)))
+            return Remembered(**named(_REMEMBERED, row))
         return None
 
     async def request_cancel(self, owner: int, message_id: str) -> None:
@@ -331,10 +331,3 @@ def _begin_on_sqlite(turn: NewTurn, values: Parameters) -> Script[_Told]:
     yield _ADD_TURN, values
     yield _ADD_EVENT, values
     return _Told(conversation, earlier)
-
-
-def _busy(turn: NewTurn) -> Conflict:
-    return Conflict(
-        f"An answer is already being written in the conversation {turn.conversation_id!r}.",
-        code="generation_in_progress",
-    )

@@ -19,12 +19,20 @@ from luxx.application.ports import (
     TooManyTurns,
     Turn,
 )
-from luxx.domain.api_key import ApiKey
-from luxx.domain.conversation import Conversation
-from luxx.domain.errors import Conflict, NotFound
-from luxx.domain.message import Message
+from luxx.domain.api_key import ApiKey, no_key
+from luxx.domain.conversation import Conversation, generation_in_progress, no_conversation
+from luxx.domain.message import Message, no_message, not_in_conversation
 from luxx.domain.turn import Started
-from luxx.domain.user import NewUser, Session, User, comparison_key, email_taken, username_taken
+from luxx.domain.user import (
+    NewUser,
+    Session,
+    User,
+    comparison_key,
+    email_taken,
+    no_session,
+    no_user,
+    username_taken,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class _Repository:
     def known(self, user_id: int) -> None:
         """Raise `NotFound` where there is no such user."""
         if user_id not in self.tables.users:
-            raise NotFound(f"There is no user with the number {user_id!r}: make an account first.")
+            raise no_user(user_id)
 
 
 def _new(identity: str, stored: Collection[str]) -> None:
@@ -123,7 +131,7 @@ class MemorySessions(_Repository):
     async def revoke_one_of(self, owner: int, session_id: str, at: datetime) -> None:
         session = self.tables.sessions.get(session_id)
         if session is None or session.user_id != owner or session.revoked_at is not None or session.expires_at <= at:
-            raise NotFound(f"There is no session {session_id!r}.")
+            raise no_session(session_id)
         self.tables.sessions[session_id] = replace(session, revoked_at=at)
 
     async def revoke_all_of(self, owner: int, at: datetime, *, but: str | None = None) -> None:
@@ -158,7 +166,7 @@ class MemoryApiKeys(_Repository):
     async def delete(self, owner: int, key_id: str) -> None:
         key = self.tables.api_keys.get(key_id)
         if key is None or key.user_id != owner:
-            raise NotFound(f"There is no key {key_id!r}.")
+            raise no_key(key_id)
         del self.tables.api_keys[key_id]
         for digest in [one for one, of in self.tables.digests.items() if of == key_id]:
             del self.tables.digests[digest]
@@ -187,7 +195,7 @@ class MemoryPasswordTries(_Repository):
 def _owned(tables: Tables, owner: int, conversation_id: str) -> Conversation:
     conversation = tables.conversations.get(conversation_id)
     if conversation is None or conversation.user_id != owner:
-        raise NotFound(f"There is no conversation {conversation_id!r}.", code="conversation_not_found")
+        raise no_conversation(conversation_id)
     return conversation
 
 
@@ -259,7 +267,7 @@ class MemoryMessages(_Repository):
     async def get(self, owner: int, message_id: str) -> Message:
         message = self.tables.messages.get(message_id)
         if message is None or self.tables.conversations[message.conversation_id].user_id != owner:
-            raise NotFound(f"There is no message {message_id!r}.", code="message_not_found")
+            raise no_message(message_id)
         return message
 
     async def page(
@@ -270,7 +278,7 @@ class MemoryMessages(_Repository):
         end = len(ids)
         if before is not None:
             if before not in ids:
-                raise NotFound(f"There is no message {before!r} in this conversation.", code="message_not_found")
+                raise not_in_conversation(before)
             end = ids.index(before)
         items = [self.tables.messages[message_id] for message_id in ids[max(0, end - limit) : end]]
         return Counted(items, len(ids))
@@ -300,10 +308,7 @@ class MemoryTurns(_Repository):
         if turn.key is not None and (turn.owner, turn.key.key) in tables.keys:
             raise KeyTaken(turn.key.key)
         if turn.conversation_id in tables.running:
-            raise Conflict(
-                f"An answer is already being written in the conversation {turn.conversation_id!r}.",
-                code="generation_in_progress",
-            )
+            raise generation_in_progress(turn.conversation_id)
         if turn.at_most and _running_of(tables, turn.owner) >= turn.at_most:
             raise TooManyTurns(turn.owner)
         question, answer = turn.user_message, turn.answer

@@ -76,10 +76,9 @@ class MemoryUnit:
         self._let_others_write()
 
     async def commit(self) -> None:
-        if self._read_only:
-            raise RuntimeError("A read-only unit of work cannot commit; open it with read_only=False.")
-        self._publish(self._tables())
+        tables = self._tables()
         self._end()
+        self._publish(tables)
 
     def _publish(self, tables: Tables) -> None:
         self._storage.publish(tables)
@@ -92,7 +91,9 @@ class MemoryUnit:
 
     def _end(self) -> None:
         if self._read_only:
-            raise RuntimeError("This unit of work is for reading: open one without read_only and once to begin a turn.")
+            raise RuntimeError(
+                "This unit of work is for reading: open one without read_only and once to change anything."
+            )
         self._open = None
 
     def _tables(self) -> Tables:

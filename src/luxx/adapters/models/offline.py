@@ -128,8 +128,7 @@ class _Words:
 
     def talk(self, question: str, missing: Sequence[Wish]) -> str:
         """Answer without tools: say what this is, and how to get more."""
-        said = " ".join(question.split())
-        said = said[:80] + "…" if len(said) > 80 else said
+        said = _cut(" ".join(question.split()), 80)
         names = ", ".join(f"`{name}`" for name in dict.fromkeys(wish.tool for wish in missing))
         if self._chinese:
             lines = [f"我是 Luxx 内置的离线模型，收到了：「{said}」。"]
@@ -211,7 +210,7 @@ def _figure(value: Json) -> str:
 
 def _brief(arguments: Mapping[str, Json]) -> str:
     shown = (f"{name}: {_inline(value)}" for name, value in arguments.items())
-    return ", ".join(text[:60] + "…" if len(text) > 60 else text for text in shown)
+    return ", ".join(_cut(text, 60) for text in shown)
 
 
 def _inline(value: Json) -> str:

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -18,8 +18,9 @@ from luxx.application.observer import RoundRecord, ToolRecord, TurnRecord, Unobs
 from luxx.extras import advice
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace.export import SpanExporter
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, SpanKind
 
 _log = logging.getLogger(__name__)
 
@@ -156,13 +157,7 @@ class OpenTelemetryTraces(Unobserved):
 
     @contextmanager
     def request(self, record: RequestRecord, carrier: Mapping[str, str]) -> Iterator[None]:
-        with self._tracer.start_as_current_span(
-            record.method,
-            context=self._extract(carrier),
-            kind=self._trace.SpanKind.SERVER,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        with self._span(record.method, self._trace.SpanKind.SERVER, context=self._extract(carrier)) as span:
             try:
                 yield
             finally:
@@ -251,15 +246,11 @@ class OpenTelemetryTraces(Unobserved):
                 if record.outcome not in {"ok", "cancelled"}:
                     self._fail(span, record.outcome)
 
-    @contextmanager
-    def _span(self, name: str, kind: "object") -> "Iterator[Span]":
-        with self._tracer.start_as_current_span(
-            name,
-            kind=kind,  # type: ignore[arg-type]  # a SpanKind, which an installation without traces cannot name
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            yield span
+    def _span(self, name: str, kind: "SpanKind", context: "Context | None" = None) -> "AbstractContextManager[Span]":
+        # What is raised may quote what people wrote.
+        return self._tracer.start_as_current_span(
+            name, context=context, kind=kind, record_exception=False, set_status_on_exception=False
+        )
 
     def _fail(self, span: "Span", error: str) -> None:
         span.set_attribute("error.type", error)

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -46,60 +46,48 @@ class PrometheusMetrics:
         self._pool_in_use: Callable[[], float] | None = None
         if self._shared is None:
             ProcessCollector(registry=registry)
-        requests = Counter("luxx_requests", "Requests answered.", ("route", "method", "status"), registry=registry)
+        counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        gauge = partial(Gauge, multiprocess_mode="livesum", registry=registry)
+        requests = counter("luxx_requests", "Requests answered.", ("route", "method", "status"))
         # Its own look-up takes a lock and a tuple for each request.
         self._requests: Final = lru_cache(SERIES_KEPT)(requests.labels)
-        request_seconds = Histogram(
+        request_seconds = histogram(
             "luxx_request_duration_seconds",
             "Time from a request to the end of its answer; of a stream, to the end of the stream.",
             ("route", "method"),
             buckets=(*SHORT, 30, 60, 300),
-            registry=registry,
         )
         self._request_seconds: Final = lru_cache(SERIES_KEPT)(request_seconds.labels)
-        self._running = Gauge(
-            "luxx_turns_running", "Answers being written.", multiprocess_mode="livesum", registry=registry
+        self._running = gauge("luxx_turns_running", "Answers being written.")
+        self._turns = counter("luxx_turns", "Answers that ended.", ("outcome",))
+        self._turn_seconds = histogram("luxx_turn_duration_seconds", "Time that an answer took.", buckets=LONG)
+        self._first_token = histogram(
+            "luxx_first_token_seconds", "Time from the start of an answer to the model's first word.", buckets=LONG
         )
-        self._turns = Counter("luxx_turns", "Answers that ended.", ("outcome",), registry=registry)
-        self._turn_seconds = Histogram(
-            "luxx_turn_duration_seconds", "Time that an answer took.", buckets=LONG, registry=registry
+        self._rounds = counter("luxx_model_rounds", "Requests to the model.", ("outcome",))
+        self._round_seconds = histogram(
+            "luxx_model_round_duration_seconds", "Time of a request to the model.", buckets=LONG
         )
-        self._first_token = Histogram(
-            "luxx_first_token_seconds",
-            "Time from the start of an answer to the model's first word.",
-            buckets=LONG,
-            registry=registry,
+        self._tokens = counter("luxx_tokens", "Tokens that the model counted.", ("direction",))
+        self._tools = counter("luxx_tool_calls", "Runs of tools.", ("tool", "outcome"))
+        self._tool_seconds = histogram(
+            "luxx_tool_duration_seconds", "Time of a run of a tool.", ("tool",), buckets=LONG
         )
-        self._rounds = Counter("luxx_model_rounds", "Requests to the model.", ("outcome",), registry=registry)
-        self._round_seconds = Histogram(
-            "luxx_model_round_duration_seconds", "Time of a request to the model.", buckets=LONG, registry=registry
+        self._batch_events = histogram(
+            "luxx_commit_batch_events", "Events in one commit of the turn log.", buckets=COUNTS
         )
-        self._tokens = Counter("luxx_tokens", "Tokens that the model counted.", ("direction",), registry=registry)
-        self._tools = Counter("luxx_tool_calls", "Runs of tools.", ("tool", "outcome"), registry=registry)
-        self._tool_seconds = Histogram(
-            "luxx_tool_duration_seconds", "Time of a run of a tool.", ("tool",), buckets=LONG, registry=registry
+        self._batch_turns = histogram(
+            "luxx_commit_batch_turns", "Answers in one commit of the turn log.", buckets=COUNTS
         )
-        self._batch_events = Histogram(
-            "luxx_commit_batch_events", "Events in one commit of the turn log.", buckets=COUNTS, registry=registry
+        self._commit_seconds = histogram(
+            "luxx_commit_duration_seconds", "Time of one commit of the turn log.", buckets=SHORT
         )
-        self._batch_turns = Histogram(
-            "luxx_commit_batch_turns", "Answers in one commit of the turn log.", buckets=COUNTS, registry=registry
-        )
-        self._commit_seconds = Histogram(
-            "luxx_commit_duration_seconds", "Time of one commit of the turn log.", buckets=SHORT, registry=registry
-        )
-        self._logins = Counter("luxx_logins", "Tries to log in.", ("outcome",), registry=registry)
-        self._pool = Gauge(
-            "luxx_database_connections_in_use",
-            "Pooled connections lent.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self._lag = Histogram(
+        self._logins = counter("luxx_logins", "Tries to log in.", ("outcome",))
+        self._pool = gauge("luxx_database_connections_in_use", "Pooled connections lent.")
+        self._lag = histogram(
             "luxx_event_loop_lag_seconds",
             "How much later than it asked a task is run, looked at four times a second.",
             buckets=SHORT,
-            registry=registry,
         )
         for direction in ("input", "output"):
             self._tokens.labels(direction)

@@ -148,31 +148,23 @@ class BoundTool:
     """A declared tool with its resources: the adapter of the port `Tool`."""
 
     def __init__(self, declared: DeclaredTool, spec: ToolSpec, resources: ToolResources) -> None:
-        self._declared = declared
-        self._spec = spec
+        self.declared: Final = declared
+        self.spec: Final = spec
         self._resources = resources
         self._places = Places(declared.concurrency)
 
-    @property
-    def spec(self) -> ToolSpec:
-        return self._spec
-
-    @property
-    def declared(self) -> DeclaredTool:
-        return self._declared
-
     async def run(self, arguments: Mapping[str, Json]) -> Json:
         """Check the arguments, run the function within its limits and give a result of at most `RESULT_BYTES`."""
-        checked = convert(dict(arguments), self._declared.arguments)
-        seconds = self._declared.seconds
+        checked = convert(dict(arguments), self.declared.arguments)
+        seconds = self.declared.seconds
         deadline = asyncio.timeout(seconds)
         try:
             async with deadline, self._places.one():
-                result = await self._declared.function(checked, self._resources)
+                result = await self.declared.function(checked, self._resources)
         except TimeoutError as error:
             if not deadline.expired():
-                raise ToolBroken(f"{self._spec.name} lost its connection; try again") from error
-            raise ToolTimeout(f"{self._spec.name} took more than {seconds:g} seconds; ask for less") from error
+                raise ToolBroken(f"{self.spec.name} lost its connection; try again") from error
+            raise ToolTimeout(f"{self.spec.name} took more than {seconds:g} seconds; ask for less") from error
         self._check(result)
         return result
 
@@ -182,7 +174,7 @@ class BoundTool:
         except RecursionError as error:
             raise ToolRefused("the result is nested too deeply; ask for something flatter") from error
         except (TypeError, ValueError) as error:
-            raise ToolBroken(f"{self._spec.name} gave something that is no JSON") from error
+            raise ToolBroken(f"{self.spec.name} gave something that is no JSON") from error
         if size > RESULT_BYTES:
             reason = f"the result is too large ({size} bytes, at most {RESULT_BYTES}); ask for less"
             raise ToolRefused(reason)

@@ -11,7 +11,7 @@ from typing import Final
 import luxx.adapters.tools
 from luxx.adapters.tools.declare import BoundTool, DeclaredTool
 from luxx.adapters.tools.resources import ToolResources
-from luxx.domain.tool import CATEGORIES
+from luxx.domain.tool import category_order
 
 ENTRY_POINTS: Final = "luxx.tools"
 """The group under which another package names a tool, or a module with tools."""
@@ -32,7 +32,8 @@ def load_tools(resources: ToolResources) -> tuple[BoundTool, ...]:
             other = found[declared.name][1]
             raise ToolsMisdeclared(f"{source} and {other} both declare a tool named {declared.name!r}; rename one")
         found[declared.name] = (declared, source)
-    return tuple(sorted((_bound(*one, resources) for one in found.values()), key=_place))
+    bound = [_bound(*one, resources) for one in found.values()]
+    return tuple(sorted(bound, key=lambda tool: (category_order(tool.spec.category), tool.spec.name)))
 
 
 def _bound(declared: DeclaredTool, source: str, resources: ToolResources) -> BoundTool:
@@ -49,17 +50,12 @@ def _loading(source: str) -> Iterator[None]:
         raise ToolsMisdeclared(f"{source} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _place(tool: BoundTool) -> tuple[int, str, str]:
-    category = tool.spec.category
-    known = CATEGORIES.index(category) if category in CATEGORIES else len(CATEGORIES)
-    return known, category, tool.spec.name
-
-
 def _own() -> Iterator[tuple[DeclaredTool, str]]:
     package = luxx.adapters.tools
     for entry in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         if not entry.ispkg:
-            yield from _tools_of(import_module(entry.name))
+            for declared in _tools_of(import_module(entry.name)):
+                yield declared, entry.name
 
 
 def _foreign() -> Iterator[tuple[DeclaredTool, str]]:
@@ -70,7 +66,7 @@ def _foreign() -> Iterator[tuple[DeclaredTool, str]]:
         if isinstance(found, DeclaredTool):
             yield found, source
             continue
-        tools = [declared for declared, _ in _tools_of(found)] if isinstance(found, ModuleType) else []
+        tools = _tools_of(found) if isinstance(found, ModuleType) else []
         if not tools:
             raise ToolsMisdeclared(f"{source} names {entry.value}, which is neither a tool nor a module with tools")
         for declared in tools:
@@ -82,8 +78,7 @@ def _source(entry: EntryPoint) -> str:
     return f"the entry point {entry.name} of {package}"
 
 
-def _tools_of(module: ModuleType) -> Iterator[tuple[DeclaredTool, str]]:
-    for value in vars(module).values():
-        # A tool that a module has only imported belongs to where it was declared.
-        if isinstance(value, DeclaredTool) and value.function.__module__ == module.__name__:
-            yield value, module.__name__
+def _tools_of(module: ModuleType) -> list[DeclaredTool]:
+    # A tool that a module has only imported belongs to where it was declared.
+    declared = (value for value in vars(module).values() if isinstance(value, DeclaredTool))
+    return [one for one in declared if one.function.__module__ == module.__name__]

@@ -59,7 +59,6 @@ _DEFAULTS: Final = ToolSettings()
 class ToolResources:
     """All that a tool may use of the world: one for the whole process, of one event loop."""
 
-    settings: ToolSettings
     clock: Clock
     workers: WorkerPool
     crawler: Crawler
@@ -85,7 +84,6 @@ class ToolResources:
         )
         closing = [workers.aclose, pages.aclose, python.aclose, weather.aclose]
         return cls(
-            settings=settings,
             clock=clock,
             workers=workers,
             crawler=Crawler(pages, pause=settings.pause),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from luxx.adapters.children import ended
 from luxx.adapters.telemetry.prometheus import SHARED_DIRECTORY, forget_process
 from luxx.settings import BadSettings, Settings
 
@@ -116,13 +117,7 @@ class _Worker:
 
     async def ended(self) -> int:
         """Wait for its end; gives the exit status, negative for a signal."""
-        status = await self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-            # That nobody read to the end is no news; unasked, it would be told when the pipe is collected.
-            with suppress(ConnectionError):
-                await self._process.stdin.wait_closed()
-        return status
+        return await ended(self._process)
 
     def order(self, order: bytes) -> None:
         """Send a line, which is for a process that lives."""

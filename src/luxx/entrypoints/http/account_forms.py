@@ -8,7 +8,8 @@ from msgspec import Meta, Struct
 
 from luxx.domain.api_key import NAME_LIMIT, ApiKey
 from luxx.domain.errors import Fault
-from luxx.domain.user import PASSWORD_MAX, PASSWORD_MIN, Session, new_password_fault
+from luxx.domain.user import Session, new_password_fault
+from luxx.entrypoints.http.forms import password_rules
 
 NO_TIME: Final = "it must be a time with its offset, as in RFC 3339"
 DAYS_LIMIT: Final = 3650
@@ -20,14 +21,7 @@ _TIME: Final = re.compile(
 
 class PasswordBody(Struct, forbid_unknown_fields=True):
     current_password: Annotated[str, Meta(max_length=1024, extra_json_schema={"format": "password"})]
-    new_password: Annotated[
-        str,
-        Meta(
-            description=f"{PASSWORD_MIN} to {PASSWORD_MAX} characters after NFC; none of the most common passwords.",
-            extra={"fault": new_password_fault},
-            extra_json_schema={"format": "password", "minLength": PASSWORD_MIN},
-        ),
-    ]
+    new_password: Annotated[str, password_rules(new_password_fault)]
 
 
 class WholeListQuery(Struct, forbid_unknown_fields=True):

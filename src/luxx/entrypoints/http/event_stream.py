@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
@@ -13,6 +12,7 @@ with needs("luxx.entrypoints.http.event_stream", "the extra `client`"):
     from luxx.adapters.wire import encode_event
     from luxx.application.ports import LoggedEvent
     from luxx.domain.errors import LuxxError
+    from luxx.domain.fields import on_one_line
     from luxx.domain.turn import Failed
     from luxx.entrypoints.http.asgi import Receive, Scope, Send
     from luxx.entrypoints.http.text import Language, error_text, problem_text
@@ -22,7 +22,6 @@ _HEADERS: Final = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-_BREAKS: Final = re.compile("[\x85\u2028\u2029]")
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +39,7 @@ def sse(logged: LoggedEvent, language: Language) -> str:
 def _frame(name: str, data: str) -> str:
     # Only LF and CR end a line here, but many clients split at whatever Unicode calls a line break.
     if not data.isascii():
-        data = _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", data)
+        data = on_one_line(data)
     return f"event: {name}\ndata: {data}\n\n"
 
 

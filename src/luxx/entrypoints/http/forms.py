@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from luxx.adapters.validation import FaultCheck
 from luxx.adapters.wire import MessageJson
 from luxx.domain import conversation as conv
 from luxx.domain.conversation import Conversation
@@ -45,14 +46,17 @@ Email = Annotated[
         extra_json_schema={"format": "email"},
     ),
 ]
-NewPassword = Annotated[
-    str,
-    Meta(
+
+
+def password_rules(fault: FaultCheck) -> Meta:
+    """Say what a password may be that is set; `fault` checks it, by the name of its field."""
+    return Meta(
         description=f"{PASSWORD_MIN} to {PASSWORD_MAX} characters after NFC; none of the most common passwords.",
-        extra={"fault": password_fault},
+        extra={"fault": fault},
         extra_json_schema={"format": "password", "minLength": PASSWORD_MIN},
-    ),
-]
+    )
+
+
 ProjectId = Annotated[str, Meta(min_length=1, max_length=conv.PROJECT_ID_LIMIT)]
 Title = Annotated[str, Meta(min_length=1, max_length=conv.TITLE_LIMIT)]
 Model = Annotated[str, Meta(min_length=1, max_length=conv.MODEL_LIMIT)]
@@ -70,7 +74,7 @@ ToolNames = Annotated[
 class RegisterBody(Struct, forbid_unknown_fields=True):
     username: Username
     email: Email
-    password: NewPassword
+    password: Annotated[str, password_rules(password_fault)]
 
 
 class LoginBody(Struct, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ from typing import Final
 
 from luxx.application import api_keys, conversations
 from luxx.domain import fields
-from luxx.domain.errors import RULES, Fault, LuxxError, ToolError
+from luxx.domain.errors import Fault, LuxxError, ToolError
 from luxx.extras import needs
 
 with needs("luxx.entrypoints.http.text", "the extra `client`"):
@@ -150,7 +150,7 @@ def success(key: str, language: Language) -> str:
 
 def fault_text(fault: Fault, language: Language) -> str:
     if language is Language.EN:
-        return RULES[fault.rule].format_map(fault.parameters)
+        return str(fault)
     parameters = dict(fault.parameters)
     if fault.rule == "type":
         names = _ALTERNATIVES.split(str(parameters["expected"]))

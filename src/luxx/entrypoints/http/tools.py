@@ -8,7 +8,8 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from luxx.application.accounts import Caller
-from luxx.domain.errors import Fault, InvalidInput
+from luxx.domain.errors import InvalidInput
+from luxx.domain.fields import OBJECT, type_fault
 from luxx.entrypoints.http.answers import ok
 from luxx.entrypoints.http.forms import ExecutedData, ToolData, ToolsData, ToolsQuery
 from luxx.entrypoints.http.methods import get
@@ -51,7 +52,7 @@ async def execute(
     uses(request).get_tool(name=name)
     arguments = await read_json(request)
     if not isinstance(arguments, dict):
-        raise InvalidInput(Fault(field="", rule="type", parameters={"expected": "an object"}))
+        raise InvalidInput(type_fault("", OBJECT))
     done = await uses(request).execute_tool(name=name, arguments=arguments, user_id=caller.user.id)
     return ok(request, ExecutedData(done.name, done.result, done.duration_ms))
 

@@ -17,8 +17,10 @@ from typing import Any, Final, Literal
 import httpx
 
 from luxx.extras import needs
+from luxx.testing.chaos.aftermath import look_after
 from luxx.testing.chaos.answers import body_of
-from luxx.testing.chaos.clients import ChaosClient, Play
+from luxx.testing.chaos.callers import Play
+from luxx.testing.chaos.clients import ChaosClient
 from luxx.testing.chaos.processes import NotStarted, ServiceProcess, UpstreamProcess
 from luxx.testing.chaos.record import Tally
 from luxx.testing.fault_proxy import NONE, FaultProxy, Faults
@@ -109,7 +111,11 @@ class Disturber:
         self._upstream: Final = upstream
         self._tally: Final = tally
         self._random: Final = random.Random(f"{seed}/disturber")  # noqa: S311 - to be repeatable
-        self.done: Final[list[str]] = []
+        self._done: Final[list[str]] = []
+
+    def told(self) -> str:
+        """Tell what was done, how often."""
+        return ", ".join(f"{self._done.count(act)} × {act}" for act in dict.fromkeys(self._done)) or "nothing done"
 
     async def run(self, until: float) -> None:
         """Disturb until then; everything runs again when this returns."""
@@ -117,7 +123,7 @@ class Disturber:
             await asyncio.sleep(self._random.uniform(0.1, 1.5))
             site = self._random.choice(self._sites)
             act = self._random.choices(("kill", "term", "stop", "cut", "cut upstream"), (4, 2, 3, 2, 1))[0]
-            self.done.append(act)
+            self._done.append(act)
             match act:
                 case "kill":
                     await self._kill(site)
@@ -200,22 +206,17 @@ async def run_own(storage: Storage, *, seconds: float, seed: int, clients: int) 
                     proxy.faults = NONE
 
         await asyncio.gather(disturb(), *(user.run() for user in users))
-        await asyncio.gather(*(user.settle() for user in users))
-        await asyncio.gather(*(user.look_around() for user in users))
-        await asyncio.gather(*(user.leave() for user in users))
+        await look_after(users)
         left = await _open_requests(upstream.port)
         tally.check("P9", left == 0, "hung", f"{left} requests to the model are open at the end")
         drawn = sum(site.proxy.drawn for site in sites)
         tally.fault(*["P3", "P5"] * drawn, *["P8"] * model.drawn)
-        acts = ", ".join(f"{disturber.done.count(act)} × {act}" for act in dict.fromkeys(disturber.done))
         broken = f"{drawn} connections of clients and {model.drawn} to the model broken"
-        summary = f"{_counted(users)}; {acts or 'nothing done'}; {broken}"
-        log = "\n\n".join(f"--- process {number}\n{site.service.said}" for number, site in enumerate(sites))
         return Result(
             title=f"{storage}, {len(sites)} process{'es' if len(sites) > 1 else ''}",
             tally=tally,
-            summary=summary,
-            log=log,
+            summary=f"{_counted(users)}; {disturber.told()}; {broken}",
+            log="\n\n".join(f"--- process {number}\n{site.service.said}" for number, site in enumerate(sites)),
             promises=("P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9", "P10", "P13", "API"),
         )
 
@@ -239,9 +240,7 @@ async def run_against(urls: Sequence[str], *, seconds: float, seed: int, clients
     users = [ChaosClient(number, play, seed=seed) for number in range(clients)]
     try:
         await asyncio.gather(*(user.run() for user in users))
-        await asyncio.gather(*(user.settle() for user in users))
-        await asyncio.gather(*(user.look_around() for user in users))
-        await asyncio.gather(*(user.leave() for user in users))
+        await look_after(users)
     finally:
         for user in users:
             await user.close()

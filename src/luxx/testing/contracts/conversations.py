@@ -17,10 +17,10 @@ from luxx.domain.turn import Done
 from luxx.domain.user import User
 from luxx.testing.contracts.storage_samples import (
     ODD_TEXT,
-    begun,
     count_of,
     ended_turn,
     history_of,
+    leased,
     moment,
     new_conversation,
     new_turn,
@@ -193,7 +193,7 @@ class ConversationsContract:
                 await unit.conversations.update(replace(held, title="changed"))
                 await unit.commit()
 
-        await asyncio.gather(change(), begun(storage, turn), change())
+        await asyncio.gather(change(), leased(storage, turn), change())
         async with storage.new_unit(read_only=True) as unit:
             now = await unit.conversations.get(owner.id, stored.id)
         assert (now.title, now.updated_at) == ("changed", turn.user_message.created_at)
@@ -202,7 +202,7 @@ class ConversationsContract:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")
         conversation = await stored_conversation(storage, ada)
         turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"))
-        await begun(storage, turn)
+        await leased(storage, turn)
         answer = turn.answer.id
         for owner, conversation_id in ((bob.id, conversation.id), (ada.id, "conv_unknown"), (ada.id, "conv_\0")):
             async with storage.new_unit() as unit:
@@ -396,7 +396,7 @@ class ConversationsContract:
             # Those that were read and those that were not, from their creation, from a message; once, twice.
             for number, at in ((7, 30), (13, 31), (0, 32), (1, 33), (1, 34), (4, 35), (17, 36), (4, 37)):
                 await ended_turn(storage, stored[number], at=at)
-            await begun(storage, new_turn(stored[9], at=moment(38)))
+            await leased(storage, new_turn(stored[9], at=moment(38)))
             await ended_turn(storage, foreign, at=39)
             await stored_conversation(storage, ada, created_at=moment(40), updated_at=moment(40))
 
@@ -489,7 +489,7 @@ class ConversationsContract:
         ada = await stored_user(storage)
         doomed, kept = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
         turn = new_turn(doomed, key=IdempotencyKey(key="k", fingerprint="f"))
-        lease = await begun(storage, turn)
+        lease = await leased(storage, turn)
         other = await ended_turn(storage, kept)
         async with storage.new_unit() as unit:
             await unit.conversations.delete(ada.id, doomed.id)
@@ -505,4 +505,4 @@ class ConversationsContract:
             assert (await unit.messages.get(ada.id, other)).id == other
         assert await storage.log.read(turn.answer.id) == []
         assert await storage.log.read(other) != []
-        await begun(storage, replace(new_turn(kept), at_most=1))
+        await leased(storage, replace(new_turn(kept), at_most=1))

@@ -10,10 +10,10 @@ from luxx.domain.message import Problem, Role, Status, TextPart, ThinkingPart, T
 from luxx.domain.turn import Done
 from luxx.testing.contracts.storage_samples import (
     ODD_TEXT,
-    begun,
     ended_turn,
     history_of,
     later_in,
+    leased,
     new_turn,
     size_of,
     stored_conversation,
@@ -28,7 +28,7 @@ class MessagesContract:
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada)
         turn = new_turn(conversation, text=ODD_TEXT)
-        lease = await begun(storage, turn)
+        lease = await leased(storage, turn)
         assert await history_of(storage, conversation) == [turn.user_message, turn.answer]
         answer = replace(
             turn.answer,
@@ -99,7 +99,7 @@ class MessagesContract:
         conversation = await stored_conversation(storage, ada)
         first = await ended_turn(storage, conversation)
         turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"))
-        await begun(storage, turn)
+        await leased(storage, turn)
         async with storage.new_unit() as unit:
             await unit.messages.delete(ada.id, turn.answer.id)
             await unit.commit()
@@ -115,7 +115,7 @@ class MessagesContract:
             assert remembered.message_id == turn.answer.id
             assert await size_of(unit, conversation) == 3
         assert await storage.log.read(turn.answer.id) == []
-        await begun(storage, replace(new_turn(conversation), at_most=1))
+        await leased(storage, replace(new_turn(conversation), at_most=1))
 
     async def test_deleting_the_users_message_leaves_the_answer(self, storage: Storage) -> None:
         ada = await stored_user(storage)

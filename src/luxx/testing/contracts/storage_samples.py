@@ -124,15 +124,15 @@ def new_turn(
     )
 
 
-async def started(storage: Storage, turn: NewTurn) -> Begun:
+async def begin(storage: Storage, turn: NewTurn) -> Begun:
     """Begin a turn in a unit of its own; gives what it starts from."""
     async with storage.new_unit() as unit:
         return await unit.turns.begin(turn)
 
 
-async def begun(storage: Storage, turn: NewTurn) -> Lease:
-    """Begin a turn in a unit of its own."""
-    return (await started(storage, turn)).lease
+async def leased(storage: Storage, turn: NewTurn) -> Lease:
+    """Begin a turn in a unit of its own; gives the right to write it."""
+    return (await begin(storage, turn)).lease
 
 
 async def running_turn(
@@ -140,7 +140,7 @@ async def running_turn(
 ) -> tuple[NewTurn, Lease]:
     """Begin a turn in a new conversation."""
     turn = new_turn(await stored_conversation(storage, owner), holder=holder, lease_for=lease_for)
-    return turn, await begun(storage, turn)
+    return turn, await leased(storage, turn)
 
 
 async def following(
@@ -184,7 +184,7 @@ def later_in(message: Message) -> list[bool]:
 async def ended_turn(storage: Storage, conversation: Conversation, *, text: str = "Hello?", at: float = 60) -> str:
     """Begin a turn and end it at once; gives the id of the answer."""
     turn = new_turn(conversation, text=text, at=moment(at))
-    lease = await begun(storage, turn)
+    lease = await leased(storage, turn)
     answer = replace(turn.answer, status=Status.COMPLETE)
     await storage.log.end(lease, Done(message=answer), answer)
     return answer.id

@@ -14,16 +14,16 @@ from luxx.testing.contracts.storage_samples import (
     LONG,
     ODD_TEXT,
     PATIENCE,
-    begun,
+    begin,
     ended_turn,
     following,
     history_of,
     later_in,
+    leased,
     moment,
     new_turn,
     new_user,
     size_of,
-    started,
     stored_conversation,
     stored_user,
 )
@@ -38,7 +38,7 @@ class TurnsContract:
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada)
         turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint=ODD_TEXT), at=moment(500))
-        lease = await begun(storage, turn)
+        lease = await leased(storage, turn)
         assert (lease.message_id, lease.conversation_id) == (turn.answer.id, conversation.id)
         assert (lease.owner, lease.holder) == (ada.id, turn.holder)
         assert await history_of(storage, conversation) == [turn.user_message, turn.answer]
@@ -68,7 +68,7 @@ class TurnsContract:
         """A clock may have been set back since: what was sent last is what the list goes by."""
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada, updated_at=moment(100))
-        begun = await started(storage, new_turn(conversation, at=moment(50)))
+        begun = await begin(storage, new_turn(conversation, at=moment(50)))
         assert begun.conversation == replace(conversation, updated_at=moment(50))
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.conversations.get(ada.id, conversation.id) == begun.conversation
@@ -84,7 +84,7 @@ class TurnsContract:
                 key=IdempotencyKey(key=f"{number}", fingerprint="f") if number % 2 else None,
                 at_most=9 if number % 3 else 0,
             )
-            begun = await started(storage, turn)
+            begun = await begin(storage, turn)
             async with storage.new_unit(read_only=True) as unit:
                 read = await unit.messages.newest(ada.id, conversation.id, limit=limit, before=turn.answer.id)
                 assert begun.conversation == await unit.conversations.get(ada.id, conversation.id)
@@ -116,14 +116,14 @@ class TurnsContract:
         ada = await stored_user(storage)
         conversation, other = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
         turn = new_turn(conversation)
-        lease = await begun(storage, turn)
+        lease = await leased(storage, turn)
         with pytest.raises(Conflict) as busy:
-            await begun(storage, new_turn(conversation))
+            await leased(storage, new_turn(conversation))
         assert busy.value.code == "generation_in_progress"
-        await begun(storage, new_turn(other))
+        await leased(storage, new_turn(other))
         answer = replace(turn.answer, status=Status.COMPLETE)
         await storage.log.end(lease, Done(message=answer), answer)
-        await begun(storage, new_turn(conversation))
+        await leased(storage, new_turn(conversation))
         async with storage.new_unit(read_only=True) as unit:
             ended = await unit.turns.get(ada.id, turn.answer.id)
             assert ended is not None
@@ -134,7 +134,7 @@ class TurnsContract:
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada)
         outcomes = await asyncio.gather(
-            *(begun(storage, new_turn(conversation)) for _ in range(50)), return_exceptions=True
+            *(leased(storage, new_turn(conversation)) for _ in range(50)), return_exceptions=True
         )
         leases = [outcome for outcome in outcomes if isinstance(outcome, Lease)]
         refusals = [outcome.code for outcome in outcomes if isinstance(outcome, Conflict)]
@@ -147,7 +147,7 @@ class TurnsContract:
         conversations = [await stored_conversation(storage, ada) for _ in range(5)]
         key = IdempotencyKey(key="the key", fingerprint="f")
         outcomes = await asyncio.gather(
-            *(begun(storage, new_turn(conversations[n % 5], key=key)) for n in range(50)), return_exceptions=True
+            *(leased(storage, new_turn(conversations[n % 5], key=key)) for n in range(50)), return_exceptions=True
         )
         leases = [outcome for outcome in outcomes if isinstance(outcome, Lease)]
         assert len(leases) == 1
@@ -163,9 +163,9 @@ class TurnsContract:
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada)
         key = IdempotencyKey(key="k", fingerprint="f")
-        await begun(storage, new_turn(conversation, key=key))
+        await leased(storage, new_turn(conversation, key=key))
         with pytest.raises(KeyTaken):
-            await begun(storage, new_turn(conversation, key=key))
+            await leased(storage, new_turn(conversation, key=key))
 
     async def test_a_unit_ends_with_the_turn_that_it_begins(self, storage: Storage) -> None:
         ada = await stored_user(storage)
@@ -183,7 +183,7 @@ class TurnsContract:
         ada = await stored_user(storage)
         busy, idle = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
         key = IdempotencyKey(key="k", fingerprint="f")
-        await begun(storage, new_turn(busy, key=key))
+        await leased(storage, new_turn(busy, key=key))
         foreign, one_more = replace(new_turn(idle), owner=ada.id + 1), replace(new_turn(idle), at_most=1)
         for refused in (new_turn(busy), new_turn(idle, key=key), foreign, one_more):
             for begins_with_it in (True, False):
@@ -204,7 +204,7 @@ class TurnsContract:
         for name in ("ada", "bob"):
             owner = await stored_user(storage, name)
             turn = new_turn(await stored_conversation(storage, owner), key=IdempotencyKey(key="k", fingerprint=name))
-            await begun(storage, turn)
+            await leased(storage, turn)
             answers[owner.id] = turn.answer.id
         async with storage.new_unit(read_only=True) as unit:
             recalled = [await unit.turns.recall(owner, "k") for owner in answers]
@@ -215,7 +215,7 @@ class TurnsContract:
     async def test_a_refused_turn_leaves_its_key_free(self, storage: Storage) -> None:
         ada = await stored_user(storage)
         busy, idle = await stored_conversation(storage, ada), await stored_conversation(storage, ada)
-        await begun(storage, new_turn(busy))
+        await leased(storage, new_turn(busy))
         key = IdempotencyKey(key="k", fingerprint="f")
         for refused in (
             new_turn(busy, key=key),
@@ -223,15 +223,15 @@ class TurnsContract:
             replace(new_turn(idle, key=key), conversation_id="conv_unknown"),
         ):
             with pytest.raises((Conflict, TooManyTurns, NotFound)):
-                await begun(storage, refused)
-        await begun(storage, new_turn(idle, key=key))
+                await leased(storage, refused)
+        await leased(storage, new_turn(idle, key=key))
 
     async def test_of_turns_begun_at_once_no_more_run_than_their_owner_may_have(self, storage: Storage) -> None:
         ada, bob = await stored_user(storage), await stored_user(storage, "bob")
         await ended_turn(storage, await stored_conversation(storage, ada))
-        await begun(storage, new_turn(await stored_conversation(storage, bob)))
+        await leased(storage, new_turn(await stored_conversation(storage, bob)))
         turns = [replace(new_turn(await stored_conversation(storage, ada)), at_most=3) for _ in range(10)]
-        outcomes = await asyncio.gather(*(begun(storage, turn) for turn in turns), return_exceptions=True)
+        outcomes = await asyncio.gather(*(leased(storage, turn) for turn in turns), return_exceptions=True)
         assert sum(isinstance(outcome, Lease) for outcome in outcomes) == 3
         assert sum(isinstance(outcome, TooManyTurns) for outcome in outcomes) == 7
 
@@ -239,10 +239,10 @@ class TurnsContract:
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada)
         turn = replace(new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f")), at_most=1)
-        await begun(storage, turn)
+        await leased(storage, turn)
         for again in (conversation, await stored_conversation(storage, ada)):
             with pytest.raises(KeyTaken):
-                await begun(storage, replace(new_turn(again, key=turn.key), at_most=1))
+                await leased(storage, replace(new_turn(again, key=turn.key), at_most=1))
 
     async def test_concurrent_turns_leave_messages_in_pairs_and_are_told_whole_ones(self, storage: Storage) -> None:
         ada = await stored_user(storage)
@@ -252,7 +252,7 @@ class TurnsContract:
             while True:
                 turn = new_turn(conversation, text=str(number))
                 try:
-                    begun = await started(storage, turn)
+                    begun = await begin(storage, turn)
                 except Conflict:
                     await asyncio.sleep(0.001)
                     continue
@@ -275,7 +275,7 @@ class TurnsContract:
         conversation = await stored_conversation(storage, ada)
         ended = await ended_turn(storage, conversation)
         turn = new_turn(conversation)
-        await begun(storage, turn)
+        await leased(storage, turn)
         for message_id in (ended, turn.answer.id):
             async with storage.new_unit() as unit:
                 await unit.turns.request_cancel(ada.id, message_id)
@@ -286,7 +286,7 @@ class TurnsContract:
     async def test_a_unit_ends_with_the_cancel_that_it_asks_for(self, storage: Storage) -> None:
         """Nothing of it is held back until a commit: whoever writes the turn would wait for that."""
         ada = await stored_user(storage)
-        lease = await begun(storage, turn := new_turn(await stored_conversation(storage, ada)))
+        lease = await leased(storage, turn := new_turn(await stored_conversation(storage, ada)))
         async with storage.new_unit() as unit:
             await unit.turns.request_cancel(ada.id, turn.answer.id)
             async with asyncio.timeout(PATIENCE):
@@ -297,7 +297,7 @@ class TurnsContract:
 
     async def test_a_turn_tells_its_last_event_also_when_its_log_is_gone(self, storage: Storage) -> None:
         ada = await stored_user(storage)
-        lease = await begun(storage, turn := new_turn(await stored_conversation(storage, ada)))
+        lease = await leased(storage, turn := new_turn(await stored_conversation(storage, ada)))
 
         async def last_seq() -> int:
             async with storage.new_unit(read_only=True) as unit:

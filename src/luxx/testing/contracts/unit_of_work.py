@@ -15,13 +15,13 @@ from luxx.testing.contracts.accounts import AccountsContract
 from luxx.testing.contracts.conversations import ConversationsContract
 from luxx.testing.contracts.messages import MessagesContract
 from luxx.testing.contracts.storage_samples import (
-    begun,
+    begin,
     count_of,
+    leased,
     moment,
     new_conversation,
     new_turn,
     new_user,
-    started,
     stored_conversation,
     stored_user,
 )
@@ -138,7 +138,7 @@ class UnitOfWorkContract(AccountsContract, ConversationsContract, MessagesContra
             await unit.tries.begin(guess, since=moment(), account_limit=1, peer_limit=1)
             await unit.commit()
         turn = new_turn(conversation, key=IdempotencyKey(key="k", fingerprint="f"))
-        start = await started(storage, turn)
+        start = await begin(storage, turn)
         await stored_conversation(storage, ada, updated_at=moment(99))
         async with storage.new_unit() as unit:
             times = [await unit.tries.begin(replace(guess, id="try_2"), since=moment(), account_limit=1, peer_limit=1)]
@@ -183,7 +183,7 @@ class UnitOfWorkContract(AccountsContract, ConversationsContract, MessagesContra
                 await writer.conversations.add(new_conversation(ada))
                 await writer.conversations.delete(ada.id, first.id)
                 await writer.commit()
-            turn = await begun(storage, new_turn(second))
+            turn = await leased(storage, new_turn(second))
             assert await count_of(reader, ada, None) == before == 2
             assert await reader.conversations.get(ada.id, first.id) == first
             assert await reader.turns.get(ada.id, turn.message_id) is None
@@ -203,7 +203,7 @@ class UnitOfWorkContract(AccountsContract, ConversationsContract, MessagesContra
     async def test_a_unit_for_reading_changes_nothing(self, storage: Storage, how: dict[str, bool]) -> None:
         ada = await stored_user(storage)
         conversation = await stored_conversation(storage, ada)
-        running = await begun(storage, new_turn(await stored_conversation(storage, ada)))
+        running = await leased(storage, new_turn(await stored_conversation(storage, ada)))
         session = Session(id="sess_1", user_id=ada.id, created_at=moment(), expires_at=moment(60))
         key = ApiKey(id="key_1", user_id=ada.id, name="k", created_at=moment())
         first, one_more = (PasswordTry(id=id_, account="ada", peer="p", at=moment(5)) for id_ in ("try_1", "try_2"))

@@ -8,10 +8,10 @@ import os
 import secrets
 import sys
 from asyncio.subprocess import PIPE, Process
-from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
+from luxx.adapters.children import ended
 from luxx.adapters.models.local.child import HOST, Order
 from luxx.adapters.models.local.weights import LocalModelUnusable, Weights
 from luxx.extras import advice
@@ -63,7 +63,6 @@ class LocalModel:
         self._threads: Final = threads or max(1, min(8, _cores() - 1))
         self._port = 0
         self._child: Process | None = None
-        self._ready = asyncio.Event()
         self._logging: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
 
@@ -76,10 +75,6 @@ class LocalModel:
     def pid(self) -> int | None:
         """The child's process, None while there is none."""
         return None if self._child is None or self._child.returncode is not None else self._child.pid
-
-    async def ready(self) -> None:
-        """Wait until questions are answered."""
-        await self._ready.wait()
 
     async def __aenter__(self) -> Self:
         """Start the child, and return once it answers; raises `LocalModelUnusable`."""
@@ -137,7 +132,6 @@ class LocalModel:
                 f"The model {self._weights.path} cannot be used: {outcome['failed']}. LUXX_LOG_LEVEL=debug tells more."
             )
         self._port = outcome["port"]
-        self._ready.set()
 
     async def _keep(self) -> None:
         """Start the child again whenever it is gone."""
@@ -147,7 +141,6 @@ class LocalModel:
             began = loop.time()
             assert self._child is not None  # noqa: S101  # it is started before
             status = await self._child.wait()
-            self._ready.clear()
             await self._end()
             pause = (
                 PAUSE_SECONDS
@@ -175,10 +168,7 @@ class LocalModel:
                 await child.wait()
         except TimeoutError:
             child.kill()
-            await child.wait()
-        # That nobody read to the end is no news; unasked, it would be told when the pipe is collected.
-        with suppress(ConnectionError):
-            await child.stdin.wait_closed()
+        await ended(child)
         if self._logging is not None:
             await self._logging
 

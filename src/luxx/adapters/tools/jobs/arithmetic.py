@@ -1,53 +1,33 @@
 """A calculator: exact where numbers are rational, rounded to 28 digits where they cannot be.
 
-Integers and fractions stay exact, so 0.1 + 0.2 is 0.3 and 1/3*3 is 1; roots, logarithms and angles are
-computed with 60 digits. It is a language of its own, with a parser of its own: nothing of Python can be
-reached through it, and every number is bounded before it is computed.
+0.1 + 0.2 is 0.3, and 1/3*3 is 1. It is a language of its own, with a parser of its own: nothing of Python can be
+reached through it.
 """
 
 import difflib
-import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import (
-    ROUND_HALF_EVEN,
-    Context,
-    Decimal,
-    DivisionByZero,
-    InvalidOperation,
-    Overflow,
-    Underflow,
-    localcontext,
-)
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from decimal import DivisionByZero, InvalidOperation, Overflow, Underflow, localcontext
 from fractions import Fraction
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
+from luxx.adapters.tools.jobs.mathematics import (
+    CONSTANTS,
+    CONTEXT,
+    DIGITS,
+    FUNCTIONS,
+    OPERATORS,
+    Number,
+    bounded,
+    factorial,
+    power,
+    shown,
+)
 from luxx.domain.errors import ToolRefused
 
-Number: TypeAlias = int | Fraction | Decimal
-"""`int` and `Fraction` are exact; a `Decimal` has been rounded."""
-
-
-DIGITS: Final = 4_000
-"""An integer, and a decimal's exponent, have at most so many digits; so has the text of a result."""
-SHOWN_DIGITS: Final = 28
 DEPTH: Final = 100
-ANGLE: Final = 10**15
-
-_BITS: Final = (10**DIGITS - 1).bit_length()
-_CONTEXT: Final = Context(
-    prec=60,
-    rounding=ROUND_HALF_EVEN,
-    Emin=-DIGITS,
-    Emax=DIGITS,
-    traps=[InvalidOperation, DivisionByZero, Overflow, Underflow],
-)
-_TINY: Final = Decimal(10) ** -50
-_PI: Final = Decimal(
-    "3.1415926535897932384626433832795028841971693993751058209749445923078164062862089986280348253421170680"
-)
-_LONGEST_TERMINATING: Final = 100
 
 
 def calculate(expression: str) -> dict[str, Any]:
@@ -56,9 +36,9 @@ def calculate(expression: str) -> dict[str, Any]:
     Gives `value` (a JSON number; null where none can hold it), `text` (all digits) and `exact` (false
     where `text` is rounded).
     """
-    with localcontext(_CONTEXT):
+    with localcontext(CONTEXT):
         try:
-            return _shown(_Reader(expression).result())
+            return shown(_Reader(expression).result())
         except (DivisionByZero, ZeroDivisionError):
             reason = "a division by zero"
         except Overflow:
@@ -68,398 +48,6 @@ def calculate(expression: str) -> dict[str, Any]:
         except InvalidOperation:
             reason = "a step that has no real number as its result"
     raise ToolRefused(f"this contains {reason}")
-
-
-# --- what a result looks like ------------------------------------------------------------------------
-
-
-def _shown(number: Number) -> dict[str, Any]:
-    if isinstance(number, int):
-        return {"value": number, "text": str(number), "exact": True}
-    if isinstance(number, Fraction) and (places := _places(number.denominator)) is not None:
-        scaled = number.numerator * (10**places // number.denominator)
-        digits = str(abs(scaled)).rjust(places + 1, "0")
-        text = f"{'-' if scaled < 0 else ''}{digits[:-places]}.{digits[-places:]}"
-        return {"value": _float(number), "text": text, "exact": True}
-    rounded = _CONTEXT.copy()
-    rounded.prec = SHOWN_DIGITS
-    shown = rounded.plus(_decimal(number)).normalize(rounded)
-    plain = -7 <= shown.adjusted() < SHOWN_DIGITS
-    return {"value": _float(shown), "text": f"{shown:f}" if plain else str(shown).lower(), "exact": False}
-
-
-def _places(denominator: int) -> int | None:
-    """Tell how many decimal places a fraction has; None where there is no end to them, or none near."""
-    for places in range(1, _LONGEST_TERMINATING + 1):
-        if 10**places % denominator == 0:
-            return places
-    return None
-
-
-def _float(number: Fraction | Decimal) -> float | None:
-    try:
-        value = float(number)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) and (value != 0) == (number != 0) else None
-
-
-# --- numbers -----------------------------------------------------------------------------------------
-
-
-def _decimal(number: Number) -> Decimal:
-    if isinstance(number, Fraction):
-        return Decimal(number.numerator) / Decimal(number.denominator)
-    return +Decimal(number)
-
-
-def _bounded(number: Number) -> Number:
-    """Refuse integers that are too large, and give up exactness where a fraction's parts are."""
-    if isinstance(number, Fraction):
-        if number.denominator == 1:
-            return _bounded(number.numerator)
-        if max(number.numerator.bit_length(), number.denominator.bit_length()) > _BITS:
-            return _decimal(number)
-    elif isinstance(number, int) and number.bit_length() > _BITS:
-        raise Overflow
-    return number
-
-
-def _both(left: Number, right: Number) -> tuple[Any, Any]:
-    """Bring two numbers to one kind: a rounded one makes the other rounded."""
-    if isinstance(left, Decimal) or isinstance(right, Decimal):
-        return _decimal(left), _decimal(right)
-    return Fraction(left), Fraction(right)
-
-
-def _power(base: Number, exponent: Number) -> Number:
-    if isinstance(exponent, int) and not isinstance(base, Decimal):
-        if base == 0 and exponent < 0:
-            raise DivisionByZero
-        fraction = Fraction(base)
-        bits = max(abs(fraction.numerator).bit_length(), fraction.denominator.bit_length()) - 1
-        if bits * abs(exponent) <= _BITS:
-            return Fraction(base) ** exponent if abs(base) != 1 else fraction ** (exponent % 2)
-        if isinstance(base, int) and exponent > 0:
-            shown = f"{base}**{exponent}" if max(bits, exponent.bit_length()) < 64 else "this power"
-            raise ToolRefused(f"{shown} has more than {DIGITS} digits")
-    if exponent == Fraction(1, 2):
-        return _sqrt(base)
-    if base == 0:
-        return 0 if exponent > 0 else _decimal(base) ** _decimal(exponent)
-    return _decimal(base) ** _decimal(exponent)
-
-
-def _floor(number: Number) -> Number:
-    if isinstance(number, Decimal):
-        # Beyond its digits a rounded number is an integer already, and not an exact one.
-        return number if number.adjusted() >= _CONTEXT.prec else math.floor(Fraction(number))
-    return math.floor(number)
-
-
-def _divided(left: Number, right: Number) -> Number:
-    first, second = _both(left, right)
-    quotient: Number = first / second
-    return quotient
-
-
-def _remainder(left: Number, right: Number) -> Number:
-    if right == 0:
-        raise DivisionByZero
-    first, second = _both(left, right)
-    rest: Number = Fraction(first) % Fraction(second)
-    return _decimal(rest) if isinstance(first, Decimal) else rest
-
-
-def _floor_divided(left: Number, right: Number) -> Number:
-    if right == 0:
-        raise DivisionByZero
-    first, second = _both(left, right)
-    return Fraction(first) // Fraction(second)
-
-
-# --- functions ---------------------------------------------------------------------------------------
-
-
-def _integer(number: Number) -> int:
-    if isinstance(number, int):
-        return number
-    raise ToolRefused(f"{_shown(number)['text']} is no integer, but this function needs one")
-
-
-def _natural(number: Number, most: int) -> int:
-    value = _integer(number)
-    if not 0 <= value <= most:
-        raise ToolRefused(f"this function needs an integer from 0 to {most}")
-    return value
-
-
-def _sqrt(number: Number) -> Number:
-    if number < 0:
-        raise ToolRefused("a negative number has no real square root")
-    if not isinstance(number, Decimal):
-        fraction = Fraction(number)
-        root = Fraction(math.isqrt(fraction.numerator), math.isqrt(fraction.denominator))
-        if root * root == fraction:
-            return root
-    return _decimal(number).sqrt()
-
-
-def _cbrt(number: Number) -> Number:
-    if number < 0:
-        return -_cbrt(-number)
-    if number == 0:
-        return 0
-    root = _decimal(number) ** (Decimal(1) / 3)
-    nearest = root.to_integral_value()
-    return int(nearest) if nearest**3 == _decimal(number) and isinstance(number, int) else root
-
-
-def _factorial(number: Number) -> Number:
-    return math.factorial(_natural(number, 1_450))
-
-
-def _choices(function: Callable[[int, int], int]) -> Callable[[Number, Number], Number]:
-    def counted(total: Number, taken: Number) -> Number:
-        size, part = _natural(total, 10**DIGITS), _natural(taken, 20_000)
-        if function is math.comb:
-            part = min(part, max(size - part, 0)) if size >= part else part
-        if part * size.bit_length() > 20 * _BITS:
-            raise Overflow
-        return function(size, part)
-
-    return counted
-
-
-def _round(number: Number, places: Number = 0) -> Number:
-    """Round half away from zero, as is taught in school."""
-    digits = _integer(places)
-    if abs(digits) > DIGITS // 4:
-        raise ToolRefused(f"round can keep at most {DIGITS // 4} places")
-    if isinstance(number, int) and digits >= 0:
-        return number
-    scale = Fraction(10) ** digits
-    scaled = abs(Fraction(number)) * scale
-    whole = math.floor(scaled + Fraction(1, 2))
-    rounded = Fraction(whole if number >= 0 else -whole) / scale
-    return _decimal(rounded).normalize() if isinstance(number, Decimal) else rounded
-
-
-def _log(number: Number, base: Number | None = None) -> Number:
-    value = _decimal(number)
-    if value <= 0:
-        raise ToolRefused("only positive numbers have a logarithm")
-    if base is None:
-        return value.ln()
-    if base <= 0 or base == 1:
-        raise ToolRefused("the base of a logarithm is positive and not 1")
-    if base == 10:
-        return value.log10()
-    return value.ln() / _decimal(base).ln()
-
-
-def _exp(number: Number) -> Number:
-    return 1 if number == 0 else _decimal(number).exp()
-
-
-def _circle(number: Number) -> tuple[Decimal, Decimal]:
-    """Give sine and cosine of an angle in radians."""
-    angle = _decimal(number)
-    if abs(angle) > ANGLE:
-        raise ToolRefused(f"angles are computed up to {ANGLE} radians")
-    with localcontext(_CONTEXT) as context:
-        context.prec = 90
-        quarters = (angle / (_PI / 2)).to_integral_value()
-        rest = angle - quarters * _PI / 2
-        # What is left of a multiple of pi is the rounding of pi itself.
-        if quarters and abs(rest) < _TINY:
-            rest = Decimal(0)
-        sine, cosine = _series(rest, 1), _series(rest, 0)
-        turned = int(quarters) % 4
-        pairs = ((sine, cosine), (cosine, -sine), (-sine, -cosine), (-cosine, sine))
-    return pairs[turned]
-
-
-def _series(angle: Decimal, first: int) -> Decimal:
-    """Sum the power series of sine (`first` 1) or cosine (`first` 0)."""
-    term = angle if first else Decimal(1)
-    total, place = term, first
-    while term and term.adjusted() > -80:
-        term = -term * angle * angle / ((place + 1) * (place + 2))
-        total += term
-        place += 2
-    return total
-
-
-def _sin(number: Number) -> Number:
-    return 0 if number == 0 else +_circle(number)[0]
-
-
-def _cos(number: Number) -> Number:
-    return 1 if number == 0 else +_circle(number)[1]
-
-
-def _tan(number: Number) -> Number:
-    sine, cosine = _circle(number)
-    if cosine == 0:
-        raise ToolRefused("the tangent has no value at this angle")
-    return sine / cosine
-
-
-def _atan(number: Number) -> Number:
-    value = _decimal(number)
-    if value == 0:
-        return 0
-    if abs(value) > 1:
-        return (_PI / 2).copy_sign(value) - _decimal(_atan(1 / value))
-    # Halving the angle three times makes the series short.
-    for _ in range(3):
-        value = value / (1 + (1 + value * value).sqrt())
-    total, power, place = value, value, 1
-    while power and power.adjusted() > -70:
-        power = -power * value * value
-        place += 2
-        total += power / place
-    return total * 8
-
-
-def _asin(number: Number) -> Number:
-    value = _decimal(number)
-    if abs(value) > 1:
-        raise ToolRefused("the arcsine needs a number from -1 to 1")
-    if abs(value) == 1:
-        return (_PI / 2).copy_sign(value)
-    return _atan(value / (1 - value * value).sqrt())
-
-
-def _acos(number: Number) -> Number:
-    return 0 if number == 1 else +(_PI / 2) - _decimal(_asin(number))
-
-
-def _atan2(opposite: Number, adjacent: Number) -> Number:
-    y, x = _decimal(opposite), _decimal(adjacent)
-    if x == 0:
-        return 0 if y == 0 else (_PI / 2).copy_sign(y)
-    angle = _decimal(_atan(y / x))
-    if x > 0:
-        return angle
-    return angle - _PI if y < 0 else angle + _PI
-
-
-def _hyperbolic(sign: int) -> Callable[[Number], Number]:
-    def computed(number: Number) -> Number:
-        grown = _decimal(number).exp()
-        return (grown + sign / grown) / 2
-
-    return computed
-
-
-def _tanh(number: Number) -> Number:
-    value = _decimal(number)
-    if abs(value) > 200:
-        return Decimal(1).copy_sign(value)
-    squared = (2 * value).exp()
-    return (squared - 1) / (squared + 1)
-
-
-def _sum(*numbers: Number) -> Number:
-    total: Number = 0
-    for number in numbers:
-        first, second = _both(total, number)
-        total = _bounded(first + second)
-    return total
-
-
-def _product(*numbers: Number) -> Number:
-    total: Number = 1
-    for number in numbers:
-        first, second = _both(total, number)
-        total = _bounded(first * second)
-    return total
-
-
-def _mean(*numbers: Number) -> Number:
-    return _divided(_sum(*numbers), len(numbers))
-
-
-def _median(*numbers: Number) -> Number:
-    ordered = sorted(numbers)
-    return _mean(*ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1])
-
-
-def _variance(*numbers: Number) -> Number:
-    mean = _mean(*numbers)
-    squares = (_power(_sum(number, -mean), 2) for number in numbers)
-    return _divided(_sum(*squares), len(numbers) - 1)
-
-
-class _Function(NamedTuple):
-    compute: Callable[..., Number]
-    least: int
-    most: int | None
-
-
-_FUNCTIONS: Final[Mapping[str, _Function]] = {
-    "abs": _Function(abs, 1, 1),
-    "acos": _Function(_acos, 1, 1),
-    "asin": _Function(_asin, 1, 1),
-    "atan": _Function(_atan, 1, 1),
-    "atan2": _Function(_atan2, 2, 2),
-    "cbrt": _Function(_cbrt, 1, 1),
-    "ceil": _Function(lambda number: -_floor(-number), 1, 1),
-    "comb": _Function(_choices(math.comb), 2, 2),
-    "cos": _Function(_cos, 1, 1),
-    "cosh": _Function(_hyperbolic(1), 1, 1),
-    "degrees": _Function(lambda number: _decimal(number) * 180 / _PI, 1, 1),
-    "exp": _Function(_exp, 1, 1),
-    "factorial": _Function(_factorial, 1, 1),
-    "floor": _Function(_floor, 1, 1),
-    "gcd": _Function(lambda *numbers: math.gcd(*map(_integer, numbers)), 1, None),
-    "hypot": _Function(lambda *numbers: _sqrt(_sum(*(_power(number, 2) for number in numbers))), 1, None),
-    "lcm": _Function(lambda *numbers: math.lcm(*map(_integer, numbers)), 1, 100),
-    "ln": _Function(_log, 1, 1),
-    "log": _Function(_log, 1, 2),
-    "log10": _Function(lambda number: _log(number, 10), 1, 1),
-    "log2": _Function(lambda number: _log(number, 2), 1, 1),
-    "max": _Function(lambda *numbers: max(numbers), 1, None),
-    "mean": _Function(_mean, 1, None),
-    "median": _Function(_median, 1, None),
-    "min": _Function(lambda *numbers: min(numbers), 1, None),
-    "mod": _Function(_remainder, 2, 2),
-    "perm": _Function(_choices(math.perm), 2, 2),
-    "pow": _Function(_power, 2, 2),
-    "product": _Function(_product, 1, None),
-    "radians": _Function(lambda number: _decimal(number) * _PI / 180, 1, 1),
-    "round": _Function(_round, 1, 2),
-    "sin": _Function(_sin, 1, 1),
-    "sinh": _Function(_hyperbolic(-1), 1, 1),
-    "sqrt": _Function(_sqrt, 1, 1),
-    "stdev": _Function(lambda *numbers: _sqrt(_variance(*numbers)), 2, None),
-    "sum": _Function(_sum, 1, None),
-    "tan": _Function(_tan, 1, 1),
-    "tanh": _Function(_tanh, 1, 1),
-    "trunc": _Function(lambda number: _floor(number) if number >= 0 else -_floor(-number), 1, 1),
-    "variance": _Function(_variance, 2, None),
-}
-
-_CONSTANTS: Final[Mapping[str, Callable[[], Decimal]]] = {
-    "pi": lambda: +_PI,
-    "e": lambda: Decimal(1).exp(),
-    "tau": lambda: 2 * _PI,
-}
-"""Computed when asked for, with the precision of then."""
-
-_OPERATORS: Final[Mapping[str, Callable[..., Number]]] = {
-    "+": _sum,
-    "-": lambda left, right: _sum(left, -right),
-    "*": _product,
-    "/": _divided,
-    "//": _floor_divided,
-    "%": _remainder,
-}
-
-
-# --- the language ------------------------------------------------------------------------------------
 
 
 class _Token(NamedTuple):
@@ -527,20 +115,26 @@ class _Reader:
             found = "the end" if token.kind == "end" else repr(token.text)
             raise ToolRefused(f"at character {token.place}: {text!r} was expected, not {found}")
 
-    def _expression(self) -> Number:
+    @contextmanager
+    def _deeper(self) -> Iterator[None]:
+        """Count brackets, powers and lists within each other, each of which takes some of the stack."""
         self._depth += 1
         if self._depth > DEPTH:
             raise ToolRefused(f"this is nested more than {DEPTH} deep")
-        number = self._term()
-        while operator := self._taken("+", "-"):
-            number = _bounded(_OPERATORS[operator](number, self._term()))
+        yield
         self._depth -= 1
+
+    def _expression(self) -> Number:
+        with self._deeper():
+            number = self._term()
+            while operator := self._taken("+", "-"):
+                number = bounded(OPERATORS[operator](number, self._term()))
         return number
 
     def _term(self) -> Number:
         number = self._signed()
         while operator := self._taken("*", "/", "//", "%"):
-            number = _bounded(_OPERATORS[operator](number, self._signed()))
+            number = bounded(OPERATORS[operator](number, self._signed()))
         return number
 
     def _signed(self) -> Number:
@@ -553,13 +147,10 @@ class _Reader:
     def _raised(self) -> Number:
         base = self._atom()
         while self._taken("!"):
-            base = _factorial(base)
+            base = factorial(base)
         if self._taken("**", "^"):
-            self._depth += 1
-            if self._depth > DEPTH:
-                raise ToolRefused(f"this is nested more than {DEPTH} deep")
-            base = _bounded(_power(base, self._signed()))
-            self._depth -= 1
+            with self._deeper():
+                base = bounded(power(base, self._signed()))
         return base
 
     def _atom(self) -> Number:
@@ -578,18 +169,18 @@ class _Reader:
 
     def _named(self, token: _Token) -> Number:
         name = token.text.lower().removeprefix("math.")
-        if name in _CONSTANTS:
-            return _CONSTANTS[name]()
-        function = _FUNCTIONS.get(name)
+        if name in CONSTANTS:
+            return CONSTANTS[name]()
+        function = FUNCTIONS.get(name)
         if function is None:
-            near = difflib.get_close_matches(name, [*_FUNCTIONS, *_CONSTANTS], n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join((*_FUNCTIONS, *_CONSTANTS))}"
+            near = difflib.get_close_matches(name, [*FUNCTIONS, *CONSTANTS], n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join((*FUNCTIONS, *CONSTANTS))}"
             raise ToolRefused(f"at character {token.place}: {token.text!r} is not known{hint}")
         self._expect("(")
         numbers = self._arguments(")")
         if len(numbers) < function.least or (function.most is not None and len(numbers) > function.most):
             raise ToolRefused(f"at character {token.place}: {name} was given {len(numbers)} numbers")
-        return _bounded(function.compute(*numbers))
+        return bounded(function.compute(*numbers))
 
     def _arguments(self, end: str) -> list[Number]:
         """Read what stands between brackets; a list among it counts as its items."""
@@ -598,11 +189,8 @@ class _Reader:
             return numbers
         while True:
             if self._taken("["):
-                self._depth += 1
-                if self._depth > DEPTH:
-                    raise ToolRefused(f"this is nested more than {DEPTH} deep")
-                numbers += self._arguments("]")
-                self._depth -= 1
+                with self._deeper():
+                    numbers += self._arguments("]")
             else:
                 numbers.append(self._expression())
             if self._taken(end):
@@ -616,4 +204,4 @@ def _read_number(token: _Token) -> Number:
         raise ToolRefused(f"at character {token.place}: a number has at most {DIGITS} digits")
     whole, _, decimals = mantissa.partition(".")
     number = Fraction(int(whole + decimals), 10 ** len(decimals)) * Fraction(10) ** int(exponent or 0)
-    return _bounded(number)
+    return bounded(number)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from luxx.adapters.tools.python.sandbox import VALUE_CHARACTERS, late
 from luxx.adapters.tools.workers.child import own_processes
 from luxx.domain.errors import ToolBroken
 
 RECURSION: Final = 500
-VALUE_CHARACTERS: Final = 500_000
 ADDRESS_SPACE: Final = 640 * 2**20
 CUT: Final = "\n… the output was cut here"
 
@@ -51,11 +51,6 @@ def run_python(
     except monty.MontyError as failure:
         raise ToolBroken(f"the Python sandbox failed ({type(failure).__name__}); try again") from failure
     return {"stdout": output.text, "value": jsonable(value), "error": error}
-
-
-def late(seconds: float) -> str:
-    """Say in a traceback's last line that code took too long."""
-    return f"TimeoutError: the code ran longer than {seconds:g} seconds"
 
 
 def _found(program: str | None) -> str | None:

@@ -19,24 +19,18 @@ from typing import Any, Final
 
 import msgspec
 
+from luxx.adapters.children import ended
 from luxx.adapters.tools.places import Places, places_here
-from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, PythonOutcome
+from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, VALUE_CHARACTERS, PythonOutcome, late
 from luxx.domain.errors import ToolBroken
 
 NOBODY: Final = 65534
 SCRATCH_BYTES: Final = 16 * 2**20
 PROCESSES: Final = 16
-VALUE_CHARACTERS: Final = 500_000
 ANSWER_BYTES: Final = 4 * 2**20
 _MARKER: Final = b"started\n"
 """What the runner writes before it runs the code: with it, whatever happens is the code's doing."""
 _SYSTEM: Final = ("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin")
-
-
-class _Answer(msgspec.Struct):
-    stdout: str
-    value: Any
-    error: str | None
 
 
 class SandboxUnusable(Exception):
@@ -82,17 +76,14 @@ class BubblewrapSandbox:
         async with self._places.one():
             answer, status = await self._asked(order, seconds)
         if answer is None:
-            return PythonOutcome(
-                stdout="", value=None, error=f"TimeoutError: the code ran longer than {seconds:g} seconds"
-            )
+            return PythonOutcome.failed(late(seconds))
         if not answer.startswith(_MARKER):
             raise ToolBroken("the Python sandbox did not start; the operator should look at the setup of bubblewrap")
         try:
-            found = msgspec.json.decode(answer.removeprefix(_MARKER), type=_Answer)
+            return msgspec.json.decode(answer.removeprefix(_MARKER), type=PythonOutcome)
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             # The code has ended its own process, by a limit or on purpose, or written what it should not.
-            return PythonOutcome(stdout="", value=None, error=f"the Python process ended early (status {status})")
-        return PythonOutcome(stdout=found.stdout, value=found.value, error=found.error)
+            return PythonOutcome.failed(f"the Python process ended early (status {status})")
 
     async def _asked(self, order: bytes, seconds: float) -> tuple[bytes | None, int]:
         process = await self._started()
@@ -104,7 +95,7 @@ class BubblewrapSandbox:
         except TimeoutError:
             return None, -signal.SIGKILL
         finally:
-            await asyncio.shield(_ended(process))
+            await asyncio.shield(_killed(process))
             self._processes.discard(process)
 
     async def _started(self) -> Process:
@@ -136,11 +127,11 @@ class BubblewrapSandbox:
             raise ToolBroken(f"the Python sandbox cannot be started ({error.strerror})") from error
         except asyncio.CancelledError:
             # It may run already; without its handle nobody would ever end it.
-            await asyncio.shield(_ended(await start))
+            await asyncio.shield(_killed(await start))
             raise
 
     async def aclose(self) -> None:
-        await asyncio.gather(*(_ended(process) for process in tuple(self._processes)))
+        await asyncio.gather(*(_killed(process) for process in tuple(self._processes)))
 
 
 async def _exchanged(process: Process, order: bytes) -> bytes:
@@ -161,18 +152,13 @@ async def _exchanged(process: Process, order: bytes) -> bytes:
     return bytes(answer)
 
 
-async def _ended(process: Process) -> None:
+async def _killed(process: Process) -> None:
     if process.returncode is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             process.kill()
-    await process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
-        # That nobody read to the end is no news; unasked, it would be told when the pipe is collected.
-        with suppress(ConnectionError):
-            await process.stdin.wait_closed()
+    await ended(process)
 
 
 def _arguments(python: str) -> Iterator[str]:

@@ -3,8 +3,8 @@
 import shutil
 from typing import Final
 
-from luxx.adapters.tools.jobs.python import late, run_python
-from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, PythonOutcome
+from luxx.adapters.tools.jobs.python import run_python
+from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, PythonOutcome, late
 from luxx.adapters.tools.workers.pool import WorkerPool
 from luxx.domain.errors import ToolRefused, ToolTimeout
 
@@ -24,23 +24,22 @@ class MontySandbox:
         "statistics, string, fractions, heapq, enum, io, and any package such as numpy or pandas."
     )
 
-    def __init__(self, *, workers: int | None = None, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(self, *, workers: int | None = None) -> None:
         self.workers = WorkerPool(size=workers)
-        self._memory_bytes = memory_bytes
         # The worker looks beside its interpreter; without an environment it cannot look along the path.
         self._program = shutil.which("monty")
 
     async def run(self, code: str, *, seconds: float) -> PythonOutcome:
         try:
             found = await self.workers.run(
-                seconds + GRACE_SECONDS, run_python, code, seconds, self._memory_bytes, OUTPUT_CHARACTERS, self._program
+                seconds + GRACE_SECONDS, run_python, code, seconds, MEMORY_BYTES, OUTPUT_CHARACTERS, self._program
             )
         except ToolTimeout:
             # Monty did not end in time, and has been killed.
-            return PythonOutcome(stdout="", value=None, error=late(seconds))
+            return PythonOutcome.failed(late(seconds))
         except ToolRefused:
-            return PythonOutcome(stdout="", value=None, error="MemoryError")
-        return PythonOutcome(stdout=found["stdout"], value=found["value"], error=found["error"])
+            return PythonOutcome.failed("MemoryError")
+        return PythonOutcome(**found)
 
     async def aclose(self) -> None:
         await self.workers.aclose()

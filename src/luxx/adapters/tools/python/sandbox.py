@@ -1,12 +1,14 @@
 """The port of sandboxes for Python code that nobody trusts."""
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from luxx.domain.message import Json
 
 OUTPUT_CHARACTERS: Final = 100_000
 """Characters of standard output and of a traceback, at most; what is more is cut, and said to be."""
+VALUE_CHARACTERS: Final = 500_000
+"""Characters of a value as JSON, at most; a longer one is given as its `repr`, cut to as many."""
 MEMORY_BYTES: Final = 256 * 2**20
 
 
@@ -21,6 +23,16 @@ class PythonOutcome:
     stdout: str
     value: Json
     error: str | None
+
+    @classmethod
+    def failed(cls, error: str) -> Self:
+        """Give the outcome of code that came to nothing else."""
+        return cls(stdout="", value=None, error=error)
+
+
+def late(seconds: float) -> str:
+    """Say in a traceback's last line that code took too long."""
+    return f"TimeoutError: the code ran longer than {seconds:g} seconds"
 
 
 class PythonSandbox(Protocol):

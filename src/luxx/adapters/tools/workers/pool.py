@@ -12,6 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 
+from luxx.adapters.children import ended
 from luxx.adapters.tools.places import Places, places_here
 from luxx.adapters.tools.workers.child import LENGTH
 from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
@@ -92,13 +93,7 @@ class _Worker:
         with suppress(ProcessLookupError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
-        status = await self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-            # That nobody read to the end is no news; unasked, it would be told when the pipe is collected.
-            with suppress(ConnectionError):
-                await self._process.stdin.wait_closed()
-        return status
+        return await ended(self._process)
 
     async def status(self) -> int:
         """Give the exit status of a child that has closed its pipe, or soon will be dead."""

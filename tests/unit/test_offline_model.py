@@ -234,6 +234,8 @@ def test_json_is_given_as_text_to_a_tool_whose_schema_wants_text() -> None:
         "```py\n" * 30_000,
         "9" * 200_000,
         "weather in " + "\t" * 190_000,
+        "count " + "“" * 190_000,
+        "统计" + "「" * 190_000,
     ],
     ids=lambda text: text[:8],
 )

@@ -3,8 +3,9 @@
 import asyncio
 import os
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 
 from luxx.application.tools import acting_for
@@ -33,15 +34,20 @@ class Places:
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
         """Wait for a place, and hold it."""
+        give_back = await self.take()
+        try:
+            yield
+        finally:
+            give_back()
+
+    async def take(self) -> Callable[[], None]:
+        """Wait for a place; what this gives is called once to give it back."""
         user = acting_for.get()
         if self._free and self._may_have_more(user):
             self._take(user)
         else:
             await self._wait(user)
-        try:
-            yield
-        finally:
-            self._give(user)
+        return partial(self._give, user)
 
     def _may_have_more(self, user: int | None) -> bool:
         return self._taken[user] < (self._total if user is None else max(1, self._total - 1))

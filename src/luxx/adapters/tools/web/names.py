@@ -10,8 +10,8 @@ from ipaddress import ip_address
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
-from luxx.adapters.tools.places import Places
 from luxx.adapters.tools.web.addresses import Address, literal
+from luxx.application.places import Places
 
 AT_ONCE: Final = 64
 OF_ONE_ZONE: Final = 4

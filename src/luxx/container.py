@@ -38,6 +38,7 @@ from luxx.application.messages import DeleteMessage, ListMessages
 from luxx.application.observer import Observer, Observers
 from luxx.application.operating import ChangeUser, ListUsers, ResetPassword
 from luxx.application.passwords import AT_ONCE, TryLimits
+from luxx.application.places import Places
 from luxx.application.ports import ChatModel, Clock, Storage
 from luxx.application.run_turn import RunTurn
 from luxx.application.send_message import SendMessage
@@ -213,7 +214,7 @@ class Container(containers.DeclarativeContainer):
 
     register_user = providers.Singleton(RegisterUser, new_unit=new_unit, hasher=hasher, clock=clock)
     try_limits = providers.Singleton(_try_limits, settings)
-    password_gate = providers.Singleton(asyncio.Semaphore, AT_ONCE)
+    password_gate = providers.Singleton(Places, AT_ONCE)
     log_in = providers.Singleton(
         LogIn,
         limits=try_limits,

@@ -186,7 +186,9 @@ class Settings:
     tool_seconds: float = _setting(60.0, _seconds(0.1, 3600), "deadline for one tool call")
     tool_result_chars: int = _setting(20_000, _whole(100, 1_000_000), "characters of a tool result shown to the model")
     disabled_tools: frozenset[str] = _setting(frozenset(), _words, "names of tools that this deployment does not offer")
-    history_messages: int = _setting(1000, _whole(1, 100_000), "earlier messages shown to the model, at most")
+    history_messages: int = _setting(
+        1000, _whole(1, 100_000), "earlier messages shown to the model, at most; of these, 8 million characters"
+    )
     log_hours: timedelta = _setting(
         timedelta(hours=24), _hours(0.01, 8760), "how long a finished stream can be replayed"
     )

@@ -14,6 +14,8 @@ from luxx.adapters.tools.web.addresses import AddressRules
 from luxx.adapters.tools.web.api import JsonApi
 from luxx.adapters.tools.web.client import CONNECTIONS, WebClient
 from luxx.adapters.tools.web.crawler import Crawler
+from luxx.adapters.tools.web.names import AT_ONCE
+from luxx.application.tools import acting_for
 from luxx.domain.errors import ToolBroken, ToolError, ToolRefused
 
 
@@ -64,6 +66,31 @@ async def test_slow_names_of_one_zone_keep_nobody_from_looking_up_others(names: 
         names.released.set()
         assert (await client.get(f"http://www.slow.example:{site.port}/")).status == 200
         await until(lambda: names.answered == 5)
+
+
+async def test_slow_names_of_many_zones_keep_no_other_user_from_looking_up_theirs(
+    names: NameServer, site: WebServer
+) -> None:
+    site.pages["/"] = "<p>x"
+
+    async def of_user(number: int, url: str) -> int:
+        acting_for.set(number)
+        return (await client.get(url)).status
+
+    async with asking(names) as client, asyncio.timeout(10):
+        hosts = [f"{n}slow.example" for n in range(AT_ONCE)]
+        slow = [asyncio.create_task(of_user(1, f"http://{host}:{site.port}/")) for host in hosts]
+        await until(lambda: len(names.asked) >= AT_ONCE - 1)
+        for name in ("one.test", "another.test"):
+            assert await asyncio.create_task(of_user(2, f"http://{name}:{site.port}/")) == 200
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        # Nobody waits for these look-ups any more, but they go on: they are theirs still.
+        assert await asyncio.create_task(of_user(2, f"http://third.test:{site.port}/")) == 200
+        assert len(names.asked) == AT_ONCE - 1
+        names.released.set()
+        assert await asyncio.create_task(of_user(1, f"http://fourth.test:{site.port}/")) == 200
 
 
 async def test_nobody_learns_which_internal_names_there_are(site: WebServer) -> None:

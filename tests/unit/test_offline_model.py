@@ -1,5 +1,6 @@
 """The built-in offline model, beyond the contract of its port."""
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping
@@ -101,6 +102,25 @@ async def test_a_token_is_a_word_or_a_chinese_character() -> None:
     assert isinstance(events[-1], ModelEnd)
     assert events[-1].usage is not None
     assert (events[-1].usage.prompt_tokens, events[-1].usage.completion_tokens) == (4, 5)
+
+
+async def test_to_count_a_long_conversation_lets_others_run() -> None:
+    ran = 0
+
+    async def other() -> None:
+        nonlocal ran
+        while True:
+            ran += 1
+            await asyncio.sleep(0)
+
+    before = request("Hi", max_tokens=1)
+    earlier = tuple(UserEntry(text="你好") for _ in range(50))
+    running = asyncio.ensure_future(other())
+    await heard(OfflineChatModel(), before)
+    short, ran = ran, 0
+    await heard(OfflineChatModel(), replace(before, entries=earlier + before.entries))
+    running.cancel()
+    assert ran - short >= len(earlier)
 
 
 async def test_a_request_whose_tool_is_not_offered_is_answered_with_its_name_and_no_value() -> None:
@@ -234,6 +254,8 @@ def test_json_is_given_as_text_to_a_tool_whose_schema_wants_text() -> None:
         "```py\n" * 30_000,
         "9" * 200_000,
         "weather in " + "\t" * 190_000,
+        "count " + "“" * 190_000,
+        "统计" + "「" * 190_000,
     ],
     ids=lambda text: text[:8],
 )

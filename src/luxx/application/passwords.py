@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Final
 
+from luxx.application.places import Places
 from luxx.application.ports import Clock, NewId, NewUnit, PasswordHasher, PasswordTry, UnitOfWork
 from luxx.domain.errors import Overloaded, RateLimited
 from luxx.domain.user import User, comparison_key
@@ -50,7 +51,8 @@ class ChecksPasswords:
 
     A try is counted before the password is looked at, and forgotten if it was right: of any number of
     tries at once no more are answered than the limit says. `gate` lets few through at a time, for else
-    a burst of right passwords would count as a burst of wrong ones; the hashes would queue anyway.
+    a burst of right passwords would count as a burst of wrong ones; the hashes would queue anyway. One peer
+    has all but one of its places: a flood of tries from there holds up nobody who tries from elsewhere.
     """
 
     new_unit: NewUnit
@@ -58,7 +60,7 @@ class ChecksPasswords:
     clock: Clock
     new_id: NewId
     limits: TryLimits = TryLimits()
-    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    gate: Places = field(default_factory=lambda: Places(AT_ONCE))
 
     @asynccontextmanager
     async def tried(
@@ -72,7 +74,7 @@ class ChecksPasswords:
         Who finds it right calls `tries.forget` inside. An empty `peer` is nobody's: it is not slowed.
         Raises `RateLimited`, before the password is looked at.
         """
-        async with self.gate:
+        async with self.gate.one(peer or None):
             now = self.clock()
             async with self.new_unit() as unit:
                 user = await unit.users.by_username(username)

@@ -11,7 +11,7 @@ from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.security.jwt import JwtCodec
 from luxx.adapters.system import SortableIds
 from luxx.application import Authenticate, LogIn, LogOut, RegisterUser, SignedIn
-from luxx.application.passwords import HASHED_AT_ONCE, HASHES_WAITING
+from luxx.application.passwords import AT_ONCE, HASHED_AT_ONCE, HASHES_WAITING
 from luxx.application.ports import TokenClaims
 from luxx.domain.errors import Conflict, Forbidden, InvalidInput, LuxxError, Overloaded, RateLimited, Unauthenticated
 from luxx.domain.user import Role, User
@@ -22,7 +22,7 @@ PASSWORD = "correct horse battery"
 
 @dataclass(slots=True)
 class PlainHasher:
-    """Hashes nothing, when it may, and tells what it was asked to hash and to verify."""
+    """Hashes nothing, and verifies nobody's, when it may; tells what it was asked to hash and to verify."""
 
     version: int = 1
     hashed: list[str] = field(default_factory=list)
@@ -39,6 +39,8 @@ class PlainHasher:
 
     async def verify(self, password: str, hashed: str | None) -> bool:
         self.verified.append((password, hashed))
+        if hashed is None:
+            await self.may_hash.wait()
         return hashed is not None and hashed.partition(":")[2] == password
 
     def outdated(self, hashed: str) -> bool:
@@ -159,6 +161,21 @@ async def test_few_registrations_hash_at_once_so_many_wait_and_the_others_are_re
     assert (await late).username == "late", "who gives up makes room"
     found = await asyncio.gather(*several, return_exceptions=True)
     assert sum(isinstance(one, User) for one in found) == HASHED_AT_ONCE + HASHES_WAITING - 1
+
+
+async def test_tries_from_one_peer_hold_up_no_login_from_another(accounts: Accounts) -> None:
+    await accounts.ada()
+    accounts.hasher.may_hash.clear()
+    tries = [
+        asyncio.create_task(accounts.log_in(username=f"nobody{number}", password=PASSWORD, peer="192.0.2.1"))
+        for number in range(3 * AT_ONCE)
+    ]
+    await until(lambda: len(accounts.hasher.verified) == AT_ONCE - 1)
+    async with asyncio.timeout(10):
+        for peer in ("192.0.2.2", "192.0.2.3", ""):
+            assert (await accounts.log_in(username="ada", password=PASSWORD, peer=peer)).user.username == "Ada"
+    accounts.hasher.may_hash.set()
+    assert {type(one) for one in await asyncio.gather(*tries, return_exceptions=True)} == {Unauthenticated}
 
 
 async def test_a_login_finds_the_user_whatever_the_case_and_lasts_as_long_as_set(accounts: Accounts) -> None:

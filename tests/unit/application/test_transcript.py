@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luxx.application.ports import AssistantEntry, SystemEntry, ToolEntry, UserEntry
-from luxx.application.transcript import STRANGERS_WORDS, transcript, within
+from luxx.application.transcript import HISTORY_CHARACTERS, STRANGERS_WORDS, transcript, within
 from luxx.domain.message import Json, Message, Part, Problem, Role, Status, TextPart, ThinkingPart, ToolCallPart
 from luxx.domain.tool import ToolCall
 
@@ -42,6 +42,17 @@ def test_without_a_system_prompt_there_is_no_system_entry(prompt: str | None) ->
     question = message(TextPart(text="Hi"), role=Role.USER)
     assert transcript(prompt, [question], budget=100) == (UserEntry(text="Hi"),)
     assert transcript("Be brief.", [question], budget=100)[0] == SystemEntry(text="Be brief.")
+
+
+def test_of_a_conversation_that_no_model_could_read_the_oldest_is_not_told() -> None:
+    def said(letter: str, times: int) -> Message:
+        return message(TextPart(text=letter * times), role=Role.USER)
+
+    half = HISTORY_CHARACTERS // 2
+    entries = transcript("Be brief.", [said("a", 2), said("b", half), said("c", half - 1), said("d", 1)], budget=100)
+    assert [entry.text[0] for entry in entries] == ["B", "b", "c", "d"]
+    alone = transcript(None, [said("a", 1), said("b", HISTORY_CHARACTERS + 1), said("c", half * 3)], budget=100)
+    assert [entry.text[0] for entry in alone] == ["c"]
 
 
 def test_an_answer_without_anything_to_tell_is_left_out() -> None:

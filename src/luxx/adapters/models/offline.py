@@ -23,6 +23,7 @@ from luxx.domain.message import Json, Usage
 from luxx.domain.tool import ToolCall
 
 _CHINESE: Final = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_CHINESE_RUN: Final = re.compile(f"{_CHINESE.pattern}+")
 _PIECE: Final = re.compile(r"\s*(?:[\u3400-\u9fff\uf900-\ufaff]|[^\s\u3400-\u9fff\uf900-\ufaff]+)\s*|\s+")
 _TEXT_LIMIT: Final = 2_000
 _PROBLEM_LIMIT: Final = 300
@@ -73,7 +74,10 @@ class OfflineChatModel:
                 yield ModelText(piece)
                 await asyncio.sleep(self._pause_s)
         reason = "tool_calls" if calls else "length" if left == 0 else "stop"
-        prompt = sum(_tokens(entry.text) for entry in request.entries)
+        prompt = 0
+        for entry in request.entries:
+            prompt += _tokens(entry.text)
+            await asyncio.sleep(0)  # to count a long conversation holds up nobody else
         yield ModelEnd(reason, Usage(prompt_tokens=prompt, completion_tokens=used, total_tokens=prompt + used))
 
 
@@ -82,8 +86,8 @@ def _pieces(text: str) -> list[str]:
 
 
 def _tokens(text: str) -> int:
-    characters = 0 if text.isascii() else len(_CHINESE.findall(text))
-    return len((_CHINESE.sub(" ", text) if characters else text).split()) + characters
+    runs = [] if text.isascii() else _CHINESE_RUN.findall(text)
+    return len((_CHINESE_RUN.sub(" ", text) if runs else text).split()) + sum(map(len, runs))
 
 
 def _results(request: ModelRequest) -> list[tuple[ToolCall, str]]:

@@ -203,7 +203,7 @@ _ANALYZE: Final = re.compile(
     r"\b(?:analy[sz]e|count)\b|\bhow many (?:words|characters|letters|sentences|lines)\b|分析|统计|字数|多少个?[字词]",
     re.IGNORECASE,
 )
-_QUOTED: Final = re.compile(r"```\w*\n(.*?)```|\"([^\"]+)\"|“([^”]+)”|「([^」]+)」", re.DOTALL)
+_QUOTED: Final = re.compile(r"```\w*\n(.*?)```|\"([^\"]+)\"|“([^“”]+)”|「([^「」]+)」", re.DOTALL)
 _AFTER_COLON: Final = re.compile(r"[:：]\s*(\S.*)", re.DOTALL)
 _PATTERN: Final = re.compile(
     r"(?:pattern|match(?:es|ing)?|regex|正则|匹配)[^/`\n]{0,30}(?:/([^/\n]+)/|`([^`\n]+)`)", re.IGNORECASE

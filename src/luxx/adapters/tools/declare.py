@@ -15,9 +15,9 @@ with needs("luxx.adapters.tools.declare", "the extra `tools`"):
     import msgspec
     from msgspec import Struct
 
-    from luxx.adapters.tools.places import Places
     from luxx.adapters.tools.resources import ToolResources
     from luxx.adapters.validation import convert
+    from luxx.application.places import Places
     from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
     from luxx.domain.message import Json
     from luxx.domain.tool import ToolSpec

@@ -20,8 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from luxx.adapters.children import ended
-from luxx.adapters.tools.places import Places, places_here
+from luxx.adapters.tools.places import places_here
 from luxx.adapters.tools.python.sandbox import MEMORY_BYTES, OUTPUT_CHARACTERS, VALUE_CHARACTERS, PythonOutcome, late
+from luxx.application.places import Places
 from luxx.domain.errors import ToolBroken
 
 NOBODY: Final = 65534

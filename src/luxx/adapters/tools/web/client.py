@@ -20,9 +20,9 @@ import httpcore
 import httpx
 
 from luxx import __version__
-from luxx.adapters.tools.places import Places
 from luxx.adapters.tools.web.addresses import Address, AddressRules
 from luxx.adapters.tools.web.names import LookUp, Names, system_look_up
+from luxx.application.places import Places
 from luxx.domain.errors import ToolBroken, ToolError, ToolRefused, ToolTimeout
 
 USER_AGENT: Final = f"Luxx/{__version__}"

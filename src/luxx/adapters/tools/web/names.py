@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from luxx.adapters.tools.web.addresses import Address, literal
+from luxx.application.places import Places
 
 AT_ONCE: Final = 64
 OF_ONE_ZONE: Final = 4
@@ -25,13 +26,14 @@ class Names:
     """Looks names up, `AT_ONCE` at a time and `OF_ONE_ZONE` of those that one owner answers for.
 
     A thread cannot be stopped: a look-up goes on when nobody waits for it any more, and counts until it ends. So
-    whoever lets the names of a zone take long holds up that zone, and all others only by many zones at once.
+    whoever lets the names of a zone take long holds up that zone; and who asks for those of many zones, themselves.
     """
 
     def __init__(self, look_up: LookUp) -> None:
         self._look_up = look_up
         # The loop's own threads are for others too.
         self._threads = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="luxx-lookup")
+        self._places = Places(AT_ONCE)
         self._zones: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def addresses(self, host: str) -> Sequence[Address]:
@@ -39,10 +41,15 @@ class Names:
         spelled = literal(host)
         if spelled is not None:
             return [spelled]
-        places = self._zones.setdefault(zone_of(host), asyncio.Semaphore(OF_ONE_ZONE))
-        await places.acquire()
+        zone = self._zones.setdefault(zone_of(host), asyncio.Semaphore(OF_ONE_ZONE))
+        await zone.acquire()
+        try:
+            place = await self._places.take()
+        except BaseException:
+            zone.release()
+            raise
         looking = self._threads.submit(self._look_up, host)
-        looking.add_done_callback(partial(_give_back, asyncio.get_running_loop(), places))
+        looking.add_done_callback(partial(_give_back, asyncio.get_running_loop(), place, zone))
         found = await asyncio.wrap_future(looking)
         return [ip_address(text.split("%", 1)[0]) for text in dict.fromkeys(found)]
 
@@ -50,10 +57,16 @@ class Names:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _give_back(loop: asyncio.AbstractEventLoop, places: asyncio.Semaphore, _: "Future[Sequence[str]]") -> None:
+def _give_back(
+    loop: asyncio.AbstractEventLoop,
+    place: Callable[[], None],
+    zone: asyncio.Semaphore,
+    _: "Future[Sequence[str]]",
+) -> None:
     # The loop may be closed before a slow look-up ends.
     with suppress(RuntimeError):
-        loop.call_soon_threadsafe(places.release)
+        loop.call_soon_threadsafe(place)
+        loop.call_soon_threadsafe(zone.release)
 
 
 def zone_of(host: str) -> str:

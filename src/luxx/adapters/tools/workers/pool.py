@@ -13,8 +13,9 @@ from typing import Any, Final, ParamSpec, TypeVar
 import msgspec
 
 from luxx.adapters.children import ended
-from luxx.adapters.tools.places import Places, places_here
+from luxx.adapters.tools.places import places_here
 from luxx.adapters.tools.workers.child import LENGTH
+from luxx.application.places import Places
 from luxx.domain.errors import ToolBroken, ToolRefused, ToolTimeout
 
 P = ParamSpec("P")

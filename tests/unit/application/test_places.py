@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from tests.support.until import until
 
-from luxx.adapters.tools.places import Places
+from luxx.application.places import Places
 from luxx.application.tools import acting_for
 
 ADA, BOB, CYD = 1, 2, 3

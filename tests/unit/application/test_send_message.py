@@ -268,7 +268,7 @@ async def test_a_message_whose_commit_was_made_and_its_answer_lost_is_answered_a
 
 
 async def test_where_a_message_before_it_cannot_be_read_then_it_fails_and_keeps_nobody_waiting(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     conversation = await house.conversation()
     flaky = Flaky(house.storage)
@@ -283,6 +283,7 @@ async def test_where_a_message_before_it_cannot_be_read_then_it_fails_and_keeps_
     answer = await house.ended(message_id)
     assert answer.status is Status.FAILED
     assert house.model.requests == []
+    assert "msg_broken" in caplog.text, "the operator is told what to mend"
 
 
 async def test_a_message_that_was_not_stored_when_the_database_went_away_is_refused_and_asks_no_model(

@@ -198,6 +198,8 @@ async def test_a_disabled_account_is_told_so_with_the_right_password_only(accoun
     with pytest.raises(Forbidden) as disabled:
         await accounts.ada_in()
     assert disabled.value.code == "account_disabled"
+    async with accounts.storage.new_unit(read_only=True) as unit:
+        assert await unit.sessions.live_of(ada.id, accounts.clock()) == []
 
 
 async def test_an_outdated_hash_is_renewed_at_the_next_login(accounts: Accounts) -> None:
@@ -212,6 +214,7 @@ async def test_a_login_does_not_renew_a_hash_that_is_current(accounts: Accounts)
     ada = await accounts.ada()
     await accounts.ada_in()
     assert await accounts.user(ada.id) == ada
+    assert accounts.hasher.hashed == [PASSWORD], "once, as it was registered"
 
 
 async def test_of_logins_at_once_one_renews_the_hash_and_none_is_refused(accounts: Accounts) -> None:

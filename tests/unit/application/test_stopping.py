@@ -241,6 +241,21 @@ async def test_draining_refuses_new_turns_and_lets_running_ones_finish(house: Ho
     assert (answer.status, answer.content) == (Status.COMPLETE, "Still here")
 
 
+async def test_draining_waits_for_what_is_being_accepted_also_where_it_is_refused(house: House) -> None:
+    async with house.storage.writing:
+        sending = asyncio.ensure_future(
+            house.send_message(user_id=OWNER, conversation_id="conv_none", content="Anybody?")
+        )
+        await until(lambda: house.supervisor._accepting)
+        draining = asyncio.ensure_future(house.supervisor.drain(grace=2 * PATIENCE))
+        await asyncio.sleep(0)
+        assert not draining.done()
+    async with asyncio.timeout(PATIENCE):
+        await draining
+    with pytest.raises(NotFound):
+        await sending
+
+
 async def test_a_turn_accepted_while_draining_ran_out_of_time_does_not_outlive_it(house: House) -> None:
     """Its commit was under way when the grace ended: it starts afterwards, and must be stopped as the others were."""
     gate = Gate()

@@ -118,6 +118,7 @@ async def test_however_long_it_takes_to_forget_the_dead_are_ended_meanwhile() ->
         assert (answer.status, answer.content) == (Status.INTERRUPTED, "half")
         await asyncio.sleep(0.2)
     assert asked == [1], "one at a time"
+    assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("luxx")] == []
 
 
 async def test_what_could_not_be_buried_is_buried_later(caplog: pytest.LogCaptureFixture) -> None:

@@ -300,7 +300,7 @@ class AccountsContract:
         async with storage.new_unit() as unit:
             await unit.api_keys.used("key_1", moment(20))
             await unit.api_keys.used("key_1", moment(30))
-            await unit.api_keys.used("key_none", moment(30))
+            await unit.api_keys.used("key_none", moment(40))
             await unit.commit()
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.api_keys.of(ada.id) == [replace(key, last_used_at=moment(30))]
@@ -327,7 +327,8 @@ class AccountsContract:
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.api_keys.of(ada.id) == [keys[2]]
             assert await unit.api_keys.of(bob.id) == [keys[1]]
-            assert await unit.api_keys.with_user("digest of key_0") is None
+            found = [await unit.api_keys.with_user(f"digest of {key.id}") for key in keys]
+            assert found == [None, (keys[1], bob), (keys[2], ada)]
 
     # --- tries at passwords -------------------------------------------------------------------------
 

@@ -66,7 +66,11 @@ async def _end(storage: Storage, turn: NewTurn, lease: Lease, steps: Sequence[St
 
 
 async def _all(storage: Storage, message_id: str) -> list[LoggedEvent]:
-    return list(await storage.log.read(message_id, limit=100_000))
+    """Give all that is stored; what the log remembers of it beside that must be the same."""
+    remembered = list(await storage.log.read(message_id, limit=100_000))
+    stored = list(await storage.log.read(message_id, limit=100_000, afresh=True))
+    assert stored[: len(remembered)] == remembered
+    return stored
 
 
 async def _until_lost(storage: Storage, lease: Lease) -> None:

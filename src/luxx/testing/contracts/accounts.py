@@ -160,6 +160,7 @@ class AccountsContract:
             async with storage.new_unit() as unit:
                 user = await unit.users.hold(ada.id)
                 assert user is not None
+                await asyncio.sleep(0)
                 await unit.users.update(replace(user, password_hash=user.password_hash + "x"))
                 await unit.commit()
 

@@ -307,6 +307,18 @@ class TurnLogContract:
             await _end(storage, turn, lease)
             assert await wakeup.wait(PATIENCE)
 
+    async def test_a_watch_wakes_after_a_turn_was_deleted(self, storage: Storage, ada: User) -> None:
+        for all_of_it in (False, True):
+            _, lease = await running_turn(storage, ada)
+            with storage.log.watch(lease.message_id) as wakeup:
+                async with storage.new_unit() as unit:
+                    if all_of_it:
+                        await unit.conversations.delete(ada.id, lease.conversation_id)
+                    else:
+                        await unit.messages.delete(ada.id, lease.message_id)
+                    await unit.commit()
+                assert await wakeup.wait(PATIENCE)
+
     async def test_a_commit_between_reading_and_waiting_is_not_slept_through(self, storage: Storage, ada: User) -> None:
         _, lease = await running_turn(storage, ada)
         with storage.log.watch(lease.message_id) as wakeup, storage.log.watch(lease.message_id) as other:
@@ -546,7 +558,7 @@ class TurnLogContract:
         await storage.log.append(lease, Text(delta="x"))
         answer = await _end(storage, turn, lease, [Text(delta="x")])
         running = new_turn(conversation, key=IdempotencyKey(key="new", fingerprint="f"), at=utc_now())
-        await begun(storage, running)
+        runs_on = await begun(storage, running)
         assert (
             await storage.log.forget(
                 ended_before=utc_now() - timedelta(days=1), keys_made_before=utc_now() - timedelta(days=1)
@@ -572,6 +584,9 @@ class TurnLogContract:
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.turns.get(ada.id, answer.id) is not None
             assert await unit.turns.recall(ada.id, "old") is None
+        await _end(storage, running, runs_on, [])
+        soon = utc_now() + timedelta(seconds=5)
+        assert await storage.log.forget(ended_before=soon, keys_made_before=soon) == 1, "its turn comes later"
 
     async def test_forget_deletes_the_sessions_that_expired_and_no_others(self, storage: Storage, ada: User) -> None:
         now = utc_now()

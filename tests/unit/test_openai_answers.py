@@ -550,8 +550,8 @@ async def test_an_error_object_in_the_stream_is_raised_after_what_came_before_it
 
 
 async def test_an_event_of_the_type_error_is_an_error_whatever_its_data(answered: Answered) -> None:
-    _, error = await answered(b'event: error\ndata: {"code": "x", "message": "SECRET"}\n\n')
-    assert isinstance(error, ModelUnavailable)
+    _, error = await answered(b'event: error\ndata: {"code": "429", "message": "SECRET"}\n\n')
+    assert isinstance(error, ModelRateLimited)
     assert "SECRET" not in str(error)
 
 

@@ -140,6 +140,24 @@ async def test_a_piece_that_looks_like_a_number_may_come_as_one(answered: Answer
     assert error is None
 
 
+async def test_of_typed_parts_what_is_no_text_is_read_over(answered: Answered) -> None:
+    parts = [{"thinking": "h"}, {"thinking": ["x", {"text": 5}, {"text": "m"}]}, {"text": None}, {"text": "a"}]
+    events, error = await answered(delta(content=parts), finish(), DONE)
+    assert error is None
+    assert events == [ModelThinking("hm"), ModelText("a"), ModelEnd("stop")]
+
+
+async def test_what_a_model_says_in_refusing_is_its_answer(answered: Answered) -> None:
+    events, _ = await answered(delta(content=None, refusal="I will not."), finish(), DONE)
+    assert text_in(events) == "I will not."
+
+
+async def test_a_total_that_counts_more_than_prompt_and_answer_is_kept(answered: Answered) -> None:
+    figures = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 9}
+    events, _ = await answered(delta(content="a"), finish(), event({"choices": [], "usage": figures}), DONE)
+    assert events[-1] == ModelEnd("stop", Usage(prompt_tokens=3, completion_tokens=4, total_tokens=9))
+
+
 async def test_other_choices_than_the_first_are_read_over(answered: Answered) -> None:
     other = event({"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "stop"}]})
     events, _ = await answered(delta(content="a"), other, finish(), DONE)
@@ -689,8 +707,8 @@ async def test_an_error_in_a_field_of_its_own_is_an_error(answered: Answered) ->
 
 
 async def test_an_event_of_the_type_error_is_an_error_whatever_its_data(answered: Answered) -> None:
-    _, error = await answered(b'event: error\ndata: {"code": "x", "message": "SECRET"}\n\n')
-    assert isinstance(error, ModelUnavailable)
+    _, error = await answered(b'event: error\ndata: {"code": "429", "message": "SECRET"}\n\n')
+    assert isinstance(error, ModelRateLimited)
     assert "SECRET" not in str(error)
 
 

@@ -242,6 +242,15 @@ async def test_the_usage_is_waited_for_after_the_finish_reason(upstream: Scripte
     assert end == ModelEnd("stop", Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3))
 
 
+async def test_the_usage_is_not_waited_for_as_a_token_is(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luxx.adapters.models.openai._USAGE_GRACE_S", 0.1)
+    upstream.play(Reply(steps=(delta(content="a"), finish(), Stall())))
+    async with asyncio.timeout(10), open_model(upstream.url, idle_s=3600, total_s=3600) as model:
+        assert await heard(model, REQUEST) == [ModelText("a"), ModelEnd("stop")]
+
+
 async def test_a_line_without_an_end_is_refused(upstream: ScriptedUpstream) -> None:
     endless = Reply(steps=(delta(content="a"), b"data: ", Endless(b"x" * 65_536)))
     error = await error_from(upstream, endless, line_limit=1 << 20)

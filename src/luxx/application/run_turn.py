@@ -300,10 +300,8 @@ class RunTurn:
         self, running: _Running, calls: Sequence[ToolCall], offered: frozenset[str]
     ) -> list[ToolEntry]:
         """Run calls together; the outcomes are logged as they come, and told to the model in the order asked."""
-        outcomes: dict[str, ToolReturned] = {}
         async with aclosing(self._as_they_come(running.lease.owner, calls, offered)) as returned:
             async for outcome in returned:
-                outcomes[outcome.id] = outcome
                 await running.add(outcome)
         parts = {part.id: part for part in running.answer.parts if isinstance(part, ToolCallPart)}
         untrusted = self.toolbox.untrusted

@@ -233,6 +233,7 @@ async def test_a_login_does_not_renew_a_hash_that_is_current(accounts: Accounts)
     ada = await accounts.ada()
     await accounts.ada_in()
     assert await accounts.user(ada.id) == ada
+    assert accounts.hasher.hashed == [PASSWORD], "once, as it was registered"
 
 
 async def test_of_logins_at_once_one_renews_the_hash_and_none_is_refused(accounts: Accounts) -> None:

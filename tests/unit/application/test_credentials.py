@@ -8,11 +8,19 @@ import pytest
 from tests.support.until import until
 from tests.unit.application.test_accounts import PASSWORD, Accounts
 
+from luxx.adapters.memory.storage import MemoryUnit
 from luxx.adapters.system import SortableIds
 from luxx.application.accounts import ChangePassword, EndSession, ListSessions
 from luxx.application.api_keys import CreateApiKey, DeleteApiKey, ListApiKeys
 from luxx.application.operating import ChangeUser, ListUsers, ResetPassword
-from luxx.domain.errors import Forbidden, InvalidInput, NotFound, RateLimited, Unauthenticated
+from luxx.domain.errors import (
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    RateLimited,
+    StorageUnavailable,
+    Unauthenticated,
+)
 from luxx.domain.user import Role
 
 NEW_PASSWORD = "staple battery horse"
@@ -209,6 +217,20 @@ async def test_a_key_is_a_token_until_it_expires_or_is_deleted() -> None:
         await accounts.delete_key(user_id=ada.id + 1, key_id=lasting.key.id)
     await accounts.delete_key(user_id=ada.id, key_id=lasting.key.id)
     assert await accounts.code_of(lasting.secret) == "unauthenticated"
+
+
+async def test_a_key_is_good_also_where_its_use_cannot_be_noted() -> None:
+    accounts = Credentials()
+    ada = await accounts.ada()
+    key = await accounts.create_key(user_id=ada.id, name="ci")
+
+    def new_unit(*, read_only: bool = False, once: bool = False) -> MemoryUnit:
+        if not (read_only or once):
+            raise StorageUnavailable("The database only reads.")
+        return accounts.storage.new_unit(read_only=read_only, once=once)
+
+    caller = await replace(accounts.authenticate, new_unit=new_unit)(token=key.secret)
+    assert caller.user == ada
 
 
 async def test_keys_that_cannot_be_are_refused_with_what_is_wrong() -> None:

@@ -12,11 +12,11 @@ from tests.unit.application.house import OWNER, PATIENCE, FunctionTool, Gate, Ho
 from tests.unit.application.logs import LateLog, OverLog
 
 from luxx.adapters.models.scripted import calling, spoken
-from luxx.application.follow_turn import BATCH, FollowTurn, events_of
+from luxx.application.follow_turn import BATCH, BATCH_EVENTS, FollowTurn, events_of
 from luxx.application.ports import LoggedEvent, ModelEnd, ModelText, ModelThinking, UnitOfWork
 from luxx.domain.errors import NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Status
-from luxx.domain.turn import Done, Failed, Started, Text, fold
+from luxx.domain.turn import Done, Failed, Started, Text, ToolReturned, fold
 
 TOOLS = [FunctionTool("echo", echo), FunctionTool("broken", failing(ZeroDivisionError()))]
 
@@ -92,6 +92,22 @@ async def test_what_is_there_at_once_comes_in_batches_that_double(house: House) 
     batches = [list(batch) async for batch in await house.follow_turn.batches(user_id=OWNER, message_id=answer.id)]
     assert [logged for batch in batches for logged in batch] == await house.read(answer.id)
     assert [len(batch) for batch in batches][:3] == [1, 2, 4]
+
+
+async def test_batches_grow_up_to_a_limit(house: House) -> None:
+    house.model.then(spoken("a " * 4 * BATCH_EVENTS))
+    answer = await house.answer()
+    batches = [list(batch) async for batch in await house.follow_turn.batches(user_id=OWNER, message_id=answer.id)]
+    assert max(map(len, batches)) == BATCH_EVENTS
+
+
+async def test_of_what_tools_gave_little_is_read_ahead_either() -> None:
+    async with opened(tools=TOOLS) as house:
+        house.model.then(*[calling(("echo", {}), ("echo", {})) for _ in range(8)], spoken("ok"))
+        answer = await house.answer()
+        batches = [list(batch) async for batch in await house.follow_turn.batches(user_id=OWNER, message_id=answer.id)]
+    given = [sum(isinstance(one.event, ToolReturned) for one in batch) for batch in batches]
+    assert (sum(given), max(given)) == (16, 2)
 
 
 async def test_of_what_is_long_little_is_read_ahead_for_a_reader_who_may_never_take_it(house: House) -> None:

@@ -6,8 +6,12 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+from tests.unit.application.house import FunctionTool, echo, opened
 
+from luxx.adapters.models.scripted import calling
 from luxx.application.observer import UNOBSERVED, Observers, RoundRecord, ToolRecord, TurnRecord
+from luxx.domain.errors import ModelTimeout
+from luxx.domain.message import Usage
 
 
 class Noting(Observers):
@@ -89,3 +93,42 @@ def test_nothing_is_needed_to_observe_nothing() -> None:
     ):
         UNOBSERVED.login("ok")
         UNOBSERVED.committed(turns=1, events=1, seconds=0.0)
+
+
+class Outcomes(Observers):
+    """Keeps how turns and their rounds ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[TurnRecord] = []
+        self.rounds: list[RoundRecord] = []
+
+    @contextmanager
+    def turn(self, record: TurnRecord) -> Iterator[None]:
+        yield
+        self.turns.append(record)
+
+    @contextmanager
+    def round(self, record: RoundRecord) -> Iterator[None]:
+        yield
+        self.rounds.append(record)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"), [(ModelTimeout("too slow"), "model_timeout"), (ZeroDivisionError(), "internal_error")]
+)
+async def test_of_a_turn_and_each_of_its_rounds_it_is_told_how_they_ended(failure: Exception, code: str) -> None:
+    seen = Outcomes()
+    usage = Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
+    async with opened(tools=[FunctionTool("echo", echo)], run={"observer": Observers(seen)}) as house:
+        house.model.then(calling(("echo", {}), text="So:", usage=usage), [failure])
+        await house.answer()
+        await house.idle()
+    one, two = seen.rounds
+    assert (one.number, one.outcome, one.error, one.reason, one.usage) == (1, "complete", None, "tool_calls", usage)
+    assert (two.number, two.outcome, two.error, two.reason, two.usage) == (2, "failed", code, None, None)
+    (turn,) = seen.turns
+    assert (turn.outcome, turn.error, turn.rounds, turn.usage) == ("failed", code, 2, usage)
+    assert turn.first_token_s is not None
+    assert 0 < turn.first_token_s < one.duration_s < turn.duration_s
+    assert 0 < two.duration_s < turn.duration_s

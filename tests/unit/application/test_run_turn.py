@@ -398,14 +398,19 @@ async def test_what_cannot_be_stored_is_cleaned_on_its_way_in() -> None:
             [
                 ModelText("a\0b"),
                 ModelToolCall(ToolCall(id="i\0", name="odd", arguments={"k": "\udfff"})),
+                ModelToolCall(ToolCall(id="j", name="n\0", arguments=None, malformed="{\ud800")),
                 ModelEnd("x"),
             ],
             spoken("ok"),
         )
         answer = await house.answer()
         assert answer.parts[0] == TextPart(text="a\ufffdb")
-        (call,) = calls_of(answer.parts)
+        call, unknown = calls_of(answer.parts)
         assert (call.id, call.arguments, call.result) == ("i\ufffd", {"k": "\ufffd"}, {"a\ufffd": [None, "\ufffd"]})
+        assert unknown.name == "n\ufffd"
+        told = house.model.requests[1].entries[1]
+        assert isinstance(told, AssistantEntry)
+        assert told.calls[1].malformed == "{\ufffd"
 
 
 async def test_what_a_model_says_of_its_failure_is_cleaned_before_it_is_stored() -> None:
@@ -602,9 +607,10 @@ async def test_what_a_tool_says_of_its_failure_is_stored_up_to_a_limit(error: Lu
 
 
 async def test_what_a_model_says_of_its_failure_is_stored_up_to_a_limit(house: House) -> None:
-    house.model.then([ModelRejected("x" * 3_000_000)])
-    answer = await house.answer()
-    assert answer.error == Problem(code="model_rejected", message="x" * PROBLEM_LIMIT + "…")
+    house.model.then([ModelRejected("x" * 3_000_000)], [ModelRejected("x" * PROBLEM_LIMIT)])
+    for cut in ("…", ""):
+        answer = await house.answer()
+        assert answer.error == Problem(code="model_rejected", message="x" * PROBLEM_LIMIT + cut)
 
 
 @pytest.mark.parametrize("arguments", [[1], "{}", {"a": {1, 2}}, {"a": object()}, {"a": 10**5000}])

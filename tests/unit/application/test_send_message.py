@@ -2,10 +2,11 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from tests.support.until import until
-from tests.unit.application.house import OWNER, Gate, House, opened
+from tests.unit.application.house import OWNER, PATIENCE, Gate, House, opened
 
 from luxx.adapters.memory import MemoryStorage
 from luxx.adapters.memory.repositories import MemoryMessages
@@ -62,6 +63,17 @@ async def test_a_repeat_while_the_first_is_written_gives_the_same_answer(house: 
     assert await house.send(conversation, "Hi", idempotency_key="k") == first
     gate.opened.set()
     await house.ended(first)
+
+
+async def test_a_repeat_is_known_also_where_no_more_messages_are_taken() -> None:
+    async with opened(max_turns=1) as house:
+        gate = Gate()
+        house.model.then([gate, *spoken("once")])
+        conversation = await house.conversation()
+        first = await house.send(conversation, "Hi", idempotency_key="k")
+        assert await house.send(conversation, "Hi", idempotency_key="k") == first
+        gate.opened.set()
+        await house.ended(first)
 
 
 async def test_sends_with_one_key_at_once_make_one_turn(house: House) -> None:
@@ -246,7 +258,7 @@ async def test_a_message_whose_commit_was_made_and_its_answer_lost_is_answered_a
     conversation = await house.conversation(system_prompt="Be brief.")
     flaky = Flaky(house.storage)
     flaky.lose_answer_of_commit, flaky.away = True, 1
-    send = replace(house.send_message, new_unit=flaky)
+    send = replace(house.send_message, new_unit=flaky, history=1)
     message_id = await send(user_id=OWNER, conversation_id=conversation.id, content="Anybody?")
     answer = await house.ended(message_id)
     assert (answer.status, answer.content) == (Status.COMPLETE, "Here.")
@@ -256,7 +268,7 @@ async def test_a_message_whose_commit_was_made_and_its_answer_lost_is_answered_a
 
 
 async def test_where_a_message_before_it_cannot_be_read_then_it_fails_and_keeps_nobody_waiting(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     conversation = await house.conversation()
     flaky = Flaky(house.storage)
@@ -271,6 +283,7 @@ async def test_where_a_message_before_it_cannot_be_read_then_it_fails_and_keeps_
     answer = await house.ended(message_id)
     assert answer.status is Status.FAILED
     assert house.model.requests == []
+    assert "msg_broken" in caplog.text, "the operator is told what to mend"
 
 
 async def test_a_message_that_was_not_stored_when_the_database_went_away_is_refused_and_asks_no_model(
@@ -292,3 +305,49 @@ async def test_a_message_that_was_not_stored_when_the_database_went_away_is_refu
     assert house.supervisor.running == 0
     assert await total(house, conversation.id) == 0
     assert house.model.requests == []
+
+
+async def test_a_message_that_never_reached_the_database_is_refused_at_once(house: House) -> None:
+    asked: list[dict[str, bool]] = []
+
+    def new_unit(**how: bool) -> MemoryUnit:
+        asked.append(how)
+        raise StorageUnavailable("away")
+
+    conversation = await house.conversation()
+    with pytest.raises(StorageUnavailable):
+        await replace(house.send_message, new_unit=new_unit)(
+            user_id=OWNER, conversation_id=conversation.id, content="Anybody?"
+        )
+    assert asked == [{}], "there is nothing to look for"
+
+
+async def test_a_message_whose_turn_was_ended_while_the_database_was_away_is_stored_and_asks_no_model(
+    house: House,
+) -> None:
+    conversation = await house.conversation()
+    flaky = Flaky(house.storage)
+    flaky.lose_answer_of_commit, flaky.away = True, 1_000_000
+    send = replace(house.send_message, new_unit=flaky)
+    sending = asyncio.ensure_future(send(user_id=OWNER, conversation_id=conversation.id, content="Anybody?"))
+    await until(lambda: flaky.away < 1_000_000)
+    house.clock.advance(house.supervisor.lease_for.total_seconds() + 1)
+    assert await house.another_supervisor().reap() == 1
+    flaky.away = 0
+    message_id = await sending
+    await house.idle()
+    assert (await house.stored(message_id)).status is Status.INTERRUPTED
+    assert house.model.requests == []
+
+
+async def test_nobody_looks_for_a_message_longer_than_its_lease_leaves_time_to_answer() -> None:
+    async with opened(lease_for=timedelta(seconds=0.1)) as house:
+        conversation = await house.conversation()
+        flaky = Flaky(house.storage)
+        flaky.lose_answer_of_commit, flaky.away = True, 1_000_000
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(StorageUnavailable):
+                await replace(house.send_message, new_unit=flaky)(
+                    user_id=OWNER, conversation_id=conversation.id, content="Anybody?"
+                )
+        assert house.supervisor.running == 0

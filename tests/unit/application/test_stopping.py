@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -14,9 +14,10 @@ from tests.unit.application.house import OWNER, PATIENCE, FunctionTool, Gate, Ho
 from tests.unit.application.logs import FullLog, OverLog, UnendingLog
 
 from luxx.adapters.models.scripted import Cue, calling, spoken
+from luxx.application.observer import Observers, TurnRecord
 from luxx.application.ports import ModelEnd, ModelText, Renewal
 from luxx.application.run_turn import Stop
-from luxx.domain.errors import ModelUnavailable, NotFound, Overloaded
+from luxx.domain.errors import ModelUnavailable, NotFound, Overloaded, StorageUnavailable
 from luxx.domain.message import Json, Problem, Status, TextPart, ToolCallPart
 from luxx.domain.turn import Done, Failed, Text, fold
 
@@ -50,13 +51,16 @@ async def test_a_cancel_before_the_first_token_stores_an_empty_answer(house: Hou
     assert (await house.answer(conversation)).content == "again", "the conversation is free"
 
 
-async def test_a_cancel_in_mid_tool_cancels_every_tool_and_keeps_the_call() -> None:
+async def test_a_cancel_in_mid_tool_cancels_every_tool_and_keeps_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luxx.application.run_turn.LET_GO_S", 2 * PATIENCE)  # it takes no second cancel
     started, stopped = [Gate(), Gate()], []
 
     async def hang(arguments: Mapping[str, Json]) -> Json:
         try:
             await started[arguments["n"]]()
         except asyncio.CancelledError:
+            for _ in range(100):
+                await asyncio.sleep(0)  # it may clean up before the answer is said to have ended
             stopped.append(arguments["n"])
             raise
 
@@ -93,7 +97,7 @@ async def test_what_a_model_raises_while_it_is_stopped_is_no_failure(house: Hous
 
 @pytest.mark.parametrize("deaf_for", [1, 1000])
 async def test_a_model_that_takes_no_notice_of_being_stopped_holds_up_neither_its_turn_nor_the_end(
-    deaf_for: int, monkeypatch: pytest.MonkeyPatch
+    deaf_for: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Models of others have bare excepts around what they try again."""
     monkeypatch.setattr("luxx.application.run_turn.LET_GO_S", 0.05)
@@ -114,11 +118,78 @@ async def test_a_model_that_takes_no_notice_of_being_stopped_holds_up_neither_it
         await reached.wait()
         answer = await house.cancel_turn(user_id=OWNER, message_id=message_id)
         assert (answer.status, answer.content, answer.error) == (Status.CANCELLED, "Half", None)
+        assert ("takes no notice of being stopped" in caplog.text) is (deaf_for > 2)
         freed.set()
         assert (await house.answer(conversation)).content == "again"
         await until(lambda: not house.model.open_streams)
         assert await house.stored(message_id) == answer, "what comes too late is lost"
         assert fold(await house.events(message_id)).parts == answer.parts
+
+
+async def test_an_answer_whose_work_is_cancelled_from_without_is_interrupted_and_not_whole(house: House) -> None:
+    """Whoever cancels all tasks of a loop means these too."""
+    gate = Gate()
+    house.model.then([ModelText("Half"), gate])
+    message_id = await house.send(await house.conversation())
+    await gate.wait_reached()
+    (work,) = [task for task in asyncio.all_tasks() if task.get_name() == f"work of {message_id}"]
+    work.cancel()
+    answer = await house.ended(message_id)
+    assert (answer.status, answer.content, answer.error) == (Status.INTERRUPTED, "Half", INTERRUPTED)
+
+
+class Ends(Observers):
+    """Keeps what it is told of turns that ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, str | None]] = []
+
+    @contextmanager
+    def turn(self, record: TurnRecord) -> Iterator[None]:
+        yield
+        self.told.append((record.outcome, record.error))
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+async def test_of_a_turn_that_was_taken_over_it_is_told_that_it_was_lost_and_no_fault(
+    at_the_end: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, ends = Gate(), Ends()
+    async with opened(run={"observer": ends}) as house:
+        house.model.then([ModelEnd("stop"), gate] if at_the_end else [gate, *spoken("mine")])
+        await house.send(await house.conversation())
+        await gate.wait_reached()
+        house.clock.advance(3601)
+        assert await house.another_supervisor().reap() == 1
+        gate.opened.set()
+        await house.idle()
+    assert ends.told == [("lost", None)]
+    assert [record.levelname for record in caplog.records if record.levelname != "WARNING"] == []
+
+
+async def test_of_a_turn_whose_end_could_not_be_stored_it_is_told_that_it_was_interrupted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ends = Ends()
+    async with opened(log=UnendingLog, run={"observer": ends}) as house:
+        house.model.then(spoken("All of it"))
+        message_id = await house.send(await house.conversation())
+        await house.idle()
+    assert ends.told == [("interrupted", StorageUnavailable.code)]
+    assert f"the end of the turn {message_id} could not be stored" in caplog.text
+    assert [record.levelname for record in caplog.records if record.levelname != "WARNING"] == []
+
+
+async def test_of_a_turn_that_was_cancelled_it_is_told_that_it_was() -> None:
+    gate, ends = Gate(), Ends()
+    async with opened(run={"observer": ends}) as house:
+        house.model.then([gate])
+        message_id = await house.send(await house.conversation())
+        await gate.wait_reached()
+        await house.cancel_turn(user_id=OWNER, message_id=message_id)
+        await house.idle()
+    assert ends.told == [("cancelled", None)]
 
 
 async def test_a_step_that_found_no_room_in_the_log_is_not_in_the_answer_either() -> None:
@@ -168,6 +239,21 @@ async def test_draining_refuses_new_turns_and_lets_running_ones_finish(house: Ho
     await draining
     answer = await house.stored(message_id)
     assert (answer.status, answer.content) == (Status.COMPLETE, "Still here")
+
+
+async def test_draining_waits_for_what_is_being_accepted_also_where_it_is_refused(house: House) -> None:
+    async with house.storage.writing:
+        sending = asyncio.ensure_future(
+            house.send_message(user_id=OWNER, conversation_id="conv_none", content="Anybody?")
+        )
+        await until(lambda: house.supervisor._accepting)
+        draining = asyncio.ensure_future(house.supervisor.drain(grace=2 * PATIENCE))
+        await asyncio.sleep(0)
+        assert not draining.done()
+    async with asyncio.timeout(PATIENCE):
+        await draining
+    with pytest.raises(NotFound):
+        await sending
 
 
 async def test_a_turn_accepted_while_draining_ran_out_of_time_does_not_outlive_it(house: House) -> None:

@@ -10,6 +10,7 @@ from tests.unit.domain.events import STARTED, ends, step_sequences, turns
 
 from luxx.domain.message import Part, TextPart, ThinkingPart, ToolCallPart, text_of
 from luxx.domain.turn import (
+    MERGED_LIMIT,
     Answer,
     Done,
     Failed,
@@ -70,6 +71,12 @@ def test_merging_deltas_changes_no_fold_and_leaves_no_neighbours_of_a_kind(event
         assert not (isinstance(one, Text | Thinking) and type(one) is type(next_one))
     others = [event for event in events if not isinstance(event, Text | Thinking)]
     assert [event for event in joined if not isinstance(event, Text | Thinking)] == others
+
+
+def test_a_delta_that_has_grown_long_takes_in_no_more() -> None:
+    lengths = [MERGED_LIMIT - 1, 1, 1, MERGED_LIMIT, 1]
+    joined = merged(Text(delta="x" * length) for length in lengths)
+    assert [len(event.delta) for event in joined if isinstance(event, Text)] == [MERGED_LIMIT, MERGED_LIMIT + 1, 1]
 
 
 @given(turns(), st.data())

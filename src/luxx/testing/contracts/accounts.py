@@ -154,18 +154,20 @@ class AccountsContract:
         assert found == (replace(session, revoked_at=moment(5)), ada)
 
     async def test_of_two_that_hold_a_user_the_second_sees_what_the_first_did(self, storage: Storage) -> None:
-        ada = await stored_user(storage)
+        ada, bob = await stored_user(storage), await stored_user(storage, "bob")
 
         async def add_a_letter() -> None:
             async with storage.new_unit() as unit:
                 user = await unit.users.hold(ada.id)
                 assert user is not None
+                await asyncio.sleep(0)
                 await unit.users.update(replace(user, password_hash=user.password_hash + "x"))
                 await unit.commit()
 
         await asyncio.gather(*(add_a_letter() for _ in range(8)))
         async with storage.new_unit(read_only=True) as unit:
             changed = await unit.users.get(ada.id)
+            assert await unit.users.get(bob.id) == bob
         assert changed == replace(ada, password_hash=ada.password_hash + "x" * 8)
 
     async def test_users_are_listed_by_number_page_by_page(self, storage: Storage) -> None:
@@ -300,7 +302,7 @@ class AccountsContract:
         async with storage.new_unit() as unit:
             await unit.api_keys.used("key_1", moment(20))
             await unit.api_keys.used("key_1", moment(30))
-            await unit.api_keys.used("key_none", moment(30))
+            await unit.api_keys.used("key_none", moment(40))
             await unit.commit()
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.api_keys.of(ada.id) == [replace(key, last_used_at=moment(30))]
@@ -327,7 +329,8 @@ class AccountsContract:
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.api_keys.of(ada.id) == [keys[2]]
             assert await unit.api_keys.of(bob.id) == [keys[1]]
-            assert await unit.api_keys.with_user("digest of key_0") is None
+            found = [await unit.api_keys.with_user(f"digest of {key.id}") for key in keys]
+            assert found == [None, (keys[1], bob), (keys[2], ada)]
 
     # --- tries at passwords -------------------------------------------------------------------------
 
@@ -354,6 +357,14 @@ class AccountsContract:
         assert await _try(storage, at=59) == moment(0)
         assert await _try(storage, at=60) is None
         assert await _try(storage, at=61) == moment(20)
+
+    async def test_old_tries_count_for_nothing_however_many_there_are(self, storage: Storage) -> None:
+        """They are deleted now and then, some at a time."""
+        for n in range(120):
+            await _try(storage, account=f"user{n}", peer=f"peer {n}")
+        for at in (1, 2, 3):
+            await _try(storage, at=at)
+        assert await _try(storage, at=70) is None
 
     async def test_of_both_limits_the_one_that_lasts_longer_is_told(self, storage: Storage) -> None:
         for at in (10, 11, 12):

@@ -172,6 +172,7 @@ class ConversationsContract:
         async def change(**changes: Any) -> None:
             async with storage.new_unit() as unit:
                 held = await unit.conversations.hold(owner.id, stored.id)
+                await asyncio.sleep(0)
                 await unit.conversations.update(replace(held, **changes))
                 await unit.commit()
 

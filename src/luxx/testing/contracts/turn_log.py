@@ -258,6 +258,18 @@ class TurnLogContract(LeasesContract):
             await end_turn(storage, turn, lease)
             assert await wakeup.wait(PATIENCE)
 
+    async def test_a_watch_wakes_after_a_turn_was_deleted(self, storage: Storage, ada: User) -> None:
+        for all_of_it in (False, True):
+            _, lease = await running_turn(storage, ada)
+            with storage.log.watch(lease.message_id) as wakeup:
+                async with storage.new_unit() as unit:
+                    if all_of_it:
+                        await unit.conversations.delete(ada.id, lease.conversation_id)
+                    else:
+                        await unit.messages.delete(ada.id, lease.message_id)
+                    await unit.commit()
+                assert await wakeup.wait(PATIENCE)
+
     async def test_a_commit_between_reading_and_waiting_is_not_slept_through(self, storage: Storage, ada: User) -> None:
         _, lease = await running_turn(storage, ada)
         with storage.log.watch(lease.message_id) as wakeup, storage.log.watch(lease.message_id) as other:
@@ -317,7 +329,7 @@ class TurnLogContract(LeasesContract):
         await storage.log.append(lease, Text(delta="x"))
         answer = await end_turn(storage, turn, lease, [Text(delta="x")])
         running = new_turn(conversation, key=IdempotencyKey(key="new", fingerprint="f"), at=utc_now())
-        await leased(storage, running)
+        runs_on = await leased(storage, running)
         long_ago, soon = utc_now() - timedelta(days=1), utc_now() + timedelta(seconds=5)
         assert await storage.log.forget(ended_before=long_ago, keys_made_before=long_ago) == 0
         assert len(await all_events(storage, answer.id)) == 3
@@ -329,6 +341,9 @@ class TurnLogContract(LeasesContract):
         async with storage.new_unit(read_only=True) as unit:
             assert await unit.turns.get(ada.id, answer.id) is not None
             assert await unit.turns.recall(ada.id, "old") is None
+        await end_turn(storage, running, runs_on, [])
+        soon = utc_now() + timedelta(seconds=5)
+        assert await storage.log.forget(ended_before=soon, keys_made_before=soon) == 1, "its turn comes later"
 
     async def test_forget_deletes_the_sessions_that_expired_and_no_others(self, storage: Storage, ada: User) -> None:
         now = utc_now()

@@ -37,7 +37,11 @@ async def end_turn(storage: Storage, turn: NewTurn, lease: Lease, steps: Sequenc
 
 
 async def all_events(storage: Storage, message_id: str) -> list[LoggedEvent]:
-    return list(await storage.log.read(message_id, limit=100_000))
+    """Give all that is stored; what the log remembers of it beside that must be the same."""
+    remembered = list(await storage.log.read(message_id, limit=100_000))
+    stored = list(await storage.log.read(message_id, limit=100_000, afresh=True))
+    assert stored[: len(remembered)] == remembered
+    return stored
 
 
 async def until_lost(storage: Storage, lease: Lease) -> None:

@@ -96,6 +96,7 @@ async def test_an_unreachable_database_is_said_to_be_so(open_database: OpenDatab
         ("postgresql://nobody@127.0.0.1:1/none", "ConnectionRefusedError: "),
         (f"postgresql://nobody@{'a' * 64}.example/none", "UnicodeError: "),
         ("postgresql://nobody@127.0.0.1:1/none?sslmode=odd", "ClientConfigurationError: "),
+        ("{postgres}/postgres?target_session_attrs=standby", "TargetServerAttributeNotMatched: None of the hosts"),
         ("{postgres}/none", 'InvalidCatalogNameError: database "none" does not exist'),
         ("sqlite:///{here}/absent/luxx.db", "OperationalError: unable to open database file"),
     ],

@@ -89,7 +89,7 @@ async def open_connection(dsn: str, *, command_timeout: float | None) -> Any:
                 "tcp_keepalives_count": "3",
             },
         )
-    except (OSError, UnicodeError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (*_RAISED, UnicodeError) as error:
         raise unavailable(error) from error  # a UnicodeError is about the host's name
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+import socket
 import sqlite3
 import time
 import weakref
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from tests.support.databases import OpenDatabase, ask
 
 from luxx.adapters.database import Database
+from luxx.adapters.database import postgres as postgres_driver
 from luxx.adapters.database.connection import Driver
 from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.statements import Script, Statement
@@ -111,6 +113,24 @@ async def test_the_operator_is_told_why_a_database_cannot_be_reached_and_nobody_
     assert reason in caught.value.to_operator()
     for said in (str(caught.value), await database.missing()):
         assert said == "The database cannot be reached now. Try again in a moment."
+
+
+async def test_a_host_that_says_nothing_does_not_keep_the_next_one_from_being_asked(
+    open_database: OpenDatabase, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a primary's machine is gone, and a standby was promoted."""
+    monkeypatch.setattr(postgres_driver, "_CONNECT_SECONDS", 1.0)
+    login, _, rest = postgres_url.rpartition("@")
+    here, _, name = rest.rpartition("/")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        silent = f"127.0.0.1:{mute.getsockname()[1]}"
+        for hosts in (f"{silent},{here}", f"127.0.0.1:1,{here}", f"{here},{silent}"):
+            database = await open_database(f"{login}@{hosts}/{name}?target_session_attrs=read-write")
+            assert await database.missing() is None
+        database = await open_database(f"{login}@{silent},{here}/{name}?target_session_attrs=standby")
+        with pytest.raises(StorageUnavailable) as caught:
+            await database.check()
+        assert caught.value.reason == "TimeoutError"
 
 
 async def test_who_may_not_make_tables_is_told_so(open_database: OpenDatabase, postgres: ThrowawayPostgres) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
@@ -45,6 +46,8 @@ def _passing(error: Exception) -> bool:
     return not isinstance(error, ValueError)
 
 
+_ASK_THE_NEXT: Final = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+"""What one host says, or does not, where the next may say something else."""
 _RAISED: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
@@ -71,26 +74,44 @@ def _limits(seconds: float | None) -> dict[str, str]:
     return {"statement_timeout": f"{seconds * 900:.0f}ms", "lock_timeout": f"{min(8.0, seconds * 0.75) * 1000:.0f}ms"}
 
 
+def _each_host(dsn: str) -> Sequence[str]:
+    """Give a URL for each host of one that names several."""
+    parts = urlsplit(dsn)
+    login, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts:
+        return (dsn,)
+    return [urlunsplit(parts._replace(netloc=f"{login}{at}{host}")) for host in hosts.split(",")]
+
+
 async def open_connection(dsn: str, *, command_timeout: float | None) -> Any:
     """Open a connection of asyncpg's, which belongs to the caller; raises `StorageUnavailable`."""
-    try:
-        return await asyncpg.connect(
-            dsn,
-            timeout=_CONNECT_SECONDS,
-            command_timeout=command_timeout,
-            server_settings={
-                "application_name": "luxx",
-                **_limits(command_timeout),
-                # A process that was stopped in mid-transaction must not keep its row locks: whoever
-                # takes its turns over would pass them by for as long as it hangs.
-                "idle_in_transaction_session_timeout": "4s",
-                "tcp_keepalives_idle": "15",
-                "tcp_keepalives_interval": "5",
-                "tcp_keepalives_count": "3",
-            },
-        )
-    except (*_RAISED, UnicodeError) as error:
-        raise unavailable(error) from error  # a UnicodeError is about the host's name
+    failed: list[Exception] = []
+    # The driver has one deadline for all hosts: behind one that says nothing it would not come to the next.
+    hosts = _each_host(dsn)
+    for host in hosts:
+        try:
+            return await asyncpg.connect(
+                host,
+                timeout=_CONNECT_SECONDS / len(hosts),
+                command_timeout=command_timeout,
+                server_settings={
+                    "application_name": "luxx",
+                    **_limits(command_timeout),
+                    # A process that was stopped in mid-transaction must not keep its row locks: whoever
+                    # takes its turns over would pass them by for as long as it hangs.
+                    "idle_in_transaction_session_timeout": "4s",
+                    "tcp_keepalives_idle": "15",
+                    "tcp_keepalives_interval": "5",
+                    "tcp_keepalives_count": "3",
+                },
+            )
+        except _ASK_THE_NEXT as error:
+            failed.append(error)
+        except (*_RAISED, UnicodeError) as error:
+            raise unavailable(error) from error  # a UnicodeError is about the host's name
+    # Why one cannot be reached tells more than that another is no primary.
+    told = min(failed, key=lambda error: isinstance(error, asyncpg.InternalClientError))
+    raise unavailable(told) from told
 
 
 class _Session:

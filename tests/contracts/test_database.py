@@ -21,6 +21,7 @@ from tests.support.databases import OpenDatabase, ask
 from luxx.adapters.database import Database
 from luxx.adapters.database import postgres as postgres_driver
 from luxx.adapters.database.connection import Driver
+from luxx.adapters.database.errors import unavailable
 from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.statements import Script, Statement
 from luxx.adapters.database.turn_log import DatabaseTurnLog
@@ -324,8 +325,9 @@ async def test_a_writer_that_waited_too_long_is_told_and_what_it_wrote_is_kept(
 class _LosesAnswers:
     """A driver whose connection breaks right behind a commit of the log's, so many times."""
 
-    def __init__(self, driver: Driver, times: int) -> None:
+    def __init__(self, driver: Driver, times: int, *, why: StorageUnavailable | None = None) -> None:
         self._driver = driver
+        self._why = why or StorageUnavailable("the answer was lost")
         self.left = times
 
     def __getattr__(self, name: str) -> Any:
@@ -341,7 +343,7 @@ class _LosesAnswers:
     def _lost(self, rows: Any) -> Any:
         if self.left:
             self.left -= 1
-            raise StorageUnavailable("the answer was lost")
+            raise self._why
         return rows
 
 
@@ -361,6 +363,17 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Databa
         events = await log.read(lease.message_id)
         assert [logged.event for logged in events][1:] == [Text(delta="a"), Text(delta="b"), Done(message=answer)]
         assert [logged.seq for logged in events] == [1, 2, 3, 4]
+
+
+async def test_the_log_says_why_events_wait_for_the_database(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A deadline that has passed has no words of its own."""
+    _, lease = await running_turn(database, await stored_user(database))
+    database.log._driver = _LosesAnswers(database.driver, 1, why=unavailable(TimeoutError()))
+    await database.log.append(lease, Text(delta="a"))
+    await anext(following(database.log, lease.message_id, after=1))
+    assert "Events of 1 turns wait for the database: TimeoutError" in caplog.text
 
 
 async def test_a_writer_that_froze_within_a_commit_does_not_keep_its_turn_for_ever(on_postgres: Database) -> None:

@@ -270,7 +270,7 @@ class DatabaseTurnLog:
                 finally:
                     hanging.cancel()
             except StorageUnavailable as away:
-                _logger.warning("Events of %d turns wait for the database: %s", len(shares), away.__cause__ or away)
+                _logger.warning("Events of %d turns wait for the database: %s", len(shares), away.reason or away)
                 again = True
                 self._read_on()
                 await asyncio.sleep(pause)

@@ -189,7 +189,8 @@ class DatabaseTurnLog:
             async with asyncio.timeout(self._patience):
                 await event.wait()
         except TimeoutError:
-            raise StorageUnavailable("The database has not been reached for a while. Try again later.") from None
+            if not event.is_set():  # in the last moment: who asks again would find the turn closed
+                raise StorageUnavailable("The database has not been reached for a while. Try again later.") from None
 
     def _mark(self, turn: Writing) -> None:
         self._dirty[turn.lease.message_id] = turn

@@ -184,6 +184,21 @@ async def test_a_database_that_was_never_migrated_is_said_to_be_unavailable(
                 await unit.users.get(1)
 
 
+async def test_two_tasks_that_use_one_unit_at_once_are_told_so_and_not_that_the_database_is_away(
+    on_postgres: Database,
+) -> None:
+    ada = await stored_user(on_postgres)
+    for read_only in (True, False):
+        async with on_postgres.new_unit(read_only=read_only) as unit:
+            asked = unit.users.get(ada.id), unit.users.get(ada.id)
+            found, refused = await asyncio.gather(*asked, return_exceptions=True)
+            assert found == ada
+            assert isinstance(refused, RuntimeError)
+            assert "one unit of work at once" in str(refused)
+            assert await unit.users.get(ada.id) == ada
+    assert on_postgres.connections_in_use == 0
+
+
 async def test_what_gathered_is_committed_on_closing(database: Database) -> None:
     ada = await stored_user(database)
     _, lease = await running_turn(database, ada)

@@ -234,6 +234,9 @@ async def _answered(inner: Any, asked: Awaitable[_Result]) -> _Result:
     try:
         return await undisturbed(in_time())
     except _RAISED as error:
+        if type(error) is asyncpg.InterfaceError and not inner.is_closed():
+            # A fault of the program's, which no waiting mends.
+            raise RuntimeError("Two tasks use one unit of work at once: open one for each.") from error
         raise _told(error) from error
 
 

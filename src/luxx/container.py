@@ -275,6 +275,7 @@ class Container(containers.DeclarativeContainer):
         log=log,
         leaving=supervisor.provided.drained,
         owner_here=supervisor.provided.owner_of,
+        unstored=run_turn.provided.unstored.__contains__,
     )
     cancel_turn = providers.Singleton(CancelTurn, new_unit=new_unit, log=log, follow_turn=follow_turn)
     send_message = providers.Singleton(

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+import socket
 import sqlite3
 import time
 import weakref
@@ -18,7 +19,9 @@ import sqlalchemy as sa
 from tests.support.databases import OpenDatabase, ask
 
 from luxx.adapters.database import Database
+from luxx.adapters.database import postgres as postgres_driver
 from luxx.adapters.database.connection import Driver
+from luxx.adapters.database.errors import unavailable
 from luxx.adapters.database.notices import Notices
 from luxx.adapters.database.statements import Script, Statement
 from luxx.adapters.database.turn_log import DatabaseTurnLog
@@ -96,6 +99,7 @@ async def test_an_unreachable_database_is_said_to_be_so(open_database: OpenDatab
         ("postgresql://nobody@127.0.0.1:1/none", "ConnectionRefusedError: "),
         (f"postgresql://nobody@{'a' * 64}.example/none", "UnicodeError: "),
         ("postgresql://nobody@127.0.0.1:1/none?sslmode=odd", "ClientConfigurationError: "),
+        ("{postgres}/postgres?target_session_attrs=standby", "TargetServerAttributeNotMatched: None of the hosts"),
         ("{postgres}/none", 'InvalidCatalogNameError: database "none" does not exist'),
         ("sqlite:///{here}/absent/luxx.db", "OperationalError: unable to open database file"),
     ],
@@ -110,6 +114,24 @@ async def test_the_operator_is_told_why_a_database_cannot_be_reached_and_nobody_
     assert reason in caught.value.to_operator()
     for said in (str(caught.value), await database.missing()):
         assert said == "The database cannot be reached now. Try again in a moment."
+
+
+async def test_a_host_that_says_nothing_does_not_keep_the_next_one_from_being_asked(
+    open_database: OpenDatabase, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a primary's machine is gone, and a standby was promoted."""
+    monkeypatch.setattr(postgres_driver, "_CONNECT_SECONDS", 1.0)
+    login, _, rest = postgres_url.rpartition("@")
+    here, _, name = rest.rpartition("/")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        silent = f"127.0.0.1:{mute.getsockname()[1]}"
+        for hosts in (f"{silent},{here}", f"127.0.0.1:1,{here}", f"{here},{silent}"):
+            database = await open_database(f"{login}@{hosts}/{name}?target_session_attrs=read-write")
+            assert await database.missing() is None
+        database = await open_database(f"{login}@{silent},{here}/{name}?target_session_attrs=standby")
+        with pytest.raises(StorageUnavailable) as caught:
+            await database.check()
+        assert caught.value.reason == "TimeoutError"
 
 
 async def test_who_may_not_make_tables_is_told_so(open_database: OpenDatabase, postgres: ThrowawayPostgres) -> None:
@@ -160,6 +182,21 @@ async def test_a_database_that_was_never_migrated_is_said_to_be_unavailable(
         with pytest.raises(StorageUnavailable):
             async with database.new_unit(read_only=True) as unit:
                 await unit.users.get(1)
+
+
+async def test_two_tasks_that_use_one_unit_at_once_are_told_so_and_not_that_the_database_is_away(
+    on_postgres: Database,
+) -> None:
+    ada = await stored_user(on_postgres)
+    for read_only in (True, False):
+        async with on_postgres.new_unit(read_only=read_only) as unit:
+            asked = unit.users.get(ada.id), unit.users.get(ada.id)
+            found, refused = await asyncio.gather(*asked, return_exceptions=True)
+            assert found == ada
+            assert isinstance(refused, RuntimeError)
+            assert "one unit of work at once" in str(refused)
+            assert await unit.users.get(ada.id) == ada
+    assert on_postgres.connections_in_use == 0
 
 
 async def test_what_gathered_is_committed_on_closing(database: Database) -> None:
@@ -284,8 +321,9 @@ async def test_a_writer_that_waited_too_long_is_told_and_what_it_wrote_is_kept(
     await asyncio.to_thread(own_postgres.stop)
     answer = turn.answer
     await database.log.append(lease, Text(delta="kept"))
-    with pytest.raises(StorageUnavailable):
-        await database.log.end(lease, Done(message=answer), answer)
+    for _ in range(2):  # as whoever does not give up asks again
+        with pytest.raises(StorageUnavailable):
+            await database.log.end(lease, Done(message=answer), answer)
     _, other = turn, Lease(message_id="msg_other", conversation_id="c", owner=1, holder="here", fence=1)
 
     async def flood() -> None:
@@ -303,8 +341,9 @@ async def test_a_writer_that_waited_too_long_is_told_and_what_it_wrote_is_kept(
 class _LosesAnswers:
     """A driver whose connection breaks right behind a commit of the log's, so many times."""
 
-    def __init__(self, driver: Driver, times: int) -> None:
+    def __init__(self, driver: Driver, times: int, *, why: StorageUnavailable | None = None) -> None:
         self._driver = driver
+        self._why = why or StorageUnavailable("the answer was lost")
         self.left = times
 
     def __getattr__(self, name: str) -> Any:
@@ -320,7 +359,7 @@ class _LosesAnswers:
     def _lost(self, rows: Any) -> Any:
         if self.left:
             self.left -= 1
-            raise StorageUnavailable("the answer was lost")
+            raise self._why
         return rows
 
 
@@ -340,6 +379,17 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Databa
         events = await log.read(lease.message_id)
         assert [logged.event for logged in events][1:] == [Text(delta="a"), Text(delta="b"), Done(message=answer)]
         assert [logged.seq for logged in events] == [1, 2, 3, 4]
+
+
+async def test_the_log_says_why_events_wait_for_the_database(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A deadline that has passed has no words of its own."""
+    _, lease = await running_turn(database, await stored_user(database))
+    database.log._driver = _LosesAnswers(database.driver, 1, why=unavailable(TimeoutError()))
+    await database.log.append(lease, Text(delta="a"))
+    await anext(following(database.log, lease.message_id, after=1))
+    assert "Events of 1 turns wait for the database: TimeoutError" in caplog.text
 
 
 async def test_a_writer_that_froze_within_a_commit_does_not_keep_its_turn_for_ever(on_postgres: Database) -> None:

@@ -102,8 +102,9 @@ class Chat:
         new_unit, log = storage.new_unit, storage.log
         observer = Observers(observer)  # of somebody's own, it may raise: that must cost no turn
         toolbox = Toolbox(tools, timeout=tool_seconds, observer=observer)
+        run_turn = RunTurn(log=log, model=model, toolbox=toolbox, max_rounds=max_rounds, observer=observer)
         self.supervisor: Final = TurnSupervisor(
-            run_turn=RunTurn(log=log, model=model, toolbox=toolbox, max_rounds=max_rounds, observer=observer),
+            run_turn=run_turn,
             new_unit=new_unit,
             log=log,
             clock=clock,
@@ -122,7 +123,11 @@ class Chat:
             new_unit=new_unit, clock=clock, new_id=new_id, supervisor=self.supervisor
         )
         self.follow_turn: Final = FollowTurn(
-            new_unit=new_unit, log=log, leaving=self.supervisor.drained, owner_here=self.supervisor.owner_of
+            new_unit=new_unit,
+            log=log,
+            leaving=self.supervisor.drained,
+            owner_here=self.supervisor.owner_of,
+            unstored=run_turn.unstored.__contains__,
         )
         self.cancel_turn: Final = CancelTurn(new_unit=new_unit, log=log, follow_turn=self.follow_turn)
         self.list_messages: Final = ListMessages(new_unit=new_unit, log=log)

@@ -47,6 +47,8 @@ class FollowTurn:
     """Whether this process is about to end, and runs no turn any more: readers of others' turns must go elsewhere."""
     owner_here: Callable[[str], int | None] = lambda _: None
     """Whose turn this is, if this process runs it: its owner's reader need not ask the storage."""
+    unstored: Callable[[str], bool] = lambda _: False
+    """Whether this process has an answer's end and cannot store it: until it can, there is nothing to wait for."""
     ask: float = 5.0
     """Seconds of silence between questions whether the turn is still there: thousands wait, few are deleted."""
 
@@ -135,8 +137,10 @@ class FollowTurn:
 
     async def _read(self, message_id: str, after: int, limit: int, afresh: bool) -> Sequence[LoggedEvent]:
         events = await self.log.read(message_id, after=after, limit=limit, afresh=afresh)
-        if afresh and not events:
+        if not events and afresh:
             raise StorageUnavailable("The log of this answer is no longer kept: follow the answer again.")
+        if not events and self.unstored(message_id):
+            raise StorageUnavailable("The end of this answer cannot be stored now: ask for it again in a moment.")
         return events
 
     async def _standing(self, owner: int, message_id: str) -> tuple[bool, int]:

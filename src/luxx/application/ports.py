@@ -531,7 +531,8 @@ class TurnLog(Protocol):
         """Commit what has gathered, the last event and the stored answer, and set the conversation free.
 
         All of it in one transaction; returns when it is committed. Raises `LeaseLost`, and then
-        nothing was stored.
+        nothing was stored; `StorageUnavailable` where it was waited for long enough, and then it may be asked
+        for again.
         """
         ...
 

@@ -52,6 +52,9 @@ MAX_CALLS: Final = 32
 PROBLEM_LIMIT: Final = 8192
 """Characters of what a failure says of itself, at most: the rest is stored and told nowhere."""
 
+RETRY_S: Final = 0.05
+"""Seconds between two tries to store an end, at least: a log of somebody's own may not wait by itself."""
+
 LET_GO_S: Final = 2.0
 """Seconds that a stopped model has to clean up, before it is stopped once more; then nobody waits for it."""
 
@@ -116,12 +119,15 @@ class RunTurn:
     max_rounds: int = 10
     result_budget: int = 20_000
     observer: Observer = UNOBSERVED
+    unstored: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Answers that have come to their end, which waits for a storage that has been away for a while."""
 
     async def __call__(self, begun: Begun, *, tools_enabled: bool, stop: "asyncio.Future[Stop]") -> None:
         """Run until the answer is whole, the model fails, or `stop` is set; then commit the end.
 
-        Raises nothing that a caller could mend: where the end cannot be stored, the lease runs out,
-        and whoever takes the turn over stores it as interrupted.
+        While the end cannot be stored, it is tried again: the turn is kept alive by its supervisor. Raises nothing
+        that a caller could mend: where it is stopped before that, the lease runs out, and whoever takes the turn
+        over stores it as interrupted.
         """
         lease = begun.lease
         record = TurnRecord(message_id=lease.message_id, conversation_id=lease.conversation_id, user_id=lease.owner)
@@ -170,7 +176,7 @@ class RunTurn:
         record.outcome, record.error = status.value, None if problem is None else problem.code
         pause = failure.retry_after if isinstance(failure, ModelRateLimited) else None
         try:
-            await self._end(running, status, problem, pause)
+            await self._end(running, status, problem, pause, stop)
         except LeaseLost:
             record.outcome = "lost"
             _log.warning("the turn %s was taken over or deleted before its end", lease.message_id)
@@ -178,7 +184,14 @@ class RunTurn:
             record.outcome, record.error = Status.INTERRUPTED.value, error.code
             _log.warning("the end of the turn %s could not be stored: its lease will run out", lease.message_id)
 
-    async def _end(self, running: _Running, status: Status, problem: Problem | None, retry_after: float | None) -> None:
+    async def _end(
+        self,
+        running: _Running,
+        status: Status,
+        problem: Problem | None,
+        retry_after: float | None,
+        stop: "asyncio.Future[Stop]",
+    ) -> None:
         answer = replace(
             running.begun.answer,
             parts=running.answer.parts,
@@ -192,7 +205,23 @@ class RunTurn:
             if problem is None
             else Failed(code=problem.code, message=problem.message, message_id=answer.id, retry_after=retry_after)
         )
-        await self.log.end(running.lease, end, answer)
+        message_id = answer.id
+        try:
+            while True:
+                tried = time.monotonic()
+                try:
+                    await self.log.end(running.lease, end, answer)
+                except StorageUnavailable as error:
+                    if stop.done():
+                        raise
+                    if message_id not in self.unstored:
+                        _log.warning("the end of the turn %s waits for the storage: %s", message_id, error)
+                    self.unstored.add(message_id)
+                    await asyncio.sleep(max(0.0, tried + RETRY_S - time.monotonic()))
+                else:
+                    return
+        finally:
+            self.unstored.discard(message_id)
 
     async def _work(self, running: _Running, *, tools_enabled: bool) -> None:
         conversation = running.begun.conversation

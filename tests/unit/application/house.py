@@ -194,7 +194,9 @@ async def opened(
         **({"lease_for": timedelta(hours=1)} | supervising),
     )
     # Readers look for themselves after `poll` seconds only where nothing wakes them.
-    follow_turn = FollowTurn(new_unit=storage.new_unit, log=wrapped, poll=0.01, ask=0.01)
+    follow_turn = FollowTurn(
+        new_unit=storage.new_unit, log=wrapped, poll=0.01, ask=0.01, unstored=run_turn.unstored.__contains__
+    )
     cancel_turn = CancelTurn(new_unit=storage.new_unit, log=wrapped, follow_turn=follow_turn, patience=patience)
     house = House(
         storage=storage,

@@ -382,12 +382,37 @@ async def test_an_answer_that_is_deleted_at_its_end_ends_quietly_and_stays_delet
     ]
 
 
-async def test_an_end_that_cannot_be_stored_is_stored_as_interrupted_once_the_lease_ran_out() -> None:
-    async with opened(log=UnendingLog) as house:
+async def test_an_end_that_cannot_be_stored_is_stored_once_it_can(caplog: pytest.LogCaptureFixture) -> None:
+    """The turn lives meanwhile: what its process holds is not given up for its lease to run out."""
+    logs: list[UnendingLog] = []
+
+    def unending(log: Any) -> UnendingLog:
+        logs.append(UnendingLog(log, *[StorageUnavailable("The disk is full.")] * 1000))
+        return logs[0]
+
+    async with opened(log=unending) as house:
         house.model.then(spoken("All of it"))
         message_id = await house.send(await house.conversation())
+        with pytest.raises(StorageUnavailable, match="cannot be stored now"):
+            await house.events(message_id)
+        assert house.supervisor.running == 1
+        logs[0].errors.clear()
         await house.idle()
+        answer = await house.stored(message_id)
+        assert (answer.status, answer.content) == (Status.COMPLETE, "All of it")
+        assert not house.run_turn.unstored
+    assert caplog.text.count("waits for the storage: The disk is full.") == 1
+
+
+async def test_an_end_that_could_not_be_stored_before_the_process_ended_is_stored_as_interrupted() -> None:
+    async with opened(log=lambda log: UnendingLog(log, *[StorageUnavailable("away")] * 10)) as house:
+        house.model.then(spoken("All of it"))
+        message_id = await house.send(await house.conversation())
+        await until(lambda: message_id in house.run_turn.unstored)
+        await house.supervisor.drain(grace=0)
+        assert not house.run_turn.unstored
         assert (await house.stored(message_id)).status is Status.STREAMING
+        house.log.errors.clear()  # type: ignore[attr-defined]  # the storage is back
         house.clock.advance(3601)
         assert await house.supervisor.reap() == 1
         answer = await house.stored(message_id)

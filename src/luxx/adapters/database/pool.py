@@ -89,6 +89,12 @@ class Pool(Generic[_Kept]):
             one.discard()
         self._places.release()
 
+    def discard_idle(self) -> None:
+        """Let go of those that nobody uses now."""
+        idle, self._idle = self._idle, []
+        for one in idle:
+            one.discard()
+
     async def close(self) -> None:
         """Close all, those that are lent as they come back; more may be taken afterwards."""
         self._closed_at = time.monotonic()

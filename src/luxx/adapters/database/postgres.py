@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
@@ -18,7 +19,7 @@ _Result = TypeVar("_Result")
 _CONNECT_SECONDS: Final = 10.0
 _QUERY_SECONDS: Final = 10.0
 _UPKEEP_SECONDS: Final = 4.0
-"""For commits of the log and heartbeats: three tries, the last on a new connection, fit into a lease of 15 s."""
+"""For commits of the log and heartbeats: a second try, on a new connection, fits into a lease of 15 s."""
 _UPGRADE_LOCK: Final = "8s"
 """How long an upgrade waits for a table, while all others wait behind it."""
 _CLOSE_SECONDS: Final = 2.0
@@ -44,6 +45,8 @@ def _passing(error: Exception) -> bool:
     return not isinstance(error, ValueError)
 
 
+_ASK_THE_NEXT: Final = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+"""What one host says, or does not, where the next may say something else."""
 _RAISED: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
@@ -70,35 +73,54 @@ def _limits(seconds: float | None) -> dict[str, str]:
     return {"statement_timeout": f"{seconds * 900:.0f}ms", "lock_timeout": f"{min(8.0, seconds * 0.75) * 1000:.0f}ms"}
 
 
+def _each_host(dsn: str) -> Sequence[str]:
+    """Give a URL for each host of one that names several."""
+    parts = urlsplit(dsn)
+    login, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts:
+        return (dsn,)
+    return [urlunsplit(parts._replace(netloc=f"{login}{at}{host}")) for host in hosts.split(",")]
+
+
 async def open_connection(dsn: str, *, command_timeout: float | None) -> Any:
     """Open a connection of asyncpg's, which belongs to the caller; raises `StorageUnavailable`."""
-    try:
-        return await asyncpg.connect(
-            dsn,
-            timeout=_CONNECT_SECONDS,
-            command_timeout=command_timeout,
-            server_settings={
-                "application_name": "luxx",
-                **_limits(command_timeout),
-                # A process that was stopped in mid-transaction must not keep its row locks: whoever
-                # takes its turns over would pass them by for as long as it hangs.
-                "idle_in_transaction_session_timeout": "4s",
-                "tcp_keepalives_idle": "15",
-                "tcp_keepalives_interval": "5",
-                "tcp_keepalives_count": "3",
-            },
-        )
-    except (OSError, UnicodeError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise unavailable(error) from error  # a UnicodeError is about the host's name
+    failed: list[Exception] = []
+    # The driver has one deadline for all hosts: behind one that says nothing it would not come to the next.
+    hosts = _each_host(dsn)
+    for host in hosts:
+        try:
+            return await asyncpg.connect(
+                host,
+                timeout=_CONNECT_SECONDS / len(hosts),
+                command_timeout=command_timeout,
+                server_settings={
+                    "application_name": "luxx",
+                    **_limits(command_timeout),
+                    # A process that was stopped in mid-transaction must not keep its row locks: whoever
+                    # takes its turns over would pass them by for as long as it hangs.
+                    "idle_in_transaction_session_timeout": "4s",
+                    "tcp_keepalives_idle": "15",
+                    "tcp_keepalives_interval": "5",
+                    "tcp_keepalives_count": "3",
+                },
+            )
+        except _ASK_THE_NEXT as error:
+            failed.append(error)
+        except (*_RAISED, UnicodeError) as error:
+            raise unavailable(error) from error  # a UnicodeError is about the host's name
+    # Why one cannot be reached tells more than that another is no primary.
+    told = min(failed, key=lambda error: isinstance(error, asyncpg.InternalClientError))
+    raise unavailable(told) from told
 
 
 class _Session:
     """A connection in the pool."""
 
-    __slots__ = ("_loop", "inner", "opened_at")
+    __slots__ = ("_loop", "_pool", "inner", "opened_at")
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, pool: "Pool[_Session]") -> None:
         self.inner = inner
+        self._pool = pool
         self.opened_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
 
@@ -111,6 +133,11 @@ class _Session:
     def discard(self) -> None:
         with suppress(RuntimeError):  # of a loop that is closed: the socket goes with what is left of it
             self.inner.terminate()
+
+    def fell_silent(self) -> None:
+        """Let go of it where no answer came in time, and of those that lie idle: they lead to the same silence."""
+        self.inner.terminate()
+        self._pool.discard_idle()
 
     async def close(self) -> None:
         if not self._is_here():
@@ -134,8 +161,8 @@ class PostgresConnection:
     async def fetch(self, statement: Statement, parameters: Parameters, *, alone: bool = False) -> Sequence[Row]:
         compiled = statement.on(postgres=True)
         arguments = compiled.arguments(parameters)
-        inner = self._inner() if alone else await self._started()  # alone it is a transaction by itself
-        rows: Sequence[Row] = await _answered(inner, inner.fetch(compiled.text, *arguments))
+        inner = self._lent().inner if alone else await self._started()  # alone it is a transaction by itself
+        rows: Sequence[Row] = await _answered(self._lent(), inner.fetch(compiled.text, *arguments))
         return compiled.decoded(rows)
 
     async def run(self, script: Script[_Result], *, last: bool = False) -> _Result:
@@ -162,8 +189,8 @@ class PostgresConnection:
     async def commit(self) -> None:
         if not self.begun:
             return
-        inner = self._inner()
-        await _answered(inner, inner.execute("COMMIT"))
+        session = self._lent()
+        await _answered(session, session.inner.execute("COMMIT"))
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -176,25 +203,25 @@ class PostgresConnection:
         finally:
             self._pool.give(session)
 
-    def _inner(self) -> Any:
+    def _lent(self) -> _Session:
         if self._session is None:
             raise RuntimeError("This connection was given back.")
-        return self._session.inner
+        return self._session
 
     async def _started(self) -> Any:
-        inner = self._inner()
+        session = self._lent()
         if not self.begun:
             self.begun = True
-            await _answered(inner, inner.execute(self._begin))
-        return inner
+            await _answered(session, session.inner.execute(self._begin))
+        return session.inner
 
     async def _many(self, statement: Statement, each: Sequence[Parameters]) -> None:
         compiled = statement.on(postgres=True)
         inner = await self._started()
-        await _answered(inner, inner.executemany(compiled.text, list(map(compiled.arguments, each))))
+        await _answered(self._lent(), inner.executemany(compiled.text, list(map(compiled.arguments, each))))
 
 
-async def _answered(inner: Any, asked: Awaitable[_Result]) -> _Result:
+async def _answered(session: _Session, asked: Awaitable[_Result]) -> _Result:
     """Wait for the answer to what a connection was asked, and drop the connection where none comes in time.
 
     What it was asked may still be done: a late BEGIN would put the next one's statements into a
@@ -205,13 +232,19 @@ async def _answered(inner: Any, asked: Awaitable[_Result]) -> _Result:
     async def in_time() -> _Result:
         try:
             return await asked
-        except (TimeoutError, asyncpg.ReadOnlySQLTransactionError):
-            inner.terminate()  # here: whoever was cancelled meanwhile is not told of it
+        except TimeoutError:
+            session.fell_silent()  # here: whoever was cancelled meanwhile is not told of it
+            raise
+        except asyncpg.ReadOnlySQLTransactionError:
+            session.inner.terminate()
             raise
 
     try:
         return await undisturbed(in_time())
     except _RAISED as error:
+        if type(error) is asyncpg.InterfaceError and not session.inner.is_closed():
+            # A fault of the program's, which no waiting mends.
+            raise RuntimeError("Two tasks use one unit of work at once: open one for each.") from error
         raise _told(error) from error
 
 
@@ -224,7 +257,7 @@ async def _read(session: _Session, asked: Awaitable[_Result]) -> _Result:
         raise
     except _RAISED as error:
         if isinstance(error, TimeoutError):
-            session.discard()
+            session.fell_silent()
         raise _told(error) from error
 
 
@@ -241,10 +274,10 @@ class Postgres:
         self, dsn: str, *, pool_size: int, seconds: float = _QUERY_SECONDS, upkeep_seconds: float = _UPKEEP_SECONDS
     ) -> None:
         async def for_requests() -> _Session:
-            return _Session(await open_connection(dsn, command_timeout=seconds))
+            return _Session(await open_connection(dsn, command_timeout=seconds), self._requests)
 
         async def for_upkeep() -> _Session:
-            return _Session(await open_connection(dsn, command_timeout=upkeep_seconds))
+            return _Session(await open_connection(dsn, command_timeout=upkeep_seconds), self._upkeep)
 
         self._requests = Pool(for_requests, size=pool_size)
         # Requests must not keep the log waiting: a lease that is renewed too late is lost.
@@ -269,7 +302,7 @@ class Postgres:
         rows: Sequence[Row]
         try:
             if writes:
-                rows = await _answered(session.inner, fetched)
+                rows = await _answered(session, fetched)
             else:
                 rows = await _read(session, fetched)
         finally:

@@ -189,7 +189,8 @@ class DatabaseTurnLog:
             async with asyncio.timeout(self._patience):
                 await event.wait()
         except TimeoutError:
-            raise StorageUnavailable("The database has not been reached for a while. Try again later.") from None
+            if not event.is_set():  # in the last moment: who asks again would find the turn closed
+                raise StorageUnavailable("The database has not been reached for a while. Try again later.") from None
 
     def _mark(self, turn: Writing) -> None:
         self._dirty[turn.lease.message_id] = turn
@@ -270,7 +271,7 @@ class DatabaseTurnLog:
                 finally:
                     hanging.cancel()
             except StorageUnavailable as away:
-                _logger.warning("Events of %d turns wait for the database: %s", len(shares), away.__cause__ or away)
+                _logger.warning("Events of %d turns wait for the database: %s", len(shares), away.reason or away)
                 again = True
                 self._read_on()
                 await asyncio.sleep(pause)

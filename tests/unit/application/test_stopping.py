@@ -168,14 +168,17 @@ async def test_of_a_turn_that_was_taken_over_it_is_told_that_it_was_lost_and_no_
     assert [record.levelname for record in caplog.records if record.levelname != "WARNING"] == []
 
 
-async def test_of_a_turn_whose_end_could_not_be_stored_it_is_told_that_it_was_interrupted(
+async def test_of_a_turn_whose_end_was_not_stored_before_its_process_ended_it_is_told_that_it_was_interrupted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ends = Ends()
-    async with opened(log=UnendingLog, run={"observer": ends}) as house:
+    async with opened(
+        log=lambda log: UnendingLog(log, *[StorageUnavailable("away")] * 1000), run={"observer": ends}
+    ) as house:
         house.model.then(spoken("All of it"))
         message_id = await house.send(await house.conversation())
-        await house.idle()
+        await until(lambda: message_id in house.run_turn.unstored)
+        await house.supervisor.drain(grace=0)
     assert ends.told == [("interrupted", StorageUnavailable.code)]
     assert f"the end of the turn {message_id} could not be stored" in caplog.text
     assert [record.levelname for record in caplog.records if record.levelname != "WARNING"] == []
@@ -405,7 +408,7 @@ async def test_an_end_that_cannot_be_stored_is_stored_once_it_can(caplog: pytest
 
 
 async def test_an_end_that_could_not_be_stored_before_the_process_ended_is_stored_as_interrupted() -> None:
-    async with opened(log=lambda log: UnendingLog(log, *[StorageUnavailable("away")] * 10)) as house:
+    async with opened(log=lambda log: UnendingLog(log, *[StorageUnavailable("away")] * 1000)) as house:
         house.model.then(spoken("All of it"))
         message_id = await house.send(await house.conversation())
         await until(lambda: message_id in house.run_turn.unstored)
